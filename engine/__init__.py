@@ -1,0 +1,1 @@
+"""The paged-KV engine: schedules requests, runs the model, samples tokens. Knows no transport."""

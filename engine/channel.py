@@ -1,0 +1,93 @@
+"""Frames over a stream socket: a four-byte little-endian length, then msgpack.
+
+The engine's end is blocking and used by its loop; the server's end is asyncio's, see
+`server/engine_process.py`. A pair of connected sockets joins them: no port, no pickle.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine.errors import ChannelClosedError
+from engine.messages import Command, Frame
+
+if TYPE_CHECKING:
+    import socket
+
+LENGTH = struct.Struct("<I")
+MAX_FRAME_BYTES = 256 * 1024 * 1024
+
+encode_frame = msgspec.msgpack.Encoder().encode
+decode_frame = msgspec.msgpack.Decoder(Frame).decode
+encode_command = msgspec.msgpack.Encoder().encode
+decode_command = msgspec.msgpack.Decoder(Command).decode
+
+
+def pack(payload: bytes) -> bytes:
+    """Prefix a payload with its length."""
+    assert len(payload) <= MAX_FRAME_BYTES, len(payload)
+    return LENGTH.pack(len(payload)) + payload
+
+
+class EngineChannel:
+    """The engine's end: commands come in on a reader thread, frames go out on the caller's."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._commands: deque[Command] = deque()
+        self._arrived = threading.Condition()
+        self._closed = False
+        threading.Thread(target=self._read, name="engine-inbox", daemon=True).start()
+
+    def send(self, frame: Frame) -> None:
+        """Send one frame.
+
+        Raises:
+            ChannelClosedError: the server is gone.
+        """
+        try:
+            self._socket.sendall(pack(encode_frame(frame)))
+        except OSError as error:
+            raise ChannelClosedError("the server closed the engine's channel") from error
+
+    def receive(self, timeout_s: float) -> list[Command]:
+        """Return all commands that have arrived, waiting up to `timeout_s` for the first.
+
+        Raises:
+            ChannelClosedError: the server is gone and every command was returned.
+        """
+        with self._arrived:
+            if not self._commands and not self._closed and timeout_s > 0:
+                self._arrived.wait(timeout_s)
+            commands = list(self._commands)
+            self._commands.clear()
+            if not commands and self._closed:
+                raise ChannelClosedError("the server closed the engine's channel")
+        return commands
+
+    def _read(self) -> None:
+        try:
+            while True:
+                (length,) = LENGTH.unpack(self._read_exactly(LENGTH.size))
+                command = decode_command(self._read_exactly(length))
+                with self._arrived:
+                    self._commands.append(command)
+                    self._arrived.notify()
+        except (ChannelClosedError, OSError, msgspec.DecodeError):
+            with self._arrived:
+                self._closed = True
+                self._arrived.notify()
+
+    def _read_exactly(self, num_bytes: int) -> bytes:
+        received = bytearray()
+        while len(received) < num_bytes:
+            part = self._socket.recv(min(num_bytes - len(received), 1 << 20))
+            if not part:
+                raise ChannelClosedError("the server closed the engine's channel")
+            received += part
+        return bytes(received)

@@ -1,0 +1,43 @@
+"""How the engine runs. What the model *is* stands in `model_config.py`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
+DataType = Literal["auto", "float32", "bfloat16", "float16"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of one engine process. The command line's checks have passed."""
+
+    model_path: str
+    """A local folder (config.json, *.safetensors) or a .gguf file."""
+    load_format: LoadFormat = "auto"
+    """`dummy` makes seeded random weights from the config alone."""
+    dtype: DataType = "auto"
+    """Of weights, activations and KV cache. `auto` is the model's own."""
+    device: Device = "auto"
+    """`auto` is the GPU where there is one."""
+    max_model_len: int | None = None
+    """Longest prompt and output together, in tokens. None is the model's own."""
+    block_size: int | None = None
+    """Tokens in a KV block. None lets the device decide."""
+    num_blocks: int | None = None
+    """Size of the KV cache, in blocks. None sizes it from memory."""
+    kv_cache_memory_bytes: int | None = None
+    """Size of the KV cache, in bytes, where `num_blocks` is not given."""
+    gpu_memory_utilization: float = 0.9
+    """Share of the GPU's memory for weights, activations and KV cache together."""
+    max_num_seqs: int | None = None
+    """Most sequences running at once. None lets the device decide."""
+    max_num_batched_tokens: int | None = None
+    """Most tokens computed in one step. None lets the device decide."""
+    enable_prefix_caching: bool = True
+    seed: int = 0
+    """Of dummy weights."""
+    num_threads: int | None = None
+    """CPU threads for tensor operations. None is the number of physical cores."""

@@ -1,0 +1,208 @@
+"""The values that cross the pipe between the server and the engine process.
+
+They are immutable, encoded as msgpack arrays, and equal in both processes: both run one version.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+
+class _Value(msgspec.Struct, frozen=True, array_like=True):
+    """An immutable value with a compact encoding."""
+
+
+class _Tagged(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """An immutable value that says its own type, so that a union of them can be decoded."""
+
+
+class SamplingParams(_Value, frozen=True):
+    """How one sequence's tokens are chosen and when it ends, with every default filled in.
+
+    The server has validated the ranges given in `inference.proto`.
+    """
+
+    max_tokens: int
+    """Most tokens to generate, at least 1."""
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_k: int = 0
+    """0 keeps all tokens."""
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int = 0
+    """Together with a token's position it determines that token's random draw."""
+    logit_bias: dict[int, float] = {}
+    min_tokens: int = 0
+    """EOS and stop tokens cannot be chosen before this many tokens were generated."""
+    eos_token_ids: tuple[int, ...] = ()
+    """Tokens that end the sequence silently; empty where EOS is ignored."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end the sequence and are reported as the match."""
+    num_logprobs: int | None = None
+    """How many most likely tokens to report beside the chosen one; None reports nothing."""
+    num_prompt_logprobs: int | None = None
+    """The same for the prompt's tokens."""
+
+
+class EngineRequest(_Value, frozen=True):
+    """One sequence to generate. A request for n choices is n of these."""
+
+    request_id: str
+    """Unique among live sequences."""
+    prompt_token_ids: list[int]
+    sampling: SamplingParams
+    priority: int = 0
+    """Lower runs earlier."""
+    cache_salt: str = ""
+    """Sequences share cached blocks only with sequences of an equal salt."""
+    bypass_prefix_cache: bool = False
+
+
+class FinishReason(enum.Enum):
+    """Why a sequence ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORTED = "aborted"
+    """Ended by an Abort command."""
+    FAILED = "failed"
+    """Ended by an error; `RequestOutput.error` says which."""
+
+
+class TokenLogprobs(_Value, frozen=True):
+    """Log probabilities at one position, of the model's raw distribution."""
+
+    token_id: int
+    logprob: float
+    rank: int
+    """Place of `token_id` among all tokens, from 1."""
+    top: list[tuple[int, float]]
+    """The most likely (token id, log probability), best first."""
+
+
+class RequestOutput(_Value, frozen=True):
+    """What one step brought for one sequence.
+
+    A sequence's outputs are: one that sets `num_cached_tokens` (it got its blocks), any number with
+    tokens, and exactly one with a `finish_reason`. They may coincide.
+    """
+
+    request_id: str
+    token_ids: list[int] = []
+    logprobs: list[TokenLogprobs] = []
+    """One for each of `token_ids` if they were asked for."""
+    num_cached_tokens: int | None = None
+    """Set once, on admission: prompt tokens found in the prefix cache."""
+    prompt_logprobs: list[TokenLogprobs] | None = None
+    """Set once, with the first token: one for each prompt token but the first."""
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None
+    """The member of `stop_token_ids` that ended the sequence."""
+    error: str | None = None
+    """A stable name of the error, where `finish_reason` is FAILED: "numerical_error" or
+    "request_too_large"."""
+
+
+class EngineStats(_Value, frozen=True):
+    """Gauges of this moment and counters since the engine started; see `admin.proto`."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_free_blocks: int = 0
+    num_owned_blocks: int = 0
+    num_cached_blocks: int = 0
+    block_size: int = 0
+    num_steps: int = 0
+    num_prompt_tokens: int = 0
+    num_prefix_query_tokens: int = 0
+    num_prefix_hit_tokens: int = 0
+    num_generated_tokens: int = 0
+    num_preemptions: int = 0
+    num_finished: int = 0
+    num_aborted: int = 0
+    num_failed: int = 0
+
+
+class EngineInfo(_Value, frozen=True):
+    """What the engine loaded and measured."""
+
+    architecture: str
+    dtype: str
+    device: str
+    vocab_size: int
+    max_model_len: int
+    block_size: int
+    num_blocks: int
+    load_seconds: float
+
+
+# Commands, from the server to the engine.
+
+
+class Submit(_Tagged, frozen=True):
+    """Takes a sequence into the waiting queue."""
+
+    request: EngineRequest
+
+
+class Abort(_Tagged, frozen=True):
+    """Ends a sequence and frees its blocks before the next step. Unknown ids are ignored."""
+
+    request_id: str
+
+
+class ResetPrefixCache(_Tagged, frozen=True):
+    """Forgets all cached blocks that no running sequence owns."""
+
+
+class Shutdown(_Tagged, frozen=True):
+    """Ends the engine process after the current step."""
+
+
+Command = Submit | Abort | ResetPrefixCache | Shutdown
+
+# Frames, from the engine to the server.
+
+
+class Loading(_Tagged, frozen=True):
+    """Progress of start-up."""
+
+    stage: str
+    """What is being done, for a person to read."""
+    done: int
+    total: int
+    """Units (bytes or items) of the stage; 0 where unknown."""
+
+
+class Ready(_Tagged, frozen=True):
+    """The model is loaded and a forward pass has run."""
+
+    info: EngineInfo
+
+
+class StepOutputs(_Tagged, frozen=True):
+    """All that one step brought, and the state after it."""
+
+    outputs: list[RequestOutput]
+    stats: EngineStats
+
+
+class Heartbeat(_Tagged, frozen=True):
+    """Sent about once a second while there is nothing to run: the loop is alive."""
+
+    stats: EngineStats
+
+
+class Fatal(_Tagged, frozen=True):
+    """The engine cannot go on; its process ends. The text is for the operator's log."""
+
+    message: str
+
+
+Frame = Loading | Ready | StepOutputs | Heartbeat | Fatal

@@ -1,0 +1,73 @@
+"""What the scheduler decides and what the model runner answers: the two values of one step.
+
+A running sequence holds a *row*: an index into the runner's per-sequence state (token ids, block
+table, sampling parameters). The runner keeps that state up to date from the plans alone, and writes
+each token that it samples into its row by itself, so a plan names only what changed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.messages import SamplingParams, TokenLogprobs
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A sequence takes a row, for the first time or again after preemption."""
+
+    row: int
+    token_ids: Sequence[int]
+    """All known tokens: the prompt, and what was generated before a preemption."""
+    num_prompt_tokens: int
+    sampling: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The tokens that one row computes in this step: positions [start, start + num_tokens)."""
+
+    row: int
+    start: int
+    """The row's number of computed tokens, which is also the position of the chunk's first token."""
+    num_tokens: int
+    """At least 1."""
+    new_block_ids: tuple[int, ...]
+    """Appended to the row's block table before the step; includes prefix-cache hits on admission."""
+    samples: bool
+    """Whether the chunk reaches the row's last known token, so that a new token is sampled."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One step. Released rows are given up before admissions are made; a row may be in both."""
+
+    released_rows: tuple[int, ...]
+    admissions: tuple[Admission, ...]
+    chunks: tuple[Chunk, ...]
+    """Rows are distinct. Single-token chunks come first."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """The token sampled for one row, already written into the runner's state."""
+
+    row: int
+    token_id: int
+    """-1 where the row's logits held NaN or +inf, or nothing finite: the sequence must fail."""
+    logprobs: TokenLogprobs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step computed."""
+
+    sampled: tuple[SampledToken, ...]
+    """One for each chunk with `samples`, in the plan's order."""
+    prompt_logprobs: dict[int, list[TokenLogprobs]]
+    """For rows that ask for them: those of the prompt tokens at positions start + 1 up to
+    start + num_tokens, as far as they lie in the prompt."""

@@ -1,0 +1,1 @@
+"""One tensor operation per file: formula, torch reference (the CPU path), Triton kernel (the GPU path)."""

@@ -1,0 +1,54 @@
+"""How the gRPC server runs. Built once, at the command line; derived values are properties."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine.config import EngineConfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of one server process and of the engine process that it starts."""
+
+    model: str = DEFAULT_MODEL
+    """The default model's name, a local folder, a .gguf file, or a Hugging Face model id."""
+    served_model_names: tuple[str, ...] = ()
+    """Names under which the model is served; the first one is in responses. Empty: the model's own."""
+    tokenizer: str | None = None
+    """A local folder or .gguf file to take tokenizer and template from. None is the model."""
+    chat_template: Path | None = None
+    """A Jinja file that replaces the model's chat template."""
+    revision: str | None = None
+    """Revision of a Hugging Face model id."""
+    cache_dir: Path | None = None
+    """Where downloads are kept. None is the user's cache folder."""
+    engine: EngineConfig
+    """`engine.model_path` is set by the server once the model is on disk."""
+    generation_config: str = "auto"
+    """`auto` takes sampling defaults from the model's generation_config.json, `none` ignores them."""
+    max_logprobs: int = 20
+    """Most alternatives that a request may ask for at a position."""
+    host: str = "127.0.0.1"
+    port: int = 50051
+    """Of the public services. 0 takes a free one."""
+    admin_host: str = "127.0.0.1"
+    admin_port: int = 50052
+    """Of AdminService. 0 takes a free one."""
+    enable_reflection: bool = False
+    max_queued_requests: int = 1024
+    """Requests beyond the running ones that may wait; more are refused with RESOURCE_EXHAUSTED."""
+    max_message_bytes: int = 4 * 1024 * 1024
+    """Of one gRPC request."""
+    drain_timeout_s: float = 30.0
+    """How long running requests may go on after SIGTERM."""
+
+    def name_of_model(self) -> str:
+        """The name that responses carry."""
+        return self.served_model_names[0] if self.served_model_names else self.model

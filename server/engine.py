@@ -1,0 +1,47 @@
+"""The engine as the server sees it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from engine.messages import EngineInfo, EngineRequest, EngineStats, RequestOutput
+
+
+class EngineUnavailableError(Exception):
+    """The engine process is not there: loading, restarting, or lost while it ran the request."""
+
+
+class Engine(Protocol):
+    """Runs sequences. Implemented by `EngineProcess`, and by a scripted fake in tests."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What the engine loaded. Raises EngineUnavailableError before the first load."""
+
+    @property
+    def stats(self) -> EngineStats:
+        """The newest known gauges and counters."""
+
+    @property
+    def num_restarts(self) -> int:
+        """Times the engine process was started again after a failure."""
+
+    @property
+    def not_ready_reason(self) -> str | None:
+        """Why no request can run now; None while the engine is ready."""
+
+    def submit(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]:
+        """Queue a sequence now and return its outputs, the last of which has a finish reason.
+
+        Outputs that arrive while the reader is away are merged into one, so a slow reader holds one
+        value, not a queue. Closing the iterator early aborts the sequence.
+
+        Raises:
+            EngineUnavailableError: at once or from the iterator; the sequence will bring no more.
+        """
+
+    def abort(self, request_id: str) -> None:
+        """End a sequence; unknown ids are ignored. Its iterator ends with finish reason ABORTED."""

@@ -1,0 +1,1 @@
+"""The HTTP translator: OpenAI JSON and server-sent events on one side, gRPC on the other."""

@@ -1,0 +1,25 @@
+"""How the HTTP translator runs. Built once, at the command line."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class TranslatorConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of one translator process."""
+
+    grpc_target: str = "127.0.0.1:50051"
+    """Where the gRPC server listens."""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    """0 takes a free one."""
+    max_body_bytes: int = 4 * 1024 * 1024
+    """A larger request body is refused with 413."""
+    request_timeout_s: float = 600.0
+    """Deadline of one request."""
+    sse_keep_alive_s: float = 15.0
+    """A comment is sent after this much silence in a stream. 0 sends none."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins that browsers may call from (CORS). Empty: none."""
+    drain_timeout_s: float = 30.0
+    """How long open requests may go on after SIGTERM."""
