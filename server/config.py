@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.config import EngineConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from engine.config import EngineConfig
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
