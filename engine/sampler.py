@@ -1,0 +1,265 @@
+"""Chooses the next token of each row of a batch.
+
+A row's choice depends on its logits, parameters, history, and on (seed, position): never on the rows
+beside it. Each step draws one uniform number per row from a hash of seed and position, and inverts the
+cumulative distribution in the vocabulary's order, after the filters.
+
+The order is: penalties, logit bias, min_tokens mask, temperature, min_p, top_k, top_p. Filters are
+thresholds on a probability, so tokens that tie at the edge stay together.
+
+Work is done for the rows that ask for it: a greedy row without options costs its argmax.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.logprobs import token_logprobs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from engine.messages import SamplingParams, TokenLogprobs
+
+NUM_TOP_P_CANDIDATES = 256
+"""Tokens that top_p sorts at first; a row whose p they do not reach is sorted as a whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingRow:
+    """One row of logits and what it belongs to."""
+
+    params: SamplingParams
+    row: int
+    """Row of the token table that holds the sequence's tokens."""
+    num_tokens: int
+    """Known tokens, which is also the position of the token to be chosen."""
+    num_prompt_tokens: int
+
+
+class Sampler:
+    """Samples batches of sequences whose tokens stand in one table.
+
+    Args:
+        token_table: [max_num_seqs, max_model_len] integers, on the device of the logits. The sampler
+            reads it for penalties only; its owner writes it.
+    """
+
+    def __init__(self, token_table: Tensor) -> None:
+        self._token_table = token_table
+        self._plan = _Plan((), token_table.device)
+
+    def sample(
+        self, logits: Tensor, rows: Sequence[SamplingRow]
+    ) -> tuple[Tensor, list[TokenLogprobs | None]]:
+        """Choose one token for each row.
+
+        Args:
+            logits: [num_rows, vocab] float32; may be overwritten.
+            rows: one for each row of logits.
+
+        Returns:
+            Token ids [num_rows] int64 on the logits' device, -1 where a row holds NaN, +inf or nothing
+            finite; and the log probabilities of the rows that ask for them.
+        """
+        assert logits.dtype == torch.float32, logits.dtype
+        assert len(rows) == logits.shape[0], (len(rows), logits.shape)
+        plan = self._plan_for(rows)
+        raw = logits
+        healthy = None
+        if plan.adjusted:
+            healthy = logits.amax(-1).isfinite()
+            logits = logits.clone() if plan.reported else logits
+            self._adjust(logits, rows, plan)
+        token_ids = logits.argmax(-1)
+        finite = logits.gather(1, token_ids[:, None])[:, 0].isfinite()
+        healthy = finite if healthy is None else finite & healthy
+        if plan.drawing:
+            drawn = logits if len(plan.drawing) == len(rows) else logits[plan.drawing]
+            token_ids[plan.drawing] = _draw(drawn, plan, _uniform(plan.keys, _positions(rows, plan)))
+        token_ids = torch.where(healthy, token_ids, -1)
+        return token_ids, _report(raw, token_ids, plan)
+
+    def _plan_for(self, rows: Sequence[SamplingRow]) -> _Plan:
+        """Return the batch's plan: the last one, while the batch keeps its rows."""
+        params = tuple(row.params for row in rows)
+        if params != self._plan.params:
+            self._plan = _Plan(params, self._token_table.device)
+        return self._plan
+
+    def _adjust(self, logits: Tensor, rows: Sequence[SamplingRow], plan: _Plan) -> None:
+        """Apply penalties, bias and the min_tokens mask to `logits`, in place."""
+        if plan.penalised:
+            logits[plan.penalised] = _penalise(
+                logits[plan.penalised], self._token_table, [rows[index] for index in plan.penalised]
+            )
+        if plan.bias is not None:
+            indices, token_ids, biases = plan.bias
+            logits[indices, token_ids] += biases
+        for index in plan.restrained:
+            row = rows[index]
+            if row.num_tokens - row.num_prompt_tokens < row.params.min_tokens:
+                logits[index, [*row.params.eos_token_ids, *row.params.stop_token_ids]] = -torch.inf
+
+
+class _Plan:
+    """Which rows of a batch need what; a function of their sampling parameters alone."""
+
+    def __init__(self, params: tuple[SamplingParams, ...], device: torch.device) -> None:
+        def where(wants: Callable[[SamplingParams], object]) -> list[int]:
+            return [index for index, each in enumerate(params) if wants(each)]
+
+        self.params = params
+        self.penalised = where(_is_penalised)
+        self.restrained = where(lambda each: each.min_tokens and (each.eos_token_ids or each.stop_token_ids))
+        self.bias = _bias_of(params, device)
+        self.adjusted = bool(self.penalised or self.restrained or self.bias)
+        self.reported = where(lambda each: each.num_logprobs is not None)
+        self.num_logprobs = [params[index].num_logprobs or 0 for index in self.reported]
+
+        self.drawing = where(lambda each: each.temperature > 0)
+        drawing = [params[index] for index in self.drawing]
+        self.temperature = _column([each.temperature for each in drawing], torch.float32, device)
+        self.min_p = _column([each.min_p for each in drawing], torch.float32, device)
+        self.top_k = _column([each.top_k for each in drawing], torch.int64, device)
+        self.top_p = _column([each.top_p for each in drawing], torch.float32, device)
+        self.max_top_k = max((each.top_k for each in drawing), default=0)
+        self.has_min_p = any(each.min_p > 0 for each in drawing)
+        self.has_top_p = any(each.top_p < 1 for each in drawing)
+        seeds = [(each.seed + (1 << 63)) % (1 << 64) - (1 << 63) for each in drawing]  # wrapped to int64
+        self.keys = _mix(torch.tensor(seeds, dtype=torch.int64, device=device))
+
+
+def _column(values: list[float] | list[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device)[:, None]
+
+
+def _is_penalised(params: SamplingParams) -> bool:
+    return (
+        params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
+    )
+
+
+def _bias_of(
+    params: tuple[SamplingParams, ...], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Flatten all logit biases into (row index, token id, bias)."""
+    entries = [(index, *item) for index, each in enumerate(params) for item in each.logit_bias.items()]
+    if not entries:
+        return None
+    indices, token_ids, biases = zip(*entries, strict=True)
+    return (
+        torch.tensor(indices, device=device),
+        torch.tensor(token_ids, device=device),
+        torch.tensor(biases, dtype=torch.float32, device=device),
+    )
+
+
+def _penalise(logits: Tensor, token_table: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
+    """Apply the three penalties to rows of logits [num_rows, vocab], out of place."""
+
+    device = logits.device
+    num_rows, vocab_size = logits.shape
+    table_rows = torch.tensor([row.row for row in rows], device=device)
+    tokens = token_table[table_rows, : max(row.num_tokens for row in rows)].long()
+    position = torch.arange(tokens.shape[1], device=device)
+    known = position < _column([row.num_tokens for row in rows], torch.int64, device)
+    generated = known & (position >= _column([row.num_prompt_tokens for row in rows], torch.int64, device))
+
+    # Positions that do not count are gathered in a column beyond the vocabulary, which is cut off.
+    seen = torch.zeros(num_rows, vocab_size + 1, dtype=torch.bool, device=device)
+    seen.scatter_(1, torch.where(known, tokens, vocab_size), value=True)
+    counts = torch.zeros(num_rows, vocab_size + 1, device=device)
+    counts.scatter_add_(1, torch.where(generated, tokens, vocab_size), known.to(counts.dtype))
+    seen, counts = seen[:, :-1], counts[:, :-1]
+
+    repetition = _column([row.params.repetition_penalty for row in rows], torch.float32, device)
+    frequency = _column([row.params.frequency_penalty for row in rows], torch.float32, device)
+    presence = _column([row.params.presence_penalty for row in rows], torch.float32, device)
+    repeated = torch.where(logits > 0, logits / repetition, logits * repetition)
+    return torch.where(seen, repeated, logits) - frequency * counts - presence * (counts > 0)
+
+
+def _draw(logits: Tensor, plan: _Plan, uniform: Tensor) -> Tensor:
+    """Draw one token id for each row of logits [num_rows, vocab] that has a temperature."""
+    # Differences to the maximum can be divided by any temperature; rows that are not healthy draw from
+    # a flat distribution, and their token is dropped.
+    scaled = (logits - logits.amax(-1, keepdim=True)).div_(plan.temperature)
+    probs = torch.softmax(scaled.nan_to_num_(nan=0.0, posinf=0.0), dim=-1)
+    if plan.has_min_p or plan.max_top_k or plan.has_top_p:
+        probs = probs * (probs >= _threshold(probs, plan))
+    cumulative = probs.cumsum(-1, dtype=torch.float64)
+    return torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]
+
+
+def _threshold(probs: Tensor, plan: _Plan) -> Tensor:
+    """Return the least probability [num_rows, 1] that min_p, top_k and top_p let pass."""
+    vocab_size = probs.shape[-1]
+    threshold = plan.min_p * probs.amax(-1, keepdim=True)
+    num_candidates = max(plan.max_top_k, NUM_TOP_P_CANDIDATES if plan.has_top_p else 0)
+    if num_candidates == 0:
+        return threshold
+    candidates = probs.topk(min(num_candidates, vocab_size), dim=-1).values
+    if plan.max_top_k:
+        kth = candidates.gather(1, (plan.top_k - 1).clamp(0, candidates.shape[1] - 1))
+        threshold = torch.where(plan.top_k > 0, torch.maximum(threshold, kth), threshold)
+    if not plan.has_top_p:
+        return threshold
+    mass = plan.top_p * (probs * (probs >= threshold)).sum(-1, keepdim=True, dtype=torch.float64)
+    nucleus = _nucleus_edge(candidates, mass)
+    unreached = (candidates.sum(-1, keepdim=True, dtype=torch.float64) < mass) & (plan.top_p < 1)
+    if num_candidates < vocab_size and unreached.any():
+        index = unreached[:, 0].nonzero()[:, 0]
+        nucleus[index] = _nucleus_edge(probs[index].sort(-1, descending=True).values, mass[index])
+    return torch.where(plan.top_p < 1, torch.maximum(threshold, nucleus), threshold)
+
+
+def _nucleus_edge(descending: Tensor, mass: Tensor) -> Tensor:
+    """Return the smallest member [num_rows, 1] of the shortest head whose sum reaches `mass`."""
+    cumulative = descending.cumsum(-1, dtype=torch.float64)
+    num_below = (cumulative < mass).sum(-1, keepdim=True)
+    return descending.gather(1, num_below.clamp(max=descending.shape[1] - 1))
+
+
+def _report(logits: Tensor, token_ids: Tensor, plan: _Plan) -> list[TokenLogprobs | None]:
+    """Return the log probabilities of each row that asks for them, from the raw logits."""
+    report: list[TokenLogprobs | None] = [None] * len(token_ids)
+    if plan.reported:
+        chosen = token_ids[plan.reported].clamp(min=0)
+        for index, entry in zip(
+            plan.reported, token_logprobs(logits[plan.reported], chosen, plan.num_logprobs), strict=True
+        ):
+            report[index] = entry
+    return report
+
+
+def _positions(rows: Sequence[SamplingRow], plan: _Plan) -> Tensor:
+    return torch.tensor([rows[index].num_tokens for index in plan.drawing], device=plan.keys.device)
+
+
+def _uniform(keys: Tensor, positions: Tensor) -> Tensor:
+    """Hash (key, position) to a float64 in [0, 1) with 52 random bits."""
+    bits = _mix(keys + positions * _GOLDEN)
+    return _shift_right(bits, 12).double() * 2.0**-52
+
+
+# The finaliser of splitmix64 (Steele, Lea, Flood 2014), in int64 arithmetic that wraps.
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_MULTIPLIER_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MULTIPLIER_2 = 0x94D049BB133111EB - (1 << 64)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift_right(x, 30)) * _MULTIPLIER_1
+    x = (x ^ _shift_right(x, 27)) * _MULTIPLIER_2
+    return x ^ _shift_right(x, 31)
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Shift without copying the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
