@@ -1,0 +1,182 @@
+"""A scripted engine, and a tokenizer small enough to build in a test.
+
+`FakeEngine` runs on the event loop, generates what its script says and draws no time of its own:
+either it goes on by itself, one token of every live sequence at a time, or, with `manual=True`, a
+test calls `step()` for each token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from engine.messages import (
+    EngineInfo,
+    EngineRequest,
+    EngineStats,
+    FinishReason,
+    RequestOutput,
+    TokenLogprobs,
+)
+from server.engine import EngineUnavailableError
+from server.mailbox import Mailbox
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+    Script = Callable[[EngineRequest], Sequence[int]]
+
+INFO = EngineInfo(
+    architecture="FakeForCausalLM",
+    dtype="float32",
+    device="cpu",
+    vocab_size=260,
+    max_model_len=128,
+    block_size=4,
+    num_blocks=64,
+    load_seconds=0.0,
+)
+
+
+def echo(request: EngineRequest) -> Sequence[int]:
+    """Script: the prompt's tokens again, then end-of-sequence."""
+    return [*request.prompt_token_ids, *request.sampling.eos_token_ids[:1]]
+
+
+def saying(*token_ids: int) -> Script:
+    """Script: these tokens, whatever the prompt, over and over."""
+    return lambda request: [token_ids[i % len(token_ids)] for i in range(request.sampling.max_tokens)]
+
+
+class _Sequence:
+    def __init__(self, request: EngineRequest, script: Sequence[int], mailbox: Mailbox) -> None:
+        self.request = request
+        self.script = script
+        self.mailbox = mailbox
+        self.num_generated = 0
+        self.admitted = False
+
+    def step(self, num_cached_tokens: int) -> RequestOutput:
+        """Generate the next token of the script."""
+        sampling = self.request.sampling
+        token_id = self.script[self.num_generated] if self.script else 0
+        self.num_generated += 1
+        stopped = token_id in sampling.stop_token_ids
+        ended = stopped or token_id in sampling.eos_token_ids
+        full = self.num_generated in (sampling.max_tokens, len(self.script))
+        first, self.admitted = not self.admitted, True
+        prompt = self.request.prompt_token_ids[1:]
+        num_prompt_logprobs = sampling.num_prompt_logprobs
+        return RequestOutput(
+            request_id=self.request.request_id,
+            token_ids=[token_id],
+            logprobs=_logprobs([token_id], sampling.num_logprobs),
+            num_cached_tokens=num_cached_tokens if first else None,
+            prompt_logprobs=_logprobs(prompt, num_prompt_logprobs)
+            if self.num_generated == 1 and num_prompt_logprobs is not None
+            else None,
+            finish_reason=FinishReason.STOP if ended else FinishReason.LENGTH if full else None,
+            stop_token_id=token_id if stopped else None,
+        )
+
+
+def _logprobs(token_ids: Sequence[int], num_top: int | None) -> list[TokenLogprobs]:
+    if num_top is None:
+        return []
+    top = [(rank, -1.0 - rank) for rank in range(num_top)]
+    return [TokenLogprobs(token_id=id_, logprob=-0.5, rank=1, top=top) for id_ in token_ids]
+
+
+class FakeEngine:
+    """Implements `server.engine.Engine` with scripted tokens.
+
+    Public state is there for tests: `requests` holds all that was submitted, `aborted` the ids that
+    were aborted while live; `submit_error` is raised by the next `submit`.
+    """
+
+    def __init__(self, script: Script = echo, *, manual: bool = False, info: EngineInfo = INFO) -> None:
+        self.info = info
+        self.stats = EngineStats(num_free_blocks=info.num_blocks, block_size=info.block_size)
+        self.num_restarts = 0
+        self.not_ready_reason: str | None = None
+        self.num_cached_tokens = 0
+        self.submit_error: Exception | None = None
+        self.requests: list[EngineRequest] = []
+        self.aborted: list[str] = []
+        self._script = script
+        self._manual = manual
+        self._live: dict[str, _Sequence] = {}
+        self._changed = asyncio.Event()
+
+    @property
+    def live(self) -> set[str]:
+        """Ids of the sequences that have not ended."""
+        return set(self._live)
+
+    def submit(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]:
+        """See `server.engine.Engine`."""
+        if self.submit_error is not None:
+            raise self.submit_error
+        if self.not_ready_reason is not None:
+            raise EngineUnavailableError(self.not_ready_reason)
+        assert request.request_id not in self._live
+        mailbox = Mailbox(request.request_id, self.abort)
+        self.requests.append(request)
+        self._live[request.request_id] = _Sequence(request, self._script(request), mailbox)
+        self._notify()
+        if not self._manual and len(self._live) == 1:
+            asyncio.get_running_loop().call_soon(self._run)
+        return mailbox.outputs()
+
+    def abort(self, request_id: str) -> None:
+        """See `server.engine.Engine`."""
+        if request_id in self._live:
+            self.aborted.append(request_id)
+            self.finish(request_id, FinishReason.ABORTED)
+
+    def admit(self) -> None:
+        """Give every waiting sequence its blocks."""
+        for sequence in self._live.values():
+            if not sequence.admitted:
+                sequence.admitted = True
+                request_id = sequence.request.request_id
+                output = RequestOutput(request_id=request_id, num_cached_tokens=self.num_cached_tokens)
+                sequence.mailbox.put(output)
+
+    def step(self) -> None:
+        """Generate one token of every live sequence."""
+        for sequence in list(self._live.values()):
+            output = sequence.step(self.num_cached_tokens)
+            if output.finish_reason is not None:
+                del self._live[sequence.request.request_id]
+                self._notify()
+            sequence.mailbox.put(output)
+
+    def finish(self, request_id: str, reason: FinishReason, error: str | None = None) -> None:
+        """End a sequence now."""
+        sequence = self._live.pop(request_id)
+        output = RequestOutput(request_id=request_id, finish_reason=reason, error=error)
+        sequence.mailbox.put(output)
+        self._notify()
+
+    def crash(self, reason: str = "the engine process ended") -> None:
+        """Lose every live sequence and be not ready."""
+        self.not_ready_reason = reason
+        live, self._live = self._live, {}
+        for sequence in live.values():
+            sequence.mailbox.fail(EngineUnavailableError(reason))
+        self._notify()
+
+    async def until(self, num_live: int) -> None:
+        """Wait until that many sequences are live."""
+        while len(self._live) != num_live:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _notify(self) -> None:
+        self._changed.set()
+
+    def _run(self) -> None:
+        self.step()
+        if self._live:
+            asyncio.get_running_loop().call_soon(self._run)
