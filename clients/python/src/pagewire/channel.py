@@ -1,0 +1,57 @@
+"""How a channel to the server is set up: keep-alive, message sizes, retries."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import TYPE_CHECKING
+
+from pagewire.errors import REQUEST_ID_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_TARGET = "127.0.0.1:50051"
+DEFAULT_TIMEOUT_S = 600.0
+MAX_RECEIVE_BYTES = 64 * 1024 * 1024
+
+# The server's first message commits a call, and it is sent on admission: an UNAVAILABLE before it
+# means that nothing ran. Nothing else is retried here.
+_SERVICE_CONFIG = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [
+                    {"service": "pagewire.v1.InferenceService"},
+                    {"service": "pagewire.v1.ModelService"},
+                ],
+                "retryPolicy": {
+                    "maxAttempts": 3,
+                    "initialBackoff": "0.1s",
+                    "maxBackoff": "1s",
+                    "backoffMultiplier": 3,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ],
+        "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+    }
+)
+
+CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.enable_retries", 1),
+    ("grpc.service_config", _SERVICE_CONFIG),
+)
+
+
+def call_metadata(request_id: str | None, metadata: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+    """Return a call's metadata, with a fresh request id where none is given."""
+    return (
+        (REQUEST_ID_KEY, request_id or uuid.uuid4().hex),
+        *(() if metadata is None else metadata.items()),
+    )
