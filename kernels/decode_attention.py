@@ -1,0 +1,173 @@
+"""Paged attention of single-token queries: flash-decoding.
+
+    out = softmax(scale * q · kᵀ) · v  over each sequence's context, for one query token a sequence
+
+q, out: [num_seqs, num_heads, head_dim]; caches: [num_blocks, num_kv_heads, block_size, head_dim];
+context_lens: [num_seqs] int32; block_tables: [num_seqs, max_blocks] int32. The query heads that share a
+key/value head form the rows of one matrix product, padded to 16. Where there are too few (sequence, head)
+pairs to fill the device, a context is split among programs; a second kernel merges their parts.
+Reads 2 * context * num_kv_heads * head_dim elements a sequence, each once.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels.launch import decode_launch, decode_splits
+from kernels.paged_tile import attend, load_tile, tile_rows
+
+LOG2_E = math.log2(math.e)
+
+
+@triton.jit
+def decode_attention_kernel(
+    q_ptr,
+    k_cache_ptr,
+    v_cache_ptr,
+    context_lens_ptr,
+    block_tables_ptr,
+    parts_ptr,
+    log_weights_ptr,
+    q_stride,
+    table_stride,
+    scale_log2,
+    NUM_KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    SPLITS: tl.constexpr,
+):
+    """One program for each (key/value head, sequence, split).
+
+    parts: [num_seqs, num_heads, SPLITS, head_dim], which is `out` itself for one split;
+    log_weights: [num_seqs, num_heads, SPLITS] float32, the base-2 logarithm of each part's softmax sum.
+    """
+    kv_head = tl.program_id(0)
+    seq = tl.program_id(1).to(tl.int64)
+    split = tl.program_id(2)
+    rows = tl.arange(0, BLOCK_M)
+    columns = tl.arange(0, BLOCK_D)
+    heads = kv_head * GROUP + rows
+    part = (seq * (NUM_KV_HEADS * GROUP) + heads) * SPLITS + split
+    in_group = rows < GROUP
+
+    context_len = tl.load(context_lens_ptr + seq)
+    split_len = tl.cdiv(tl.cdiv(context_len, BLOCK_N), SPLITS) * BLOCK_N
+    start = split * split_len
+    end = tl.minimum(start + split_len, context_len)
+
+    if SPLITS > 1 and start >= end:
+        tl.store(log_weights_ptr + part, float("-inf"), mask=in_group)
+        return
+
+    mask = in_group[:, None] & (columns < HEAD_DIM)[None, :]
+    q = tl.load(q_ptr + seq * q_stride + heads[:, None] * HEAD_DIM + columns[None, :], mask=mask, other=0.0)
+    table_ptr = block_tables_ptr + seq * table_stride
+    total = tl.zeros((BLOCK_M, BLOCK_D), dtype=tl.float32)
+    top = tl.full((BLOCK_M,), float("-inf"), dtype=tl.float32)
+    weight = tl.zeros((BLOCK_M,), dtype=tl.float32)
+    for tile in range(start, end, BLOCK_N):
+        in_context = tile + tl.arange(0, BLOCK_N) < end
+        cache_rows = tile_rows(table_ptr, tile, end, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N)
+        k = load_tile(k_cache_ptr, cache_rows, in_context, HEAD_DIM, BLOCK_D, True)
+        v = load_tile(v_cache_ptr, cache_rows, in_context, HEAD_DIM, BLOCK_D, True)
+        total, top, weight = attend(q, k, v, in_context[None, :], total, top, weight, scale_log2, True)
+
+    weight = tl.where(weight == 0.0, 1.0, weight)  # an empty context yields zeros
+    result = (total / weight[:, None]).to(parts_ptr.dtype.element_ty)
+    tl.store(parts_ptr + part[:, None] * HEAD_DIM + columns[None, :], result, mask=mask)
+    if SPLITS > 1:
+        tl.store(log_weights_ptr + part, top + tl.log2(weight), mask=in_group)
+
+
+@triton.jit
+def merge_parts_kernel(
+    parts_ptr,
+    log_weights_ptr,
+    out_ptr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK_SPLITS: tl.constexpr,
+):
+    """One program for each (sequence, head): the mean of its parts, weighted by their softmax sums."""
+    row = tl.program_id(0).to(tl.int64)
+    splits = tl.arange(0, BLOCK_SPLITS)
+    columns = tl.arange(0, BLOCK_D)
+    log_weights = tl.load(log_weights_ptr + row * SPLITS + splits, mask=splits < SPLITS, other=float("-inf"))
+    top = tl.max(log_weights, axis=0)
+    top = tl.where(top == float("-inf"), 0.0, top)
+    weights = tl.exp2(log_weights - top)
+    # The part of an empty split was never written: it must not be read.
+    mask = (weights > 0.0)[:, None] & (columns < HEAD_DIM)[None, :]
+    offsets = (row * SPLITS + splits)[:, None] * HEAD_DIM + columns[None, :]
+    parts = tl.load(parts_ptr + offsets, mask=mask, other=0.0)
+    weight = tl.sum(weights, axis=0)
+    out = tl.sum(parts * weights[:, None], axis=0) / tl.where(weight == 0.0, 1.0, weight)
+    tl.store(out_ptr + row * HEAD_DIM + columns, out.to(out_ptr.dtype.element_ty), mask=columns < HEAD_DIM)
+
+
+def decode_attention_triton(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    context_lens: torch.Tensor,
+    block_tables: torch.Tensor,
+    max_context_len: int,
+    scale: float,
+    out: torch.Tensor,
+) -> None:
+    """Launch the kernels, writing `out`; `max_context_len` bounds context_lens."""
+    num_seqs, num_heads, head_dim = q.shape
+    _, num_kv_heads, block_size, _ = k_cache.shape
+    group = num_heads // num_kv_heads
+    assert out.is_contiguous()
+    if num_seqs == 0:
+        return
+    launch = decode_launch(q.device, head_dim, q.element_size(), group)
+    splits = decode_splits(q.device, num_seqs * num_kv_heads, max_context_len)
+    parts, log_weights = out, None
+    if splits > 1:
+        parts = torch.empty((*q.shape[:2], splits, head_dim), dtype=torch.float32, device=q.device)
+        log_weights = torch.empty((*q.shape[:2], splits), dtype=torch.float32, device=q.device)
+    block_d = max(16, triton.next_power_of_2(head_dim))
+    decode_attention_kernel[(num_kv_heads, num_seqs, splits)](
+        q,
+        k_cache,
+        v_cache,
+        context_lens,
+        block_tables,
+        parts,
+        log_weights,
+        q.stride(0),
+        block_tables.stride(0),
+        scale * LOG2_E,
+        NUM_KV_HEADS=num_kv_heads,
+        GROUP=group,
+        BLOCK_SIZE=block_size,
+        HEAD_DIM=head_dim,
+        BLOCK_M=launch.block_m,
+        BLOCK_N=launch.block_n,
+        BLOCK_D=block_d,
+        SPLITS=splits,
+        num_warps=launch.num_warps,
+        num_stages=launch.num_stages,
+    )
+    if splits > 1:
+        merge_parts_kernel[(num_seqs * num_heads,)](
+            parts,
+            log_weights,
+            out,
+            HEAD_DIM=head_dim,
+            BLOCK_D=block_d,
+            SPLITS=splits,
+            BLOCK_SPLITS=triton.next_power_of_2(splits),
+            num_warps=4,
+        )

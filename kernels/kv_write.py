@@ -1,0 +1,102 @@
+"""Store new keys and values in the paged cache.
+
+k, v: [num_tokens, num_kv_heads, head_dim]; k_cache, v_cache: [num_blocks, num_kv_heads, block_size,
+head_dim]; slots: [num_tokens] int64, slot = block * block_size + offset, where -1 skips the token.
+Slots are distinct. Moves 2 * (numel(k) + numel(v)) elements.
+
+A head's tokens of one block lie together in the cache, so that attention reads them in one burst.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+NUM_WARPS = 4
+
+
+def kv_write_reference(
+    k: torch.Tensor, v: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor
+) -> None:
+    """Compute in plain torch; the CPU path."""
+    block_size = k_cache.shape[2]
+    kept = slots >= 0
+    if not kept.all():
+        k, v, slots = k[kept], v[kept], slots[kept]
+    blocks, offsets = slots // block_size, slots % block_size
+    k_cache[blocks, :, offsets] = k
+    v_cache[blocks, :, offsets] = v
+
+
+@triton.jit
+def kv_write_kernel(
+    k_ptr,
+    v_ptr,
+    k_cache_ptr,
+    v_cache_ptr,
+    slots_ptr,
+    k_stride,
+    v_stride,
+    NUM_KV_HEADS: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """One program a token; it stores all heads of k and v."""
+    token = tl.program_id(0).to(tl.int64)
+    slot = tl.load(slots_ptr + token)
+    if slot < 0:
+        return
+    heads = tl.arange(0, BLOCK_HEADS)[:, None]
+    columns = tl.arange(0, BLOCK_D)[None, :]
+    mask = (heads < NUM_KV_HEADS) & (columns < HEAD_DIM)
+    source = heads * HEAD_DIM + columns
+    block = (slot // BLOCK_SIZE).to(tl.int64)
+    target = block * (NUM_KV_HEADS * BLOCK_SIZE * HEAD_DIM) + (slot % BLOCK_SIZE) * HEAD_DIM
+    targets = target + heads * (BLOCK_SIZE * HEAD_DIM) + columns
+    tl.store(k_cache_ptr + targets, tl.load(k_ptr + token * k_stride + source, mask=mask), mask=mask)
+    tl.store(v_cache_ptr + targets, tl.load(v_ptr + token * v_stride + source, mask=mask), mask=mask)
+
+
+def kv_write_triton(
+    k: torch.Tensor, v: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor
+) -> None:
+    """Launch the kernel. Tokens may have any stride; a token's heads are adjacent."""
+    num_tokens, num_kv_heads, head_dim = k.shape
+    block_size = k_cache.shape[2]
+    assert v.shape == k.shape
+    assert v_cache.shape == k_cache.shape == (k_cache.shape[0], num_kv_heads, block_size, head_dim)
+    assert k_cache.is_contiguous()
+    assert v_cache.is_contiguous()
+    assert k.stride()[1:] == v.stride()[1:] == (head_dim, 1)
+    assert slots.shape == (num_tokens,)
+    assert slots.dtype == torch.int64
+    if num_tokens == 0:
+        return
+    kv_write_kernel[(num_tokens,)](
+        k,
+        v,
+        k_cache,
+        v_cache,
+        slots,
+        k.stride(0),
+        v.stride(0),
+        NUM_KV_HEADS=num_kv_heads,
+        BLOCK_SIZE=block_size,
+        HEAD_DIM=head_dim,
+        BLOCK_HEADS=triton.next_power_of_2(num_kv_heads),
+        BLOCK_D=triton.next_power_of_2(head_dim),
+        num_warps=NUM_WARPS,
+    )
+
+
+def kv_write(
+    k: torch.Tensor, v: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor
+) -> None:
+    """Store each token's keys and values at its slot."""
+    if k.is_cuda:
+        kv_write_triton(k, v, k_cache, v_cache, slots)
+    else:
+        kv_write_reference(k, v, k_cache, v_cache, slots)

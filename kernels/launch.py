@@ -1,0 +1,120 @@
+"""Launch settings: how each kernel is cut into programs, by shape, element size and architecture.
+
+A committed table instead of autotuning: no stall on a first call, the same result every time, and
+nothing that a captured CUDA graph could not replay. A row of the table is a measurement;
+`docs/kernels.md` says how to take one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import triton
+
+NUM_MULTIPROCESSORS_UNDER_INTERPRETER = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One way to launch a kernel."""
+
+    num_warps: int
+    num_stages: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionLaunch:
+    """One way to launch an attention kernel."""
+
+    block_m: int
+    """Query rows of a program: query tokens times the query heads that share a key/value head."""
+    block_n: int
+    """Context tokens of an inner step."""
+    num_warps: int
+    num_stages: int
+
+
+_PREFILL_16_BIT = {
+    # (architecture, padded head_dim): (for short queries, for long ones)
+    ("sm90", 64): (AttentionLaunch(64, 64, 4, 3), AttentionLaunch(128, 64, 8, 3)),
+    ("sm90", 128): (AttentionLaunch(64, 64, 4, 3), AttentionLaunch(128, 64, 8, 3)),
+    ("sm90", 256): (AttentionLaunch(64, 32, 4, 2), AttentionLaunch(128, 32, 8, 2)),
+}
+_PREFILL_ELSEWHERE = (AttentionLaunch(64, 32, 4, 2), AttentionLaunch(64, 32, 4, 2))
+_PREFILL_32_BIT = (AttentionLaunch(16, 16, 4, 1), AttentionLaunch(16, 16, 4, 1))
+_LONG_QUERY_ROWS = 512
+
+_DECODE_16_BIT = {
+    ("sm90", 64): (128, 4, 3),
+    ("sm90", 128): (64, 4, 3),
+    ("sm90", 256): (32, 4, 3),
+}
+_DECODE_ELSEWHERE = (32, 4, 2)
+_DECODE_32_BIT = (32, 4, 2)
+_DECODE_MIN_SPLIT_TOKENS = 256
+_DECODE_MAX_SPLITS = 64
+_DECODE_PROGRAMS_PER_MULTIPROCESSOR = 4
+
+
+def row_launch(num_columns: int) -> Launch:
+    """For kernels that hold one row of `num_columns` elements in a program."""
+    if num_columns <= 512:
+        return Launch(num_warps=1)
+    if num_columns <= 2048:
+        return Launch(num_warps=4)
+    return Launch(num_warps=8 if num_columns <= 8192 else 16)
+
+
+def prefill_launch(device: torch.device, head_dim: int, element_size: int, max_rows: int) -> AttentionLaunch:
+    """For paged prefill; `max_rows` is the longest query of the batch times its heads per key/value head."""
+    if element_size > 2:
+        short, long = _PREFILL_32_BIT
+    else:
+        key = (architecture(device), max(triton.next_power_of_2(head_dim), 64))
+        short, long = _PREFILL_16_BIT.get(key, _PREFILL_ELSEWHERE)
+    return long if max_rows >= _LONG_QUERY_ROWS else short
+
+
+def decode_launch(
+    device: torch.device, head_dim: int, element_size: int, heads_per_kv_head: int
+) -> AttentionLaunch:
+    """For paged decode; all query heads of a key/value head share a program."""
+    if element_size > 2:
+        block_n, num_warps, num_stages = _DECODE_32_BIT
+    else:
+        key = (architecture(device), max(triton.next_power_of_2(head_dim), 64))
+        block_n, num_warps, num_stages = _DECODE_16_BIT.get(key, _DECODE_ELSEWHERE)
+    block_m = max(16, triton.next_power_of_2(heads_per_kv_head))
+    return AttentionLaunch(block_m, block_n, num_warps, num_stages)
+
+
+def decode_splits(device: torch.device, num_groups: int, max_context_len: int) -> int:
+    """How many programs share one sequence's context.
+
+    As many as fill the device once, but none with fewer than 256 tokens. `num_groups` is the number
+    of sequences times key/value heads.
+    """
+    wanted = num_multiprocessors(device) * _DECODE_PROGRAMS_PER_MULTIPROCESSOR // max(num_groups, 1)
+    useful = triton.cdiv(max_context_len, _DECODE_MIN_SPLIT_TOKENS)
+    splits: int = max(1, min(wanted, useful, _DECODE_MAX_SPLITS))
+    return splits
+
+
+@cache
+def architecture(device: torch.device) -> str:
+    """The table's name of a device, such as "sm90"; the CPU stands for the interpreter."""
+    if device.type != "cuda":
+        return "interpreter"
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm{major}{minor}"
+
+
+@cache
+def num_multiprocessors(device: torch.device) -> int:
+    """How many programs of full size run at once."""
+    if device.type != "cuda":
+        return NUM_MULTIPROCESSORS_UNDER_INTERPRETER
+    count: int = torch.cuda.get_device_properties(device).multi_processor_count
+    return count

@@ -1,0 +1,228 @@
+"""Causal attention over the paged cache for a mixed batch: single-token queries first, then longer ones.
+
+    out = softmax(scale * q · kᵀ + causal) · v,  where query i of n sees context_len - n + i + 1 tokens
+
+q, out: [num_tokens, num_heads, head_dim]; k_cache, v_cache: [num_blocks, num_kv_heads, block_size,
+head_dim]. Consecutive groups of num_heads / num_kv_heads query heads share a key/value head. On the GPU,
+single-token queries go to `decode_attention` and the rest to `prefill_attention`. On the CPU, a batch's
+contexts are gathered from the cache, then attended by torch's fused attention: all decodes of similar
+context in one call, and each longer query in a call of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+
+from kernels.decode_attention import decode_attention_triton
+from kernels.prefill_attention import prefill_attention_triton
+
+SMALL_CONTEXT = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionMetadata:
+    """Where a step's queries and contexts are. Built once a step; its tensors do not change meanwhile."""
+
+    query_start: torch.Tensor
+    """[num_seqs + 1] int32: sequence i's query tokens are rows [query_start[i], query_start[i + 1]) of q."""
+    context_lens: torch.Tensor
+    """[num_seqs] int32: tokens in the cache after this step's are written, the query's included."""
+    block_tables: torch.Tensor
+    """[num_seqs, max_blocks] int32; entries past a sequence's context may hold anything."""
+    query_lens: list[int]
+    """Query tokens of each sequence, on the host; at least 1."""
+    context_lens_list: list[int]
+    """`context_lens` on the host."""
+    num_decodes: int
+    """How many sequences have one query token; they come first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Gather:
+    """Sequences that one call of torch's attention serves."""
+
+    queries: slice | torch.Tensor
+    """Rows of q."""
+    cache_rows: torch.Tensor
+    """int64 [num_seqs * num_kv_heads * context], into the cache as [.., head_dim]. Padding reads the
+    sequence's own first token, so that it is as finite as the sequence."""
+    num_seqs: int
+    mask: torch.Tensor | None
+    """Added to the scores; float32 or wider, broadcasts to [num_seqs, num_heads, query, context]."""
+    is_causal: bool
+
+
+def paged_attention_reference(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    metadata: AttentionMetadata,
+    scale: float,
+) -> torch.Tensor:
+    """Compute in plain torch; the CPU path."""
+    _, num_heads, head_dim = q.shape
+    _, num_kv_heads, block_size, _ = k_cache.shape
+    keys, values = k_cache.view(-1, head_dim), v_cache.view(-1, head_dim)
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    decodes, prefills = _gathers(
+        metadata, num_kv_heads, block_size, torch.promote_types(q.dtype, torch.float32)
+    )
+    for gather in decodes:
+        shape = (gather.num_seqs, num_kv_heads, -1, head_dim)
+        result = F.scaled_dot_product_attention(
+            q[gather.queries].reshape(shape),  # the heads of a group are the queries of one head
+            keys.index_select(0, gather.cache_rows).view(shape),
+            values.index_select(0, gather.cache_rows).view(shape),
+            attn_mask=gather.mask,
+            scale=scale,
+        )
+        out[gather.queries] = result.reshape(-1, num_heads, head_dim)
+    for gather in prefills:
+        shape = (1, num_kv_heads, -1, head_dim)
+        result = F.scaled_dot_product_attention(
+            q[gather.queries].transpose(0, 1).unsqueeze(0),
+            keys.index_select(0, gather.cache_rows).view(shape),
+            values.index_select(0, gather.cache_rows).view(shape),
+            attn_mask=gather.mask,
+            is_causal=gather.is_causal,
+            scale=scale,
+            enable_gqa=True,
+        )
+        out[gather.queries] = result.squeeze(0).transpose(0, 1)
+    return out
+
+
+@lru_cache(maxsize=2)  # all layers of a step ask for the same
+def _gathers(
+    metadata: AttentionMetadata, num_kv_heads: int, block_size: int, mask_dtype: torch.dtype
+) -> tuple[list[_Gather], list[_Gather]]:
+    """Plan the calls for decodes and for longer queries."""
+    decodes = [
+        _gather_decodes(metadata, seqs, num_kv_heads, block_size, mask_dtype)
+        for seqs in _similar_decodes(metadata)
+    ]
+    prefills = []
+    start = metadata.num_decodes
+    for seq in range(metadata.num_decodes, len(metadata.query_lens)):
+        query_len, context_len = metadata.query_lens[seq], metadata.context_lens_list[seq]
+        positions = torch.arange(context_len, device=metadata.block_tables.device).unsqueeze(0)
+        is_whole = query_len == context_len
+        prefills.append(
+            _Gather(
+                queries=slice(start, start + query_len),
+                cache_rows=_cache_rows(
+                    metadata.block_tables[seq : seq + 1], positions, num_kv_heads, block_size
+                ),
+                num_seqs=1,
+                mask=None
+                if is_whole
+                else _causal_mask(query_len, context_len).to(positions.device, mask_dtype),
+                is_causal=is_whole,
+            )
+        )
+        start += query_len
+    return decodes, prefills
+
+
+def _similar_decodes(metadata: AttentionMetadata) -> list[list[int]]:
+    """Group the decodes so that padding at most doubles a context, except for small ones."""
+    groups: dict[int, list[int]] = {}
+    for seq, context_len in enumerate(metadata.context_lens_list[: metadata.num_decodes]):
+        groups.setdefault((max(context_len, SMALL_CONTEXT) - 1).bit_length(), []).append(seq)
+    return list(groups.values())
+
+
+def _gather_decodes(
+    metadata: AttentionMetadata, seqs: list[int], num_kv_heads: int, block_size: int, mask_dtype: torch.dtype
+) -> _Gather:
+    device = metadata.block_tables.device
+    is_run = seqs[-1] - seqs[0] + 1 == len(seqs)
+    index = slice(seqs[0], seqs[-1] + 1) if is_run else torch.tensor(seqs, device=device)
+    lens = [metadata.context_lens_list[seq] for seq in seqs]
+    positions = torch.arange(max(lens), device=device).expand(len(seqs), -1)
+    mask = None
+    if min(lens) < max(lens):
+        is_padding = positions >= metadata.context_lens[index].unsqueeze(1)
+        positions = positions.masked_fill(is_padding, 0)
+        mask = torch.zeros(is_padding.shape, dtype=mask_dtype, device=device).masked_fill_(
+            is_padding, float("-inf")
+        )[:, None, None]
+    cache_rows = _cache_rows(metadata.block_tables[index], positions, num_kv_heads, block_size)
+    return _Gather(index, cache_rows, len(seqs), mask, is_causal=False)
+
+
+def _cache_rows(
+    block_tables: torch.Tensor, positions: torch.Tensor, num_kv_heads: int, block_size: int
+) -> torch.Tensor:
+    """Cache rows of [num_seqs, num_tokens] positions, ordered by sequence, head and token; flat int64."""
+    blocks = block_tables.gather(1, positions // block_size).long().unsqueeze(1)
+    heads = torch.arange(num_kv_heads, device=positions.device).view(1, -1, 1)
+    return ((blocks * num_kv_heads + heads) * block_size + (positions % block_size).unsqueeze(1)).flatten()
+
+
+def _causal_mask(query_len: int, context_len: int) -> torch.Tensor:
+    """[query_len, context_len]: 0 where the query sees the token, else -inf."""
+    hidden = torch.full((query_len, context_len), float("-inf"))
+    return hidden.triu(context_len - query_len + 1)
+
+
+def paged_attention_triton(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    metadata: AttentionMetadata,
+    scale: float,
+) -> torch.Tensor:
+    """Launch the decode kernel for the leading sequences and the prefill kernel for the rest."""
+    _, num_heads, head_dim = q.shape
+    assert k_cache.shape == v_cache.shape
+    assert k_cache.shape[3] == head_dim
+    assert num_heads % k_cache.shape[1] == 0
+    assert k_cache.is_contiguous()
+    assert v_cache.is_contiguous()
+    assert q.stride()[1:] == (head_dim, 1)
+    assert metadata.block_tables.stride(1) == 1
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    num_decodes = metadata.num_decodes
+    decode_attention_triton(
+        q[:num_decodes],
+        k_cache,
+        v_cache,
+        metadata.context_lens[:num_decodes],
+        metadata.block_tables[:num_decodes],
+        max(metadata.context_lens_list[:num_decodes], default=0),
+        scale,
+        out[:num_decodes],
+    )
+    prefill_attention_triton(
+        q,
+        k_cache,
+        v_cache,
+        metadata.query_start[num_decodes:],
+        metadata.context_lens[num_decodes:],
+        metadata.block_tables[num_decodes:],
+        max(metadata.query_lens[num_decodes:], default=0),
+        scale,
+        out,
+    )
+    return out
+
+
+def paged_attention(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    metadata: AttentionMetadata,
+    scale: float,
+) -> torch.Tensor:
+    """Attend q[num_tokens, num_heads, head_dim] to its sequences' cached contexts; returns a new tensor.
+
+    The step's keys and values must have been written to the cache before.
+    """
+    if q.is_cuda:
+        return paged_attention_triton(q, k_cache, v_cache, metadata, scale)
+    return paged_attention_reference(q, k_cache, v_cache, metadata, scale)
