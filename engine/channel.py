@@ -41,7 +41,7 @@ class EngineChannel:
         self._socket = sock
         self._commands: deque[Command] = deque()
         self._arrived = threading.Condition()
-        self._closed = False
+        self._closed = threading.Event()
         threading.Thread(target=self._read, name="engine-inbox", daemon=True).start()
 
     def send(self, frame: Frame) -> None:
@@ -62,13 +62,17 @@ class EngineChannel:
             ChannelClosedError: the server is gone and every command was returned.
         """
         with self._arrived:
-            if not self._commands and not self._closed and timeout_s > 0:
+            if not self._commands and not self._closed.is_set() and timeout_s > 0:
                 self._arrived.wait(timeout_s)
             commands = list(self._commands)
             self._commands.clear()
-            if not commands and self._closed:
+            if not commands and self._closed.is_set():
                 raise ChannelClosedError("the server closed the engine's channel")
         return commands
+
+    def wait_closed(self) -> None:
+        """Block until the server is gone."""
+        self._closed.wait()
 
     def _read(self) -> None:
         try:
@@ -80,7 +84,7 @@ class EngineChannel:
                     self._arrived.notify()
         except (ChannelClosedError, OSError, msgspec.DecodeError):
             with self._arrived:
-                self._closed = True
+                self._closed.set()
                 self._arrived.notify()
 
     def _read_exactly(self, num_bytes: int) -> bytes:

@@ -1,0 +1,109 @@
+"""The engine process: `python -m engine --channel-fd N --config JSON`, started by the server.
+
+It ends with code 0 when the server says so or is gone, and with 1 after a Fatal frame.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine.channel import EngineChannel
+from engine.config import EngineConfig
+from engine.core import EngineCore
+from engine.errors import ChannelClosedError, ModelLoadError
+from engine.messages import Fatal, Loading
+from engine.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from engine.core import Runner
+
+    OnProgress = Callable[[str, int, int], None]
+    Load = Callable[[EngineConfig, OnProgress], Runner]
+
+ORPHAN_GRACE_S = 5.0
+"""How long loading or a step may go on after the server has gone."""
+
+logger = logging.getLogger("engine")
+
+
+def main(argv: Sequence[str] | None = None, load: Load | None = None) -> int:
+    """Run the engine process. Return its exit code."""
+    arguments = _parse(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too, but the server decides
+    connection = socket.socket(fileno=arguments.channel_fd)
+    connection.set_inheritable(False)  # or a child of ours could hide our end from the server
+    channel = EngineChannel(connection)
+    threading.Thread(target=_end_orphan, args=(channel,), name="engine-orphan", daemon=True).start()
+    try:
+        _serve(msgspec.json.decode(arguments.config, type=EngineConfig), load or _load_model, channel)
+    except ChannelClosedError:
+        logger.info("the server is gone")
+    except Exception as error:  # noqa: BLE001 - the border of the process
+        _report(error, channel)
+        return 1
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m engine", description=__doc__)
+    parser.add_argument("--channel-fd", type=int, required=True, help="descriptor of a stream socket")
+    parser.add_argument("--config", required=True, help="an EngineConfig as JSON")
+    return parser.parse_args(argv)
+
+
+def _load_model(config: EngineConfig, on_progress: OnProgress) -> Runner:
+    from engine.model_runner import ModelRunner  # torch takes seconds to import: the server waits for frames
+
+    return ModelRunner.load(config, on_progress)
+
+
+def _serve(config: EngineConfig, load: Load, channel: EngineChannel) -> None:
+    runner = load(config, lambda stage, done, total: channel.send(Loading(stage, done, total)))
+    info = runner.info
+    scheduler = Scheduler(
+        info.num_blocks,
+        info.block_size,
+        runner.max_num_seqs,
+        runner.max_num_batched_tokens,
+        info.max_model_len,
+        config.enable_prefix_caching,
+    )
+    gc.collect()
+    gc.freeze()  # what was loaded stays: the collector need not walk it in the middle of a step
+    EngineCore(runner, scheduler, channel).run()
+
+
+def _report(error: Exception, channel: EngineChannel) -> None:
+    if isinstance(error, ModelLoadError):
+        logger.error("%s", error)
+        message = str(error)
+    else:
+        logger.error("the engine failed", exc_info=error)
+        message = f"{type(error).__name__}: {error}"
+    with contextlib.suppress(ChannelClosedError):
+        channel.send(Fatal(message))
+
+
+def _end_orphan(channel: EngineChannel) -> None:
+    channel.wait_closed()
+    time.sleep(ORPHAN_GRACE_S)
+    os._exit(1)  # loading or a step hangs, and nobody is left to end us
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""The engine's loop: take in commands, plan a step, run it, send what it brought."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from engine.errors import RequestTooLargeError
+from engine.messages import (
+    Abort,
+    FinishReason,
+    Heartbeat,
+    Ready,
+    RequestOutput,
+    ResetPrefixCache,
+    Shutdown,
+    StepOutputs,
+    Submit,
+)
+
+if TYPE_CHECKING:
+    from engine.channel import EngineChannel
+    from engine.messages import Command, EngineInfo, EngineRequest
+    from engine.scheduler import Scheduler
+    from engine.step import StepPlan, StepResult
+
+HEARTBEAT_INTERVAL_S = 1.0
+
+
+class Runner(Protocol):
+    """Computes steps. Implemented by `ModelRunner`, and by a fake in tests."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What was loaded."""
+
+    @property
+    def max_num_seqs(self) -> int:
+        """Number of rows."""
+
+    @property
+    def max_num_batched_tokens(self) -> int:
+        """Most tokens in a step."""
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        """Compute one step."""
+
+
+class EngineCore:
+    """Joins scheduler, runner and channel. Everything happens on the thread that calls `run`."""
+
+    def __init__(self, runner: Runner, scheduler: Scheduler, channel: EngineChannel) -> None:
+        self._runner = runner
+        self._scheduler = scheduler
+        self._channel = channel
+
+    def run(self) -> None:
+        """Say that the engine is ready, then serve until the server sends Shutdown.
+
+        Raises:
+            ChannelClosedError: the server is gone.
+        """
+        self._channel.send(Ready(self._runner.info))
+        while True:
+            timeout_s = 0.0 if self._scheduler.has_requests else HEARTBEAT_INTERVAL_S
+            commands = self._channel.receive(timeout_s)
+            if any(isinstance(command, Shutdown) for command in commands):
+                return
+            self._step(commands)
+
+    def _step(self, commands: list[Command]) -> None:
+        """Follow the commands, run a step if there is anything to run, and send one frame."""
+        replies = (self._follow(command) for command in commands)
+        outputs = [reply for reply in replies if reply is not None]
+        plan = self._scheduler.schedule()
+        if plan is not None:
+            outputs += self._scheduler.update(plan, self._runner.execute(plan))
+        stats = self._scheduler.stats()
+        is_idle = plan is None and not outputs
+        self._channel.send(Heartbeat(stats) if is_idle else StepOutputs(outputs, stats))
+
+    def _follow(self, command: Command) -> RequestOutput | None:
+        match command:
+            case Submit(request):
+                return self._submit(request)
+            case Abort(request_id):
+                return self._scheduler.abort(request_id)
+            case ResetPrefixCache():
+                self._scheduler.reset_prefix_cache()
+        return None
+
+    def _submit(self, request: EngineRequest) -> RequestOutput | None:
+        try:
+            self._scheduler.add(request)
+        except RequestTooLargeError:
+            return RequestOutput(
+                request.request_id, finish_reason=FinishReason.FAILED, error="request_too_large"
+            )
+        return None

@@ -1,0 +1,140 @@
+"""A sequence on its way through the engine: known tokens, and how many of them are computed.
+
+There are no phases. A prompt in chunks, a decode step, a cache hit and a restart after preemption are
+all `num_computed_tokens` catching up with the number of `token_ids`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine.block_pool import extend_keys
+from engine.messages import FinishReason
+
+if TYPE_CHECKING:
+    from engine.messages import EngineRequest, SamplingParams, TokenLogprobs
+
+Rank = tuple[int, int, int]
+"""Place in the order of service, see `waiting_queue.py`."""
+
+
+class Request:
+    """The mutable state of one sequence, owned by the engine's thread."""
+
+    __slots__ = (
+        "block_ids",
+        "block_keys",
+        "cache_salt",
+        "is_announced",
+        "max_num_tokens",
+        "num_bypasses",
+        "num_cached_tokens",
+        "num_computed_tokens",
+        "num_planned_blocks",
+        "num_preemptions",
+        "num_prompt_tokens",
+        "prompt_logprobs",
+        "rank",
+        "request_id",
+        "row",
+        "sampling",
+        "token_ids",
+        "uses_cache",
+    )
+
+    def __init__(self, source: EngineRequest, rank: Rank, max_model_len: int, uses_cache: bool) -> None:
+        assert source.prompt_token_ids, "the server refuses empty prompts"
+        self.request_id = source.request_id
+        self.sampling: SamplingParams = source.sampling
+        self.cache_salt = source.cache_salt
+        self.uses_cache = uses_cache
+        self.rank = rank
+        """Lower is served earlier and preempted later. Unique."""
+        self.token_ids = list(source.prompt_token_ids)
+        """All known tokens: the prompt, then what was generated."""
+        self.num_prompt_tokens = len(self.token_ids)
+        self.max_num_tokens = min(self.num_prompt_tokens + self.sampling.max_tokens, max_model_len)
+        """The sequence ends when it has this many tokens. The last one is never computed."""
+        self.num_computed_tokens = 0
+        self.row: int | None = None
+        """Index into the runner's state; None while waiting."""
+        self.block_ids: list[int] = []
+        """Append-only while the sequence holds its row."""
+        self.num_planned_blocks = 0
+        """How many of `block_ids` the runner has been told."""
+        self.block_keys: list[bytes] = []
+        """Prefix-cache keys of the leading full blocks of known tokens, as far as they were needed."""
+        self.num_cached_tokens = 0
+        """Prompt tokens found in the cache at the first admission."""
+        self.is_announced = False
+        """Whether `num_cached_tokens` was reported."""
+        self.prompt_logprobs: list[TokenLogprobs] = []
+        self.num_bypasses = 0
+        """Sequences behind this one in the queue that were admitted before it."""
+        self.num_preemptions = 0
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        """Known tokens that are not computed: at least 1."""
+        return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def reads_cache(self) -> bool:
+        """Whether cached blocks may stand in for computing: prompt log probabilities need all logits."""
+        return self.uses_cache and self.sampling.num_prompt_logprobs is None
+
+    def extend_block_keys(self, block_size: int) -> None:
+        """Bring `block_keys` up to the last full block of known tokens."""
+        extend_keys(self.block_keys, self.cache_salt, self.token_ids, block_size)
+
+    def reusable_keys(self, block_size: int) -> list[bytes]:
+        """Keys of the blocks that may come from the prefix cache.
+
+        The last known token is always computed, for its logits are needed.
+        """
+        if not self.reads_cache:
+            return []
+        self.extend_block_keys(block_size)
+        return self.block_keys[: (len(self.token_ids) - 1) // block_size]
+
+    def take_blocks(self) -> tuple[int, ...]:
+        """Return the blocks that were added since the last call."""
+        if self.num_planned_blocks == len(self.block_ids):
+            return ()
+        new_block_ids = tuple(self.block_ids[self.num_planned_blocks :])
+        self.num_planned_blocks = len(self.block_ids)
+        return new_block_ids
+
+    def take_num_cached_tokens(self) -> int | None:
+        """Return the cache hit of the first admission, once."""
+        if self.is_announced:
+            return None
+        self.is_announced = True
+        return self.num_cached_tokens
+
+    def take_prompt_logprobs(self) -> list[TokenLogprobs] | None:
+        """Return what the whole prompt brought, if that was asked for; from then on it is not."""
+        if self.sampling.num_prompt_logprobs is None:
+            return None
+        self.sampling = msgspec.structs.replace(self.sampling, num_prompt_logprobs=None)
+        return self.prompt_logprobs
+
+    def append(self, token_id: int) -> tuple[FinishReason | None, int | None]:
+        """Take in a generated token. Return whether it ends the sequence, and the stop token it is."""
+        self.token_ids.append(token_id)
+        if len(self.token_ids) - self.num_prompt_tokens > self.sampling.min_tokens:
+            if token_id in self.sampling.eos_token_ids:
+                return FinishReason.STOP, None
+            if token_id in self.sampling.stop_token_ids:
+                return FinishReason.STOP, token_id
+        if len(self.token_ids) >= self.max_num_tokens:
+            return FinishReason.LENGTH, None
+        return None, None
+
+    def restart(self) -> None:
+        """Go back to nothing computed, after a preemption; the known tokens stay."""
+        self.num_preemptions += 1
+        self.num_computed_tokens = 0
+        self.prompt_logprobs = []

@@ -1,0 +1,320 @@
+"""Which sequences compute how many tokens in the next step.
+
+- Decodes come first: a running sequence that lacks one token gets it. There are never more running
+  sequences than tokens in a step, so a prefill in progress gets at least one token, and it goes on
+  before a new one starts.
+- A waiting sequence is admitted when all its known tokens fit; who waits, and in what order, stands in
+  `waiting_queue.py`.
+- When a running sequence needs a block and none is available, the last in order loses its blocks and is
+  computed again later. After a few times it becomes safe from that, and is admitted only where all safe
+  sequences together can grow to their full length; so a safe one, or the first in order, always gets on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine.block_pool import BlockPool
+from engine.errors import RequestTooLargeError
+from engine.messages import EngineStats, FinishReason, RequestOutput
+from engine.request import Request
+from engine.step import Admission
+from engine.step_draft import StepDraft
+from engine.waiting_queue import MAX_BYPASSES, WaitingQueue, rank_of
+
+if TYPE_CHECKING:
+    from engine.messages import EngineRequest
+    from engine.step import SampledToken, StepPlan, StepResult
+
+MAX_PREEMPTIONS = 8
+"""Times that a sequence may lose its blocks."""
+
+
+class _Counters(msgspec.Struct):
+    """Totals since the engine started."""
+
+    num_steps: int = 0
+    num_prompt_tokens: int = 0
+    num_prefix_query_tokens: int = 0
+    num_prefix_hit_tokens: int = 0
+    num_generated_tokens: int = 0
+    num_preemptions: int = 0
+    num_finished: int = 0
+    num_aborted: int = 0
+    num_failed: int = 0
+
+
+class Scheduler:
+    """Owns the sequences, their rows and their blocks. One thread calls it.
+
+    A step is `schedule()`, then the runner, then `update()`; `add` and `abort` may come at any time.
+    """
+
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        max_model_len: int,
+        enable_prefix_caching: bool = True,
+    ) -> None:
+        assert max_num_seqs > 0, max_num_seqs
+        assert max_num_batched_tokens > 0, max_num_batched_tokens
+        self._pool = BlockPool(num_blocks, block_size)
+        self._max_num_batched_tokens = max_num_batched_tokens
+        self._max_model_len = max_model_len
+        self._enable_prefix_caching = enable_prefix_caching
+        self._requests: dict[str, Request] = {}
+        self._waiting = WaitingQueue()
+        self._running: dict[int, Request] = {}  # by row, in order of admission
+        num_rows = min(max_num_seqs, max_num_batched_tokens)
+        self._free_rows = list(range(num_rows - 1, -1, -1))
+        self._released_rows: list[int] = []  # since the last plan
+        self._num_arrivals = 0
+        self._counters = _Counters()
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether there is anything to run."""
+        return bool(self._requests)
+
+    def stats(self) -> EngineStats:
+        """Gauges of this moment and counters since the start."""
+        return EngineStats(
+            num_running=len(self._running),
+            num_waiting=len(self._waiting),
+            num_free_blocks=self._pool.num_free,
+            num_owned_blocks=self._pool.num_owned,
+            num_cached_blocks=self._pool.num_cached,
+            block_size=self._pool.block_size,
+            **msgspec.structs.asdict(self._counters),
+        )
+
+    def add(self, source: EngineRequest) -> None:
+        """Put a sequence into the queue.
+
+        Raises:
+            RequestTooLargeError: it could never be computed to its end.
+        """
+        assert source.request_id not in self._requests, source.request_id
+        rank = rank_of(source.priority, self._counters.num_steps, self._num_arrivals)
+        uses_cache = self._enable_prefix_caching and not source.bypass_prefix_cache
+        request = Request(source, rank, self._max_model_len, uses_cache)
+        if request.num_prompt_tokens >= self._max_model_len:
+            raise RequestTooLargeError(
+                f"{request.num_prompt_tokens} prompt tokens leave no room in {self._max_model_len}"
+            )
+        if self._num_blocks_at_end(request) > self._pool.num_blocks:
+            raise RequestTooLargeError(
+                f"{request.max_num_tokens} tokens do not fit {self._pool.num_blocks} blocks"
+                f" of {self._pool.block_size}"
+            )
+        self._num_arrivals += 1
+        self._counters.num_prompt_tokens += request.num_prompt_tokens
+        self._requests[request.request_id] = request
+        self._waiting.add(request)
+
+    def abort(self, request_id: str) -> RequestOutput | None:
+        """End a sequence and free its blocks. Return its last output; None for an unknown id."""
+        request = self._requests.get(request_id)
+        if request is None:
+            return None
+        if request.row is None:
+            self._waiting.remove(request)
+        self._counters.num_aborted += 1
+        self._end(request)
+        return RequestOutput(request_id, finish_reason=FinishReason.ABORTED)
+
+    def reset_prefix_cache(self) -> None:
+        """Forget all cached blocks that no running sequence owns."""
+        self._pool.forget_cached()
+
+    # Planning
+
+    def schedule(self) -> StepPlan | None:
+        """Plan a step; None if there is nothing to run."""
+        draft = StepDraft(self._max_num_batched_tokens)
+        num_preemptions = self._counters.num_preemptions
+        self._grow_running()
+        self._continue_running(draft)
+        if self._counters.num_preemptions == num_preemptions:
+            self._admit_waiting(draft)
+        plan = draft.finish(self._released_rows)
+        if plan is None:
+            assert not self._requests, "nothing can run, yet something waits"
+        else:
+            self._released_rows.clear()
+        return plan
+
+    def _grow_running(self) -> None:
+        """Give a block to each running sequence whose next token has no place, the first in order first."""
+        block_size = self._pool.block_size
+        full = [r for r in self._running.values() if len(r.token_ids) > len(r.block_ids) * block_size]
+        for request in sorted(full, key=lambda request: request.rank):
+            while request.row is not None and not self._pool.num_available:
+                self._preempt_one()
+            if request.row is not None:
+                request.block_ids += self._pool.allocate(1)
+
+    def _preempt_one(self) -> None:
+        victims = [r for r in self._running.values() if r.num_preemptions < MAX_PREEMPTIONS]
+        assert victims, "safe sequences were admitted beyond the pool's size"
+        victim = max(victims, key=lambda request: request.rank)
+        self._vacate(victim)
+        victim.restart()
+        self._waiting.add(victim)
+        self._counters.num_preemptions += 1
+
+    def _continue_running(self, draft: StepDraft) -> None:
+        prefills = []
+        for request in self._running.values():
+            if len(request.token_ids) - request.num_computed_tokens == 1:
+                draft.give(request, 1)
+            else:
+                prefills.append(request)
+        for request in prefills:
+            if not draft.budget:
+                break
+            # The oldest leaves a part to the others, lest short prompts wait for all of a long one.
+            is_sharing = request is prefills[0] and (len(prefills) > 1 or len(self._waiting) > 0)
+            draft.give(request, -(-draft.budget * 3 // 4) if is_sharing else draft.budget)
+
+    def _admit_waiting(self, draft: StepDraft) -> None:
+        if not self._waiting:
+            return
+        for request in self._running.values():
+            self._add_to_frontier(draft, request)
+        self._waiting.offer(lambda request: self._admit(request, draft))
+
+    def _add_to_frontier(self, draft: StepDraft, request: Request) -> None:
+        index = request.num_computed_tokens // self._pool.block_size
+        if index < len(request.block_keys):
+            draft.frontier.add(request.block_keys[index])
+
+    def _admit(self, request: Request, draft: StepDraft) -> bool:
+        """Start a waiting sequence if it can run now, and say so."""
+        if not self._free_rows or not draft.budget:
+            return False
+        keys = request.reusable_keys(self._pool.block_size)
+        if request.num_bypasses < MAX_BYPASSES and not draft.frontier.isdisjoint(keys):
+            return False  # a running sequence is computing its prefix; soon that is a cache hit
+        hits = self._pool.match(keys)
+        if not self._fits(request, hits):
+            return False
+        self._pool.share(hits)
+        num_new_blocks = self._pool.num_blocks_for(len(request.token_ids)) - len(hits)
+        request.block_ids = hits + self._pool.allocate(num_new_blocks)
+        request.num_computed_tokens = len(hits) * self._pool.block_size
+        request.row = self._free_rows.pop()
+        self._running[request.row] = request
+        self._count_first_admission(request)
+        draft.admissions.append(
+            Admission(request.row, tuple(request.token_ids), request.num_prompt_tokens, request.sampling)
+        )
+        draft.give(request, draft.budget)
+        self._add_to_frontier(draft, request)
+        return True
+
+    def _fits(self, request: Request, hits: list[int]) -> bool:
+        """Whether a waiting sequence's known tokens fit, and a block more for each running one."""
+        if request.num_preemptions == MAX_PREEMPTIONS:
+            safe = [r for r in self._running.values() if r.num_preemptions == MAX_PREEMPTIONS]
+            if sum(map(self._num_blocks_at_end, (request, *safe))) > self._pool.num_blocks:
+                return False
+        num_new_blocks = self._pool.num_blocks_for(len(request.token_ids)) - len(hits)
+        num_taken = num_new_blocks + self._pool.num_unowned(hits)
+        return num_taken + len(self._running) <= self._pool.num_available
+
+    def _num_blocks_at_end(self, request: Request) -> int:
+        return self._pool.num_blocks_for(request.max_num_tokens - 1)
+
+    def _count_first_admission(self, request: Request) -> None:
+        if request.is_announced:
+            return
+        request.num_cached_tokens = request.num_computed_tokens
+        if request.reads_cache:
+            self._counters.num_prefix_query_tokens += request.num_prompt_tokens
+            self._counters.num_prefix_hit_tokens += request.num_cached_tokens
+
+    # Results
+
+    def update(self, plan: StepPlan, result: StepResult) -> list[RequestOutput]:
+        """Take in what a step computed; return what it brought to each sequence, if anything."""
+        self._counters.num_steps += 1
+        outputs = []
+        sampled_tokens = iter(result.sampled)
+        for chunk in plan.chunks:
+            sampled = next(sampled_tokens) if chunk.samples else None
+            request = self._running.get(chunk.row)
+            if request is None:
+                continue  # aborted after the step was planned
+            self._advance(request, chunk.num_tokens)
+            if request.sampling.num_prompt_logprobs is not None:
+                request.prompt_logprobs += result.prompt_logprobs.get(chunk.row, [])
+            if sampled is not None:
+                assert sampled.row == chunk.row, (sampled, chunk)
+                outputs.append(self._take_token(request, sampled))
+            elif not request.is_announced:
+                num_cached_tokens = request.take_num_cached_tokens()
+                outputs.append(RequestOutput(request.request_id, num_cached_tokens=num_cached_tokens))
+        return outputs
+
+    def _advance(self, request: Request, num_tokens: int) -> None:
+        """Count computed tokens, and make the blocks that they filled findable."""
+        block_size = self._pool.block_size
+        first = request.num_computed_tokens // block_size
+        request.num_computed_tokens += num_tokens
+        last = request.num_computed_tokens // block_size
+        if first == last or not request.uses_cache:
+            return
+        request.extend_block_keys(block_size)
+        for index in range(first, last):
+            self._pool.publish(request.block_ids[index], request.block_keys[index])
+
+    def _take_token(self, request: Request, sampled: SampledToken) -> RequestOutput:
+        num_cached_tokens = request.take_num_cached_tokens()
+        if sampled.token_id < 0:
+            self._pool.forget(request.block_ids)  # they may hold NaN
+            self._counters.num_failed += 1
+            self._end(request)
+            return RequestOutput(
+                request.request_id,
+                num_cached_tokens=num_cached_tokens,
+                finish_reason=FinishReason.FAILED,
+                error="numerical_error",
+            )
+        self._counters.num_generated_tokens += 1
+        finish_reason, stop_token_id = request.append(sampled.token_id)
+        if finish_reason is not None:
+            self._counters.num_finished += 1
+            self._end(request)
+        return RequestOutput(
+            request.request_id,
+            [sampled.token_id],
+            [] if sampled.logprobs is None else [sampled.logprobs],
+            num_cached_tokens,
+            request.take_prompt_logprobs(),
+            finish_reason,
+            stop_token_id,
+        )
+
+    # Leaving
+
+    def _end(self, request: Request) -> None:
+        del self._requests[request.request_id]
+        if request.row is not None:
+            self._vacate(request)
+
+    def _vacate(self, request: Request) -> None:
+        """Take a running sequence's row and blocks."""
+        assert request.row is not None
+        del self._running[request.row]
+        self._free_rows.append(request.row)
+        self._released_rows.append(request.row)
+        request.row = None
+        self._pool.release(request.block_ids)
+        request.block_ids = []
+        request.num_planned_blocks = 0
