@@ -1,0 +1,133 @@
+"""The model's tokenizer: text to token ids and back."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from typing import TYPE_CHECKING
+
+from server.chat.template import ChatTemplate, ChatTemplateError
+from server.gguf_tokenizer import read_gguf_tokenizer
+from server.token_bytes import TokenBytes
+from server.tokenizer_folder import read_tokenizer_folder
+from server.tokenizer_source import TokenizerError, TokenizerSource
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+__all__ = ["InvalidTextError", "Tokenizer", "TokenizerError"]
+
+
+class InvalidTextError(ValueError):
+    """A text cannot be encoded; the message says why, for the caller to read."""
+
+
+class Tokenizer:
+    """Encodes and decodes. Safe to use from several threads."""
+
+    def __init__(self, source: TokenizerSource) -> None:
+        """Take what a model's files say.
+
+        Raises:
+            TokenizerError: the tokenizer's decoder or the chat template is not supported.
+        """
+        self._backend = source.backend
+        self._added = source.backend.get_added_tokens_decoder()
+        self._token_bytes = TokenBytes(source.backend)
+        self.eos_token_ids = source.eos_token_ids
+        bos_token = source.special_tokens.get("bos_token")
+        self.bos_token_id = None if bos_token is None else source.backend.token_to_id(bos_token)
+        self.chat_template = _make_template(source)
+
+    @classmethod
+    def load(cls, path: Path, chat_template: Path | None = None) -> Tokenizer:
+        """Read the tokenizer of a model folder or a .gguf file.
+
+        Args:
+            path: the folder or file.
+            chat_template: a Jinja file that replaces the model's chat template.
+
+        Raises:
+            TokenizerError: a file is missing, malformed or not supported.
+        """
+        source = read_tokenizer_folder(path) if path.is_dir() else read_gguf_tokenizer(path)
+        if chat_template is not None:
+            source = source.with_chat_template(_read_template(chat_template))
+        return cls(source)
+
+    @functools.cached_property
+    def vocab_size(self) -> int:
+        """One more than the highest token id."""
+        return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over tokenizer and chat template, in hexadecimal: equal prints mean equal token ids."""
+        digest = hashlib.sha256(self._backend.to_str().encode())
+        template = self.chat_template
+        for text in (template.source, template.tool_use_source) if template else ():
+            digest.update(b"\0" + (text or "").encode())
+        return digest.hexdigest()
+
+    @property
+    def strips_leading_space(self) -> bool:
+        """Whether decoding drops a space that stands at the very beginning."""
+        return self._token_bytes.strips_leading_space
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        """Return a text's token ids.
+
+        Args:
+            text: any text. The texts of special tokens in it become those tokens.
+            add_special_tokens: whether to add what the model expects around a text, such as BOS.
+
+        Raises:
+            InvalidTextError: the text holds a lone surrogate.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidTextError(
+                f"a lone surrogate at character {error.start} is not valid text"
+            ) from error
+        return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool) -> str:
+        """Return the text of a whole sequence. Ids that the tokenizer does not know have no text."""
+        kept = (i for i in token_ids if not (skip_special_tokens and self.is_special(i)))
+        text = b"".join(map(self.token_bytes, kept)).decode(errors="replace")
+        return text.removeprefix(" ") if self.strips_leading_space else text
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the bytes that a token adds to the text, which may be a part of a character."""
+        return self._token_bytes(token_id)
+
+    def token_text(self, token_id: int) -> str:
+        """Return a token's entry in the vocabulary, as the tokenizer spells it."""
+        return self._backend.id_to_token(token_id) or ""
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether a token is a mark for the model rather than text."""
+        added = self._added.get(token_id)
+        return added is not None and added.special
+
+
+def _make_template(source: TokenizerSource) -> ChatTemplate | None:
+    if "default" not in source.chat_templates:
+        return None
+    try:
+        return ChatTemplate(
+            source.chat_templates["default"],
+            source.special_tokens,
+            tool_use_source=source.chat_templates.get("tool_use"),
+        )
+    except ChatTemplateError as error:
+        raise TokenizerError(str(error)) from error
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"chat template {path}: {error}") from error
