@@ -21,9 +21,9 @@ import msgspec
 
 from engine.channel import EngineChannel
 from engine.config import EngineConfig
-from engine.core import EngineCore
+from engine.core import HEARTBEAT_INTERVAL_S, EngineCore
 from engine.errors import ChannelClosedError, ModelLoadError
-from engine.messages import Fatal, Loading
+from engine.messages import Fatal, Heartbeat, Loading
 from engine.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -85,7 +85,17 @@ def _serve(config: EngineConfig, load: Load, channel: EngineChannel) -> None:
     )
     gc.collect()
     gc.freeze()  # what was loaded stays: the collector need not walk it in the middle of a step
-    EngineCore(runner, scheduler, channel).run()
+    core = EngineCore(runner, scheduler, channel)
+    threading.Thread(target=_beat, args=(channel, core), name="engine-pulse", daemon=True).start()
+    core.run()
+
+
+def _beat(channel: EngineChannel, core: EngineCore) -> None:
+    """Show the server that the process is alive, also while a step takes its time."""
+    with contextlib.suppress(ChannelClosedError):
+        while True:
+            time.sleep(HEARTBEAT_INTERVAL_S)
+            channel.send(Heartbeat(core.stats))
 
 
 def _report(error: Exception, channel: EngineChannel) -> None:

@@ -35,13 +35,14 @@ def pack(payload: bytes) -> bytes:
 
 
 class EngineChannel:
-    """The engine's end: commands come in on a reader thread, frames go out on the caller's."""
+    """The engine's end: commands come in on a reader thread, frames go out on the caller's, whichever."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._commands: deque[Command] = deque()
         self._arrived = threading.Condition()
         self._closed = threading.Event()
+        self._sending = threading.Lock()
         threading.Thread(target=self._read, name="engine-inbox", daemon=True).start()
 
     def send(self, frame: Frame) -> None:
@@ -51,7 +52,8 @@ class EngineChannel:
             ChannelClosedError: the server is gone.
         """
         try:
-            self._socket.sendall(pack(encode_frame(frame)))
+            with self._sending:
+                self._socket.sendall(pack(encode_frame(frame)))
         except OSError as error:
             raise ChannelClosedError("the server closed the engine's channel") from error
 

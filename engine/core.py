@@ -19,7 +19,7 @@ from engine.messages import (
 
 if TYPE_CHECKING:
     from engine.channel import EngineChannel
-    from engine.messages import Command, EngineInfo, EngineRequest
+    from engine.messages import Command, EngineInfo, EngineRequest, EngineStats
     from engine.scheduler import Scheduler
     from engine.step import StepPlan, StepResult
 
@@ -52,6 +52,12 @@ class EngineCore:
         self._runner = runner
         self._scheduler = scheduler
         self._channel = channel
+        self._stats = scheduler.stats()
+
+    @property
+    def stats(self) -> EngineStats:
+        """The state after the last step. An immutable value, so any thread may ask."""
+        return self._stats
 
     def run(self) -> None:
         """Say that the engine is ready, then serve until the server sends Shutdown.
@@ -74,9 +80,9 @@ class EngineCore:
         plan = self._scheduler.schedule()
         if plan is not None:
             outputs += self._scheduler.update(plan, self._runner.execute(plan))
-        stats = self._scheduler.stats()
+        self._stats = self._scheduler.stats()
         is_idle = plan is None and not outputs
-        self._channel.send(Heartbeat(stats) if is_idle else StepOutputs(outputs, stats))
+        self._channel.send(Heartbeat(self._stats) if is_idle else StepOutputs(outputs, self._stats))
 
     def _follow(self, command: Command) -> RequestOutput | None:
         match command:

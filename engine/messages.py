@@ -194,7 +194,7 @@ class StepOutputs(_Tagged, frozen=True):
 
 
 class Heartbeat(_Tagged, frozen=True):
-    """Sent about once a second while there is nothing to run: the loop is alive."""
+    """Sent about once a second, also while a step runs: the process is alive."""
 
     stats: EngineStats
 
