@@ -1,0 +1,67 @@
+"""AdminService: for operators, on a listener of its own."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from google.protobuf import timestamp_pb2
+
+from pagewire.v1 import admin_pb2
+from server.errors import AbortedByOperatorError, NotFoundError, RequestLostError
+from server.fields import invalid, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from server.admission import Admission
+    from server.engine import Engine
+    from server.rpc import Call
+
+DEFAULT_DRAIN_S = 30.0
+
+
+class AdminService:
+    """Watches and steers the server."""
+
+    def __init__(self, engine: Engine, admission: Admission, refuse_new: Callable[[], None]) -> None:
+        """`refuse_new` makes the server not ready, in its health as well as for new requests."""
+        self._engine = engine
+        self._admission = admission
+        self._refuse_new = refuse_new
+        self._started_s = time.time()
+
+    async def get_stats(self, request: admin_pb2.GetStatsRequest, call: Call) -> admin_pb2.GetStatsResponse:
+        """Return the engine's counters and whether requests are accepted."""
+        stats, reason = self._engine.stats, self._admission.not_ready_reason
+        started = timestamp_pb2.Timestamp()
+        started.FromMilliseconds(int(self._started_s * 1000))
+        return admin_pb2.GetStatsResponse(
+            engine=admin_pb2.EngineStats(
+                **{name: getattr(stats, name) for name in stats.__struct_fields__},
+            ),
+            num_engine_restarts=self._engine.num_restarts,
+            started=started,
+            ready=reason is None,
+            not_ready_reason=reason or "",
+        )
+
+    async def abort_request(
+        self, request: admin_pb2.AbortRequestRequest, call: Call
+    ) -> admin_pb2.AbortRequestResponse:
+        """End a request; its caller gets CANCELLED."""
+        error = AbortedByOperatorError("an operator ended the request")
+        if not self._admission.end(request.request_id, error):
+            raise NotFoundError("REQUEST_NOT_FOUND", f"no request {shown(request.request_id)} is live")
+        return admin_pb2.AbortRequestResponse()
+
+    async def drain(self, request: admin_pb2.DrainRequest, call: Call) -> admin_pb2.DrainResponse:
+        """Refuse new requests and wait for the live ones."""
+        timeout_s = DEFAULT_DRAIN_S
+        if request.HasField("timeout"):
+            timeout_s = request.timeout.seconds + request.timeout.nanos / 1e9
+            if timeout_s < 0:
+                raise invalid("timeout", f"{timeout_s:g} s; expected at least 0")
+        self._refuse_new()
+        error = RequestLostError("the server is draining")
+        return admin_pb2.DrainResponse(num_aborted=await self._admission.drain(timeout_s, error))

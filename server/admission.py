@@ -1,0 +1,92 @@
+"""Who may come in: the bounded queue, and the list of requests that are being served."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from server.errors import NotReadyError, QueueFullError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from server.engine import Engine
+    from server.rpc import Call
+
+
+class Ticket:
+    """A request's place: it waits until the engine runs it."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.waits = True
+
+
+class Admission:
+    """Takes requests in, or refuses them before they cost anything."""
+
+    def __init__(self, engine: Engine, max_waiting: int) -> None:
+        self._engine = engine
+        self._max_waiting = max_waiting
+        self._tickets: set[Ticket] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+
+    @property
+    def not_ready_reason(self) -> str | None:
+        """Why no request can be taken; None while requests are welcome."""
+        return "the server is shutting down" if self._draining else self._engine.not_ready_reason
+
+    @property
+    def num_live(self) -> int:
+        """Requests that are being served."""
+        return len(self._tickets)
+
+    @contextlib.contextmanager
+    def admit(self, call: Call) -> Iterator[Ticket]:
+        """Hold a place for a call.
+
+        Raises:
+            NotReadyError: nothing can be run now.
+            QueueFullError: too many requests wait.
+        """
+        reason = self.not_ready_reason
+        if reason is not None:
+            raise NotReadyError(reason)
+        if sum(ticket.waits for ticket in self._tickets) >= self._max_waiting:
+            raise QueueFullError(f"{self._max_waiting} requests are waiting already")
+        ticket = Ticket(call)
+        self._tickets.add(ticket)
+        self._idle.clear()
+        try:
+            yield ticket
+        finally:
+            self._tickets.remove(ticket)
+            if not self._tickets:
+                self._idle.set()
+
+    def end(self, request_id: str, error: Exception) -> bool:
+        """End the live requests of that id; returns whether there was one."""
+        calls = [ticket.call for ticket in self._tickets if ticket.call.request_id == request_id]
+        for call in calls:
+            call.end(error)
+        return bool(calls)
+
+    def refuse_new(self) -> None:
+        """Take no request from now on."""
+        self._draining = True
+
+    async def drain(self, timeout_s: float, error: Exception) -> int:
+        """Wait for the live requests, then end those that are left and return their number."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            num_ended = self.num_live
+            for ticket in self._tickets:
+                ticket.call.end(error)
+            await self._idle.wait()
+            return num_ended
+        return 0

@@ -1,0 +1,119 @@
+"""One choice of a running request: the engine's outputs go in, deltas and an end come out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.messages import FinishReason, RequestOutput, TokenLogprobs
+from pagewire.v1 import inference_pb2
+from server.detokenizer import Detokenizer
+from server.errors import NumericalError, RequestLostError
+from server.fields import invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from server.tokenizer import Tokenizer
+    from server.validation import GenerationRequest
+
+LEAST_LOGPROB = -9999.0
+_FINISH_REASONS = {
+    FinishReason.STOP: inference_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: inference_pb2.FINISH_REASON_LENGTH,
+}
+
+
+class Choice:
+    """What one choice has brought, and what of it has not been sent yet."""
+
+    def __init__(
+        self, index: int, request: GenerationRequest, tokenizer: Tokenizer, prompt_token_ids: Sequence[int]
+    ) -> None:
+        self.index = index
+        self.end: inference_pb2.ChoiceEnd | None = None
+        self.num_tokens = 0
+        self.num_cached_tokens: int | None = None
+        """None until the engine has admitted the sequence."""
+        self.prompt_logprobs: list[TokenLogprobs] | None = None
+        self._tokenizer = tokenizer
+        self._returns_token_ids = request.returns_token_ids
+        self._includes_stop = request.include_stop_text
+        self._detokenizer = Detokenizer(
+            tokenizer, prompt_token_ids, request.stop, request.include_stop_text, request.skip_special_tokens
+        )
+        self._delta: inference_pb2.ChoiceDelta | None = None
+
+    def take(self, output: RequestOutput) -> None:
+        """Take an output of the engine.
+
+        Raises:
+            ServiceError: the sequence failed.
+        """
+        assert self.end is None, "the choice has ended"
+        _check(output)
+        if output.num_cached_tokens is not None:
+            self.num_cached_tokens = output.num_cached_tokens
+        if output.prompt_logprobs is not None:
+            self.prompt_logprobs = output.prompt_logprobs
+        reason, token_ids = output.finish_reason, output.token_ids
+        hides_last = reason is FinishReason.STOP and not (
+            self._includes_stop and output.stop_token_id is not None
+        )
+        piece = self._detokenizer.push(token_ids[:-1] if hides_last else token_ids)
+        text, num_tokens = piece.text, len(token_ids)
+        if piece.stop_text is not None:
+            num_tokens = piece.num_tokens
+            self.end = self._make_end(inference_pb2.FINISH_REASON_STOP)
+            self.end.stop_text = piece.stop_text
+        elif reason is not None:
+            text += self._detokenizer.flush()
+            self.end = self._make_end(_FINISH_REASONS[reason])
+            if output.stop_token_id is not None:
+                self.end.stop_token_id = output.stop_token_id
+        if num_tokens or text:
+            self._gather(text, token_ids[:num_tokens], output.logprobs[:num_tokens])
+
+    def pop_delta(self) -> inference_pb2.ChoiceDelta | None:
+        """Return what was gathered since the last call, if anything."""
+        delta, self._delta = self._delta, None
+        return delta
+
+    def _gather(self, text: str, token_ids: list[int], logprobs: list[TokenLogprobs]) -> None:
+        if self._delta is None:
+            self._delta = inference_pb2.ChoiceDelta(index=self.index)
+        self._delta.text += text
+        self._delta.num_tokens += len(token_ids)
+        if self._returns_token_ids:
+            self._delta.token_ids.extend(token_ids)
+        self._delta.logprobs.extend(token_logprob(one, self._tokenizer) for one in logprobs)
+        self.num_tokens += len(token_ids)
+
+    def _make_end(self, reason: inference_pb2.FinishReason.ValueType) -> inference_pb2.ChoiceEnd:
+        return inference_pb2.ChoiceEnd(index=self.index, finish_reason=reason)
+
+
+def _check(output: RequestOutput) -> None:
+    if output.finish_reason is FinishReason.ABORTED:
+        raise RequestLostError("the request was ended before it was complete")
+    if output.finish_reason is FinishReason.FAILED:
+        if output.error == "request_too_large":
+            raise invalid("spec", "the request can never fit the server's cache; shorten the prompt")
+        raise NumericalError(f"the model failed: {output.error}")
+
+
+def token_logprob(logprobs: TokenLogprobs, tokenizer: Tokenizer) -> inference_pb2.TokenLogprob:
+    """Log probabilities at one position as the contract has them."""
+    return inference_pb2.TokenLogprob(
+        token_id=logprobs.token_id,
+        logprob=max(logprobs.logprob, LEAST_LOGPROB),
+        rank=logprobs.rank,
+        token_bytes=tokenizer.token_bytes(logprobs.token_id),
+        top=[
+            inference_pb2.Alternative(
+                token_id=token_id,
+                logprob=max(logprob, LEAST_LOGPROB),
+                token_bytes=tokenizer.token_bytes(token_id),
+            )
+            for token_id, logprob in logprobs.top
+        ],
+    )

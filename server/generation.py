@@ -1,0 +1,224 @@
+"""One accepted request while it runs: its sequences in the engine, and the events for its caller.
+
+The engine is read all the time. What it brings while an event is being written gathers in the choices,
+so a slow reader gets bigger deltas and no queue grows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from typing import TYPE_CHECKING
+
+from google.protobuf import duration_pb2
+
+from engine.messages import EngineRequest, SamplingParams
+from pagewire.v1 import inference_pb2
+from server.choice import Choice, token_logprob
+from server.errors import QueueTimeoutError, SlowReaderError
+from server.prompts import text_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from engine.messages import RequestOutput
+    from server.engine import Engine
+    from server.prompts import EncodedPrompt
+    from server.served_model import ServedModel
+    from server.validation import GenerationRequest
+
+# Tokens and alternatives that may gather for one reader: about 2 MiB.
+MAX_GATHERED = 65_536
+
+_serial_numbers = itertools.count()
+
+
+class Generation:
+    """Runs one request. Create it and consume `events` once."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        model: ServedModel,
+        request: GenerationRequest,
+        prompt: EncodedPrompt,
+        request_id: str,
+        arrived_s: float,
+    ) -> None:
+        self._engine = engine
+        self._model = model
+        self._request = request
+        self._prompt = prompt
+        self._request_id = request_id
+        self._arrived_s = arrived_s
+        self._first_step_s: float | None = None
+        self._first_token_s: float | None = None
+        self._serial = next(_serial_numbers)
+        self._sampling = request.for_prompt(len(prompt.token_ids), model.max_model_len)
+        self._choices = [
+            Choice(index, request, model.tokenizer, prompt.token_ids) for index in range(request.num_choices)
+        ]
+        self._gathered = 0
+        self._changed = asyncio.Event()
+        self._error: BaseException | None = None
+
+    async def events(self) -> AsyncGenerator[inference_pb2.StreamGenerateResponse, None]:
+        """Run the request and yield `started`, deltas and `finished`.
+
+        Raises:
+            ServiceError: the request failed.
+            EngineUnavailableError: the engine was lost.
+        """
+        pumps: list[asyncio.Task[None]] = []
+        try:
+            for choice in self._choices:
+                pumps.append(asyncio.create_task(self._pump(choice, self._submit(choice))))
+                pumps[-1].add_done_callback(self._on_pump_done)
+            await self._until_admitted()
+            yield inference_pb2.StreamGenerateResponse(started=self._started())
+            while True:
+                delta = self._pop_delta()
+                if delta.choices:
+                    yield inference_pb2.StreamGenerateResponse(delta=delta)
+                elif all(choice.end for choice in self._choices):
+                    break
+                else:
+                    await self._change()
+            yield inference_pb2.StreamGenerateResponse(finished=self._finished())
+        finally:
+            self.abort()
+            for pump in pumps:
+                pump.cancel()
+
+    def abort(self) -> None:
+        """Free what the request holds in the engine. May be called at any time, more than once."""
+        for choice in self._choices:
+            if choice.end is None:
+                self._engine.abort(self._sequence_id(choice))
+
+    def _sequence_id(self, choice: Choice) -> str:
+        return f"{self._request_id}#{self._serial}.{choice.index}"
+
+    def _submit(self, choice: Choice) -> AsyncGenerator[RequestOutput, None]:
+        request = self._request
+        sampling = request.for_choice(self._sampling, choice.index)
+        return self._engine.submit(
+            EngineRequest(
+                request_id=self._sequence_id(choice),
+                prompt_token_ids=self._prompt.token_ids,
+                sampling=sampling,
+                priority=request.priority,
+                cache_salt=request.cache_salt,
+                bypass_prefix_cache=request.bypass_prefix_cache,
+            )
+        )
+
+    async def _pump(self, choice: Choice, outputs: AsyncGenerator[RequestOutput, None]) -> None:
+        """Move a sequence's outputs into its choice. Ending early, by a stop text, aborts the sequence."""
+        async with contextlib.aclosing(outputs):
+            async for output in outputs:
+                choice.take(output)
+                self._note(output)
+                if choice.end is not None:
+                    break
+
+    def _note(self, output: RequestOutput) -> None:
+        now_s = time.monotonic()
+        if self._first_step_s is None:
+            self._first_step_s = now_s
+        if self._first_token_s is None and output.token_ids:
+            self._first_token_s = now_s
+        self._gathered += len(output.token_ids) + sum(len(one.top) for one in output.logprobs)
+        if self._gathered > MAX_GATHERED:
+            raise SlowReaderError("the stream is read too slowly for the output that it asks for")
+        self._changed.set()
+
+    def _on_pump_done(self, pump: asyncio.Task[None]) -> None:
+        if not pump.cancelled() and self._error is None:
+            self._error = pump.exception()
+            self._changed.set()
+
+    async def _change(self) -> None:
+        """Wait until something new has come, and raise it if it is an error."""
+        await self._changed.wait()
+        self._changed.clear()
+        if self._error is not None:
+            raise self._error
+
+    async def _until_admitted(self) -> None:
+        timeout_s = self._request.queue_timeout_s
+        deadline_s = None if timeout_s is None else timeout_s - (time.monotonic() - self._arrived_s)
+        try:
+            async with asyncio.timeout(deadline_s):
+                while self._choices[0].num_cached_tokens is None:
+                    await self._change()
+        except TimeoutError as error:
+            raise QueueTimeoutError(f"the request waited for more than {timeout_s:g} seconds") from error
+        while self._sampling.num_prompt_logprobs is not None and self._choices[0].prompt_logprobs is None:
+            await self._change()
+
+    def _pop_delta(self) -> inference_pb2.Delta:
+        self._gathered = 0
+        deltas = (choice.pop_delta() for choice in self._choices)
+        return inference_pb2.Delta(choices=[delta for delta in deltas if delta is not None])
+
+    def _started(self) -> inference_pb2.Started:
+        request, prompt = self._request, self._prompt
+        started = inference_pb2.Started(
+            request_id=self._request_id,
+            model=self._model.name,
+            num_prompt_tokens=len(prompt.token_ids),
+            num_cached_tokens=self._choices[0].num_cached_tokens or 0,
+            sampling=effective_sampling(self._sampling, request.num_choices),
+            max_tokens=self._sampling.max_tokens,
+        )
+        if request.returns_prompt_token_ids:
+            started.prompt_token_ids.extend(prompt.token_ids)
+        if request.returns_prompt_text:
+            started.prompt_text = text_of(prompt, self._model)
+        if self._choices[0].prompt_logprobs is not None:
+            first = prompt.token_ids[0]
+            token_bytes = self._model.tokenizer.token_bytes(first)
+            started.prompt_logprobs.add(token_id=first, token_bytes=token_bytes, absent=True)
+            started.prompt_logprobs.extend(
+                token_logprob(one, self._model.tokenizer) for one in self._choices[0].prompt_logprobs
+            )
+        return started
+
+    def _finished(self) -> inference_pb2.Finished:
+        return inference_pb2.Finished(
+            choices=[choice.end for choice in self._choices if choice.end is not None],
+            usage=inference_pb2.Usage(
+                num_prompt_tokens=len(self._prompt.token_ids),
+                num_cached_tokens=self._choices[0].num_cached_tokens or 0,
+                num_completion_tokens=sum(choice.num_tokens for choice in self._choices),
+                queue_time=self._since_arrival(self._first_step_s),
+                time_to_first_token=self._since_arrival(self._first_token_s),
+                total_time=self._since_arrival(time.monotonic()),
+            ),
+        )
+
+    def _since_arrival(self, at_s: float | None) -> duration_pb2.Duration | None:
+        if at_s is None:
+            return None
+        duration = duration_pb2.Duration()
+        duration.FromNanoseconds(round((at_s - self._arrived_s) * 1e9))
+        return duration
+
+
+def effective_sampling(sampling: SamplingParams, num_choices: int) -> inference_pb2.Sampling:
+    """The values in force, as `started` reports them."""
+    return inference_pb2.Sampling(
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        seed=sampling.seed,
+        logit_bias=sampling.logit_bias,
+        n=num_choices,
+    )

@@ -1,0 +1,116 @@
+"""ModelService: what is served, its tokenizer and its chat template."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from google.protobuf import timestamp_pb2
+
+from pagewire.v1 import inference_pb2, models_pb2
+from server.conversations import parse_chat
+from server.fields import Fields
+from server.prompts import EncodedPrompt, Prompt, encode
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from server.rpc import Call
+    from server.served_model import ModelSlot, ServedModel
+
+
+class ModelService:
+    """Describes the model and gives access to its text side."""
+
+    def __init__(self, models: ModelSlot, executor: Executor) -> None:
+        self._models = models
+        self._executor = executor
+
+    async def list_models(
+        self, request: models_pb2.ListModelsRequest, call: Call
+    ) -> models_pb2.ListModelsResponse:
+        """List the model under each of its names."""
+        model = self._models.get()
+        return models_pb2.ListModelsResponse(models=[_describe(model, name) for name in model.names])
+
+    async def get_model(self, request: models_pb2.GetModelRequest, call: Call) -> models_pb2.GetModelResponse:
+        """Describe the model of one name."""
+        model = self._models.get(request.name)
+        return models_pb2.GetModelResponse(model=_describe(model, request.name or model.name))
+
+    async def tokenize(self, request: models_pb2.TokenizeRequest, call: Call) -> models_pb2.TokenizeResponse:
+        """Encode text or a chat."""
+        model = self._models.get(request.model)
+        fields = Fields()
+        adds = request.add_special_tokens if request.HasField("add_special_tokens") else None
+        match request.WhichOneof("input"):
+            case "text":
+                prompt = Prompt("text", text=request.text, add_special_tokens=adds is not False)
+            case "chat":
+                conversation = parse_chat(fields, "chat", request.chat)
+                prompt = Prompt("chat", conversation=conversation, add_special_tokens=bool(adds))
+            case _:
+                fields.refuse("input", "is needed: text or chat")
+                prompt = Prompt("input")
+        fields.check()
+        token_ids = (await self._encode(prompt, model)).token_ids
+        texts = (
+            [model.tokenizer.token_text(token_id) for token_id in token_ids] if request.token_texts else []
+        )
+        return models_pb2.TokenizeResponse(
+            token_ids=token_ids, token_texts=texts, max_model_len=model.max_model_len
+        )
+
+    async def detokenize(
+        self, request: models_pb2.DetokenizeRequest, call: Call
+    ) -> models_pb2.DetokenizeResponse:
+        """Decode token ids."""
+        model = self._models.get(request.model)
+        fields = Fields()
+        fields.token_ids("token_ids", request.token_ids, model.info.vocab_size)
+        fields.check()
+        text = await asyncio.get_running_loop().run_in_executor(
+            self._executor, model.tokenizer.decode, list(request.token_ids), request.skip_special_tokens
+        )
+        return models_pb2.DetokenizeResponse(text=text)
+
+    async def render_chat(
+        self, request: models_pb2.RenderChatRequest, call: Call
+    ) -> models_pb2.RenderChatResponse:
+        """Render a chat as Generate would."""
+        model = self._models.get(request.model)
+        fields = Fields()
+        fields.require(request.HasField("chat"), "chat", "is needed")
+        fields.check()
+        prompt = Prompt("chat", conversation=parse_chat(fields, "chat", request.chat))
+        fields.check()
+        encoded = await self._encode(prompt, model)
+        return models_pb2.RenderChatResponse(text=encoded.text or "", token_ids=encoded.token_ids)
+
+    async def _encode(self, prompt: Prompt, model: ServedModel) -> EncodedPrompt:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, encode, prompt, model)
+
+
+def _describe(model: ServedModel, name: str) -> models_pb2.Model:
+    defaults = model.defaults
+    created = timestamp_pb2.Timestamp()
+    created.FromMilliseconds(int(model.created_s * 1000))
+    return models_pb2.Model(
+        name=name,
+        root=model.root,
+        created=created,
+        max_model_len=model.max_model_len,
+        vocab_size=model.info.vocab_size,
+        eos_token_ids=model.eos_token_ids,
+        default_sampling=inference_pb2.Sampling(
+            temperature=defaults.temperature,
+            top_k=defaults.top_k,
+            top_p=defaults.top_p,
+            min_p=defaults.min_p,
+            repetition_penalty=defaults.repetition_penalty,
+        ),
+        has_chat_template=model.tokenizer.chat_template is not None,
+        architecture=model.info.architecture,
+        dtype=model.info.dtype,
+        tokenizer_fingerprint=model.tokenizer.fingerprint,
+    )

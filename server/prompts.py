@@ -1,0 +1,91 @@
+"""Prompts: rendered, encoded and cut to length. All of it takes CPU time, so it runs in threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from server.fields import invalid
+from server.tokenizer import InvalidTextError
+
+if TYPE_CHECKING:
+    from server.conversations import Conversation
+    from server.served_model import ServedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """How a prompt that is too long is cut."""
+
+    max_tokens: int
+    keeps_end: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A checked prompt. Exactly one of text, token ids and conversation is not None."""
+
+    path: str
+    """Of the field that gave it, for errors."""
+    text: str | None = None
+    token_ids: list[int] | None = None
+    conversation: Conversation | None = None
+    add_special_tokens: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """A prompt as the engine takes it, and its text where it had one."""
+
+    token_ids: list[int]
+    text: str | None
+
+
+def encode(prompt: Prompt, model: ServedModel) -> EncodedPrompt:
+    """Render and encode a prompt of any kind.
+
+    Raises:
+        InvalidRequestError: the chat template refuses the conversation, or the text cannot be encoded.
+    """
+    if prompt.token_ids is not None:
+        return EncodedPrompt(prompt.token_ids, None)
+    if prompt.conversation is not None:
+        text = prompt.conversation.render(model.tokenizer.chat_template)
+    else:
+        assert prompt.text is not None
+        text = prompt.text
+    try:
+        return EncodedPrompt(model.tokenizer.encode(text, prompt.add_special_tokens), text)
+    except InvalidTextError as error:
+        raise invalid(prompt.path, str(error)) from error
+
+
+def fit(
+    encoded: EncodedPrompt, prompt: Prompt, truncation: Truncation | None, model: ServedModel
+) -> EncodedPrompt:
+    """Cut a prompt as its request asks, and check that the context leaves room for an output.
+
+    Raises:
+        InvalidRequestError: the prompt is empty or too long.
+    """
+    token_ids = encoded.token_ids
+    if truncation is not None and len(token_ids) > truncation.max_tokens:
+        kept = slice(-truncation.max_tokens, None) if truncation.keeps_end else slice(truncation.max_tokens)
+        encoded = EncodedPrompt(token_ids[kept], None)
+    if not encoded.token_ids:
+        raise invalid(prompt.path, "the prompt has no tokens; at least one is needed")
+    if len(encoded.token_ids) >= model.max_model_len:
+        raise invalid(
+            prompt.path,
+            f"This model's maximum context length is {model.max_model_len} tokens. However, your prompt has"
+            f" {len(encoded.token_ids)} tokens, and at least 1 must be left for the output. Please reduce the"
+            " length of the prompt.",
+        )
+    return encoded
+
+
+def text_of(encoded: EncodedPrompt, model: ServedModel) -> str:
+    """The prompt as text, decoded from its tokens where it had none or was cut."""
+    if encoded.text is not None:
+        return encoded.text
+    return model.tokenizer.decode(encoded.token_ids, skip_special_tokens=False)

@@ -1,0 +1,153 @@
+"""The border between grpc.aio and our services: bytes and exceptions in, messages and statuses out.
+
+grpc.aio answers a request that it cannot parse, and an exception that it does not know, with UNKNOWN
+and the exception's text; and it never answers a handler that ends with a stray `CancelledError`.
+Here every call is parsed and watched over by ourselves, so each ends with a status of our table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from server import errors
+from server.request_id import METADATA_KEY, request_id_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+
+    Method = Callable[[Any, "Call"], Awaitable[Message | None]]
+    Context = grpc.aio.ServicerContext[bytes, Message]
+
+logger = logging.getLogger(__name__)
+
+WRITE_TIMEOUT_S = 30.0
+_ABORT_TIMEOUT_S = 1.0
+
+
+class Call:
+    """One RPC that is being served."""
+
+    def __init__(self, context: Context, write_timeout_s: float) -> None:
+        self.request_id = request_id_of(context.invocation_metadata())
+        self.arrived_s = time.monotonic()
+        self._context = context
+        self._write_timeout_s = write_timeout_s
+        self._task = asyncio.current_task()
+        self._error: Exception | None = None
+
+    async def write(self, message: Message) -> None:
+        """Send one message of a stream, waiting while the transport is full.
+
+        Raises:
+            SlowReaderError: the caller did not read for too long.
+        """
+        try:
+            async with asyncio.timeout(self._write_timeout_s):
+                await self._context.write(message)
+        except TimeoutError as error:
+            raise errors.SlowReaderError(
+                f"the stream was not read for {self._write_timeout_s:g} seconds"
+            ) from error
+
+    def end(self, error: Exception) -> None:
+        """End the call from outside its handler. The first error counts."""
+        if self._error is None:
+            self._error = error
+            assert self._task is not None
+            self._task.cancel()
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Call back when the RPC is over, however it ends."""
+        self._context.add_done_callback(lambda _: callback())  # type: ignore[arg-type] # a wrong stub
+
+    def error_for(self, raised: BaseException) -> BaseException:
+        """The error that a raised exception stands for."""
+        ended_from_outside = isinstance(raised, asyncio.CancelledError) and self._error is not None
+        return self._error if ended_from_outside and self._error is not None else raised
+
+
+def generic_handler(
+    service: ServiceDescriptor, servicer: object, write_timeout_s: float = WRITE_TIMEOUT_S
+) -> grpc.GenericRpcHandler:
+    """Return a handler that serves each method of `service` by the servicer's method of that name.
+
+    The servicer's methods are named in snake case and take a request and a `Call`. Those of unary RPCs
+    return the response; those of streams write their responses and return nothing.
+    """
+    handlers = {
+        method.name: _method_handler(method, getattr(servicer, _snake_case(method.name)), write_timeout_s)
+        for method in service.methods
+    }
+    return grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def _method_handler(
+    descriptor: MethodDescriptor, method: Method, write_timeout_s: float
+) -> grpc.RpcMethodHandler[bytes, Message]:
+    parse = GetMessageClass(descriptor.input_type).FromString
+    serialize = GetMessageClass(descriptor.output_type).SerializeToString
+
+    async def serve(request_bytes: bytes, context: Context) -> Message | None:
+        call = Call(context, write_timeout_s)
+        context.set_trailing_metadata(((METADATA_KEY, call.request_id),))
+        try:
+            return await method(_parse(parse, request_bytes), call)
+        except (Exception, asyncio.CancelledError) as raised:
+            await _answer(descriptor.name, call, context, raised)
+            raise asyncio.CancelledError from raised
+
+    make = (
+        grpc.unary_stream_rpc_method_handler
+        if descriptor.server_streaming
+        else grpc.unary_unary_rpc_method_handler
+    )
+    return make(serve, request_deserializer=None, response_serializer=serialize)
+
+
+def _parse(parse: Callable[[bytes], Message], request_bytes: bytes) -> Message:
+    try:
+        return parse(request_bytes)
+    except DecodeError as error:
+        violation = errors.Violation("", "the bytes are not a message of this method's request type")
+        raise errors.InvalidRequestError([violation]) from error
+
+
+async def _answer(name: str, call: Call, context: Context, raised: BaseException) -> None:
+    """Send the status that `raised` stands for. Raises AbortError once it is sent, else returns."""
+    error = call.error_for(raised)
+    status = errors.status_of(error, call.request_id)
+    trailing = ((METADATA_KEY, call.request_id), (errors.STATUS_DETAILS_KEY, status.details))
+    try:
+        async with asyncio.timeout(_ABORT_TIMEOUT_S):
+            await context.abort(status.code, status.message, trailing)
+    except grpc.aio.AbortError:
+        _log(name, call, error, status)
+        raise
+    except TimeoutError:
+        # The reader has stopped; the status waits behind the messages that it did not read.
+        _log(name, call, error, status)
+    except (grpc.aio.BaseError, asyncio.CancelledError):
+        logger.info("%s %s ended by its caller", name, call.request_id)
+
+
+def _log(name: str, call: Call, error: BaseException, status: errors.Status) -> None:
+    seconds = time.monotonic() - call.arrived_s
+    if errors.is_expected(error):
+        logger.info("%s %s %s after %.3f s: %s", name, call.request_id, status.code.name, seconds, error)
+    else:
+        logger.error("%s %s failed after %.3f s", name, call.request_id, seconds, exc_info=error)

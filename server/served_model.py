@@ -1,0 +1,68 @@
+"""The model that is served: its names, its text side and what the engine says of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from server.errors import NotFoundError, NotReadyError
+from server.fields import shown
+
+if TYPE_CHECKING:
+    from engine.messages import EngineInfo
+    from server.generation_defaults import GenerationDefaults
+    from server.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """Everything that answering a request needs to know of the model."""
+
+    names: tuple[str, ...]
+    """Names under which it is served; the first one is in responses."""
+    root: str
+    """What was loaded, without its path."""
+    created_s: float
+    """When, in seconds since the epoch."""
+    tokenizer: Tokenizer
+    defaults: GenerationDefaults
+    info: EngineInfo
+
+    @property
+    def name(self) -> str:
+        """The name that responses carry."""
+        return self.names[0]
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt and output together, in tokens: what the model can and the cache can hold."""
+        return min(self.info.max_model_len, self.info.num_blocks * self.info.block_size)
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Token ids that end an output: the tokenizer's and those of generation_config.json."""
+        return tuple(dict.fromkeys((*self.tokenizer.eos_token_ids, *(self.defaults.eos_token_ids or ()))))
+
+
+class ModelSlot:
+    """Holds the served model once it is loaded."""
+
+    def __init__(self) -> None:
+        self._model: ServedModel | None = None
+
+    def put(self, model: ServedModel) -> None:
+        """Serve this model from now on."""
+        self._model = model
+
+    def get(self, name: str = "") -> ServedModel:
+        """Return the model of that name; empty means the server's model.
+
+        Raises:
+            NotReadyError: it is still loading.
+            NotFoundError: no model has this name.
+        """
+        if self._model is None:
+            raise NotReadyError("the model is loading")
+        if name and name not in self._model.names:
+            raise NotFoundError("MODEL_NOT_FOUND", f"the model {shown(name)} does not exist")
+        return self._model

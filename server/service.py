@@ -1,0 +1,73 @@
+"""InferenceService: from a request to its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from server.fields import invalid
+from server.fold import fold
+from server.generation import Generation
+from server.prompts import encode, fit
+from server.validation import validate
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from concurrent.futures import Executor
+
+    from pagewire.v1 import inference_pb2
+    from server.admission import Admission
+    from server.engine import Engine
+    from server.rpc import Call
+    from server.served_model import ModelSlot
+
+
+class InferenceService:
+    """Generates text."""
+
+    def __init__(
+        self, engine: Engine, models: ModelSlot, admission: Admission, executor: Executor, max_logprobs: int
+    ) -> None:
+        """`executor` runs what takes CPU time: rendering and encoding prompts."""
+        self._engine = engine
+        self._models = models
+        self._admission = admission
+        self._executor = executor
+        self._max_logprobs = max_logprobs
+
+    async def generate(
+        self, request: inference_pb2.GenerateRequest, call: Call
+    ) -> inference_pb2.GenerateResponse:
+        """Answer once, with the whole output."""
+        async with contextlib.aclosing(self._events(request, call)) as events:
+            return await fold(events)
+
+    async def stream_generate(self, request: inference_pb2.StreamGenerateRequest, call: Call) -> None:
+        """Answer with events, as they come."""
+        async with contextlib.aclosing(self._events(request, call)) as events:
+            async for event in events:
+                await call.write(event)
+
+    async def _events(
+        self, request: inference_pb2.GenerateRequest | inference_pb2.StreamGenerateRequest, call: Call
+    ) -> AsyncGenerator[inference_pb2.StreamGenerateResponse, None]:
+        with self._admission.admit(call) as ticket:
+            generation = await self._prepare(request, call)
+            call.on_end(generation.abort)
+            async with contextlib.aclosing(generation.events()) as events:
+                async for event in events:
+                    ticket.waits = False
+                    yield event
+
+    async def _prepare(
+        self, request: inference_pb2.GenerateRequest | inference_pb2.StreamGenerateRequest, call: Call
+    ) -> Generation:
+        if not request.HasField("spec"):
+            raise invalid("spec", "is needed")
+        model = self._models.get(request.spec.model)
+        checked = validate(request.spec, model, self._max_logprobs)
+        loop = asyncio.get_running_loop()
+        encoded = await loop.run_in_executor(self._executor, encode, checked.prompt, model)
+        prompt = fit(encoded, checked.prompt, checked.truncation, model)
+        return Generation(self._engine, model, checked, prompt, call.request_id, call.arrived_s)
