@@ -1,26 +1,51 @@
-"""The header of a GGUF file: its key-value metadata, without its tensors.
+"""The header of a GGUF file: its key-value metadata, and where its tensors lie.
 
 The `gguf` package's reader makes several objects of each array element, which takes seconds for a
 vocabulary; this one takes tens of milliseconds. Layout: magic, version, counts, then key, type and value
-of each entry, all little-endian (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+of each entry, then name, shape, type and offset of each tensor, all little-endian
+(https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 """
 
 from __future__ import annotations
 
 import mmap
 import struct
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 from engine.errors import ModelLoadError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 TYPE_CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING = 8
 ARRAY = 9
+DEFAULT_ALIGNMENT = 32
 
 Value = str | int | float | bool | list["Value"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor of the file."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Rows before columns, as torch has it; the file has it the other way round."""
+    kind: int
+    """A `gguf.GGMLQuantizationType`."""
+    offset: int
+    """Of its first byte in the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class GGUFHeader:
+    """All that stands before the tensors' data."""
+
+    metadata: dict[str, Value]
+    tensors: tuple[TensorInfo, ...]
 
 
 def read_gguf_metadata(path: Path) -> dict[str, Value]:
@@ -29,9 +54,25 @@ def read_gguf_metadata(path: Path) -> dict[str, Value]:
     Raises:
         ModelLoadError: the file cannot be read, or is not a GGUF file of version 2 or 3.
     """
+    return _read(path, lambda reader: reader.metadata())
+
+
+def read_gguf_header(path: Path) -> GGUFHeader:
+    """Return the metadata of a GGUF file and the list of its tensors.
+
+    Raises:
+        ModelLoadError: the file cannot be read, or is not a GGUF file of version 2 or 3.
+    """
+    return _read(path, lambda reader: reader.header())
+
+
+_Read = TypeVar("_Read")
+
+
+def _read(path: Path, read: Callable[[_Reader], _Read]) -> _Read:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _Reader(data).metadata()
+            return read(_Reader(data))
     except OSError as error:
         raise ModelLoadError(f"{path.name}: cannot be read: {error.strerror}") from error
     except (struct.error, ValueError, RecursionError) as error:
@@ -44,6 +85,18 @@ class _Reader:
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
         self._offset = 0
+        self._num_tensors = 0
+
+    def header(self) -> GGUFHeader:
+        metadata = self.metadata()
+        entries = [self._tensor() for _ in range(self._num_tensors)]
+        alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise ValueError(f"general.alignment is {alignment!r}")
+        start = -(-self._offset // alignment) * alignment
+        return GGUFHeader(
+            metadata, tuple(TensorInfo(name, shape, kind, start + at) for name, shape, kind, at in entries)
+        )
 
     def metadata(self) -> dict[str, Value]:
         magic = self._data[:4]
@@ -53,8 +106,18 @@ class _Reader:
         (version,) = self._numbers("I", 1)
         if version not in (2, 3):
             raise ValueError(f"version {version} is not supported, only 2 and 3")
-        _num_tensors, num_entries = self._numbers("Q", 2)
+        num_tensors, num_entries = self._numbers("Q", 2)
+        self._num_tensors = int(num_tensors)
         return {self._string(): self._value(self._type()) for _ in range(int(num_entries))}
+
+    def _tensor(self) -> tuple[str, tuple[int, ...], int, int]:
+        """Return name, shape, type, and offset from the start of the data."""
+        name = self._string()
+        (num_dims,) = self._numbers("I", 1)
+        shape = tuple(int(size) for size in reversed(self._numbers("Q", int(num_dims))))
+        kind = self._type()
+        (offset,) = self._numbers("Q", 1)
+        return name, shape, kind, int(offset)
 
     def _type(self) -> int:
         return int(self._numbers("I", 1)[0])

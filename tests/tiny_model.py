@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 if TYPE_CHECKING:
     from pathlib import Path
 
-transformers.utils.logging.disable_progress_bar()
+_logging: Any = transformers.utils.logging
+_logging.disable_progress_bar()
 
 Family = Literal["llama2", "llama3", "mistral", "smollm2", "qwen2", "qwen3"]
 FAMILIES: tuple[Family, ...] = ("llama2", "llama3", "mistral", "smollm2", "qwen2", "qwen3")

@@ -1,0 +1,35 @@
+"""Causal self-attention over the paged KV cache."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from kernels.kv_write import kv_write
+from kernels.paged_attention import paged_attention
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from engine.forward_inputs import ForwardInputs
+    from engine.kv_cache import LayerCache
+    from engine.layers.rotary import Rotary
+
+
+class PagedAttention(nn.Module):
+    """Turns queries and keys, stores keys and values, attends."""
+
+    def __init__(self, rotary: Rotary, head_dim: int) -> None:
+        super().__init__()
+        self.rotary = rotary
+        self._scale = head_dim**-0.5
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, inputs: ForwardInputs, cache: LayerCache) -> Tensor:
+        """Attend with q [num_tokens, num_heads, head_dim], k and v [num_tokens, num_kv_heads, head_dim].
+
+        q and k are overwritten. Returns [num_tokens, num_heads * head_dim].
+        """
+        self.rotary(q, k, inputs.positions)
+        kv_write(k, v, cache.keys, cache.values, inputs.slots)
+        return paged_attention(q, cache.keys, cache.values, inputs.attention, self._scale).flatten(1)

@@ -1,0 +1,53 @@
+"""Matrix multiplication whose weight may join several matrices of the checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from kernels.linear import LinearWeight, linear, prepare_weight
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from engine.precision import Precision
+
+
+class Linear(nn.Module):
+    """y = x W^T + b.
+
+    Args:
+        in_features: size of the last dimension of x.
+        parts: sizes of the outputs, by the names that the checkpoint has beside this module. One
+            multiplication computes all of them.
+    """
+
+    def __init__(
+        self, in_features: int, parts: Mapping[str, int], *, bias: bool, precision: Precision
+    ) -> None:
+        super().__init__()
+        self.parts = dict(parts)
+        out_features = sum(parts.values())
+        self.weight = nn.Parameter(
+            torch.empty(out_features, in_features, dtype=precision.weights), requires_grad=False
+        )
+        self.bias: nn.Parameter | None = None
+        if bias:
+            self.bias = nn.Parameter(
+                torch.empty(out_features, dtype=precision.activations), requires_grad=False
+            )
+        self._prepared: LinearWeight | None = None
+
+    def prepare(self) -> None:
+        """Bring the loaded weight into the form that the device multiplies fastest, and drop the original."""
+        self._prepared = prepare_weight(self.weight.data)
+        del self.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply x [..., in_features]; returns [..., sum of parts]."""
+        assert self._prepared is not None, "prepare() was not called"
+        return linear(x, self._prepared, self.bias)

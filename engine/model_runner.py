@@ -1,0 +1,121 @@
+"""A loaded model, ready to run."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.cache_sizing import choose_num_blocks
+from engine.errors import ModelLoadError
+from engine.host import num_physical_cores
+from engine.kv_cache import KVCacheShape
+from engine.limits import Limits, choose_device
+from engine.messages import EngineInfo, SamplingParams
+from engine.model_config import ModelConfig
+from engine.models import MODELS
+from engine.precision import choose_precision
+from engine.step import Admission, Chunk, StepPlan
+from engine.step_runner import StepRunner
+from engine.weights import load_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.config import EngineConfig
+    from engine.models.decoder import CausalLM
+    from engine.step import StepResult
+
+
+class ModelRunner:
+    """Runs the steps of one loaded model."""
+
+    def __init__(self, info: EngineInfo, limits: Limits, steps: StepRunner) -> None:
+        self.info = info
+        """What was loaded and measured."""
+        self.max_num_seqs = limits.max_num_seqs
+        self.max_num_batched_tokens = limits.max_num_batched_tokens
+        self._steps = steps
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        """Run one step. A plan without chunks only changes the rows."""
+        return self._steps.execute(plan)
+
+    @staticmethod
+    def load(config: EngineConfig, on_progress: Callable[[str, int, int], None]) -> ModelRunner:
+        """Load a model, size its cache and run a first forward pass.
+
+        Args:
+            config: what to load and how.
+            on_progress: called with a stage's name and the units done and in total, 0 where unknown.
+
+        Raises:
+            ModelLoadError: the model cannot be served; the text says why.
+        """
+        started = time.monotonic()
+        path = Path(config.model_path)
+        device = choose_device(config.device)
+        torch.set_num_threads(config.num_threads or num_physical_cores())
+        model_config = ModelConfig.load(path)
+        limits = Limits.choose(config, model_config, device)
+        precision = choose_precision(config.dtype, model_config.dtype, device)
+        with torch.device(device):
+            model = MODELS[model_config.architecture](model_config, limits.max_model_len, precision)
+        load_weights(model, path, config.load_format, config.seed, on_progress)
+        model.prepare()
+        on_progress("warming up", 0, 0)
+        shape = KVCacheShape.of(model_config, limits.block_size, precision.activations)
+        num_blocks = choose_num_blocks(
+            config, limits, shape, device, lambda: _run_largest_step(model, shape, limits, device)
+        )
+        max_model_len = _fitting_len(config, limits, num_blocks)
+        steps = StepRunner(model, shape.allocate(num_blocks, device), limits, device)
+        _warm_up(steps, num_seqs=1, num_tokens=min(limits.block_size, max_model_len))
+        info = EngineInfo(
+            architecture=model_config.architecture,
+            dtype=precision.name,
+            device=device.type,
+            vocab_size=model_config.vocab_size,
+            max_model_len=max_model_len,
+            block_size=limits.block_size,
+            num_blocks=num_blocks,
+            load_seconds=time.monotonic() - started,
+        )
+        return ModelRunner(info, limits, steps)
+
+
+def _warm_up(steps: StepRunner, num_seqs: int, num_tokens: int) -> None:
+    """Compute sequences of zeros, all in the cache's first block, and forget them again."""
+    sampling = SamplingParams(max_tokens=1, top_p=0.9, top_k=50)
+    rows = range(num_seqs)
+    plan = StepPlan(
+        released_rows=(),
+        admissions=tuple(Admission(row, [0] * num_tokens, num_tokens, sampling) for row in rows),
+        chunks=tuple(Chunk(row, 0, num_tokens, (0,), samples=True) for row in rows),
+    )
+    steps.execute(plan)
+    steps.execute(StepPlan(released_rows=tuple(rows), admissions=(), chunks=()))
+
+
+def _run_largest_step(model: CausalLM, shape: KVCacheShape, limits: Limits, device: torch.device) -> None:
+    """Run the step that needs the most memory, over a cache of one block."""
+    num_seqs = min(limits.max_num_seqs, limits.max_num_batched_tokens)
+    num_tokens = min(limits.max_num_batched_tokens // num_seqs, limits.max_model_len)
+    steps = StepRunner(model, shape.allocate(1, device), limits, device)
+    _warm_up(steps, num_seqs, num_tokens)
+
+
+def _fitting_len(config: EngineConfig, limits: Limits, num_blocks: int) -> int:
+    """Return the longest sequence that the cache holds.
+
+    Raises:
+        ModelLoadError: it is shorter than the config asks for.
+    """
+    capacity = num_blocks * limits.block_size
+    if config.max_model_len is not None and capacity < config.max_model_len:
+        raise ModelLoadError(
+            f"the KV cache holds {capacity} tokens, fewer than max_model_len = {config.max_model_len}"
+        )
+    return min(limits.max_model_len, capacity)
