@@ -1,0 +1,31 @@
+"""One translator for all tests of a module, with a fresh script for each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from scripted_backend import House, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module")
+def running_house() -> Iterator[House]:
+    with serving() as house:
+        yield house
+
+
+@pytest.fixture
+def house(running_house: House) -> House:
+    running_house.servicer.reset()
+    return running_house
+
+
+@pytest.fixture
+def http(house: House) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=house.url, timeout=20) as client:
+        yield client

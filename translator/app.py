@@ -1,0 +1,122 @@
+"""The HTTP application, and the process that serves it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.routing import Route
+
+from translator import chat, completions, health, models
+from translator.backend import Backend
+from translator.errors import ApiError, ClientDisconnectedError, internal_error
+from translator.http_server import make_server, open_listener
+from translator.middleware import RequestIdMiddleware, RequestLimitMiddleware
+from translator.requests import request_id_of
+
+if TYPE_CHECKING:
+    import socket
+
+    from starlette.requests import Request
+    from starlette.types import ASGIApp
+
+    from translator.config import TranslatorConfig
+
+log = logging.getLogger("translator")
+
+_CANNOT_LISTEN = 2
+
+ROUTES = (
+    Route("/v1/chat/completions", chat.create_chat_completion, methods=["POST"]),
+    Route("/v1/completions", completions.create_completion, methods=["POST"]),
+    Route("/v1/models", models.list_models, methods=["GET"]),
+    Route("/v1/models/{model:path}", models.get_model, methods=["GET"]),
+    Route("/health", health.ready, methods=["GET"]),
+    Route("/health/live", health.live, methods=["GET"]),
+    Route("/health/ready", health.ready, methods=["GET"]),
+    Route("/version", health.version, methods=["GET"]),
+)
+
+
+def build_app(config: TranslatorConfig, backend: Backend) -> ASGIApp:
+    """Return the application: routes, and what every request passes through before them."""
+    handlers = {
+        ApiError: _answer_error,
+        HTTPException: _answer_http_exception,
+        ClientDisconnectedError: _answer_nobody,
+        Exception: _answer_fault,
+    }
+    routed = Starlette(routes=ROUTES, exception_handlers=handlers)
+    routed.router.redirect_slashes = False
+    routed.state.config = config
+    routed.state.backend = backend
+    app: ASGIApp = RequestLimitMiddleware(routed, config.max_body_bytes)
+    app = RequestIdMiddleware(app)
+    if config.allowed_origins:
+        app = CORSMiddleware(
+            app,
+            allow_origins=config.allowed_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    return app
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return Response(error.body(request_id_of(request)), error.status, error.headers())
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    """Answer what the router refuses: an unknown path or method."""
+    assert isinstance(error, HTTPException)
+    message = {
+        404: f"Unknown request URL: {request.method} {request.url.path}.",
+        405: f"{request.method} is not allowed for {request.url.path}.",
+    }.get(error.status_code, error.detail)
+    code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code)
+    answer = ApiError(error.status_code, message, code=code)
+    headers = answer.headers() | dict(error.headers or {})
+    return Response(answer.body(request_id_of(request)), error.status_code, headers)
+
+
+async def _answer_nobody(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)
+
+
+async def _answer_fault(request: Request, error: Exception) -> Response:
+    """Answer for a fault of ours. The server logs it with its traceback."""
+    return await _answer_error(request, internal_error())
+
+
+def run(config: TranslatorConfig) -> int:
+    """Serve until a signal, and return the exit code: 0, or 2 where the address cannot be taken."""
+    try:
+        listener = open_listener(config.host, config.port)
+    except OSError as error:
+        log.error("cannot listen on %s port %d: %s", config.host, config.port, error.strerror or error)
+        return _CANNOT_LISTEN
+    host, port = listener.getsockname()[:2]
+    log.info("listening on http://%s:%d, model server at %s", host, port, config.grpc_target)
+    factory = uvicorn.Config(app="", loop="auto").get_loop_factory()
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(serve(config, listener))
+    return 0
+
+
+async def serve(config: TranslatorConfig, listener: socket.socket) -> None:
+    """Serve on a bound socket until a signal."""
+    backend = Backend(config.grpc_target, config.request_timeout_s)
+    try:
+        await make_server(build_app(config, backend), backend, config.drain_timeout_s).serve(
+            sockets=[listener]
+        )
+    finally:
+        await backend.close()

@@ -1,0 +1,192 @@
+"""The gRPC server as the translator sees it: one channel, and the generations that run over it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, cast
+
+import grpc
+
+from pagewire.channel import CHANNEL_OPTIONS
+from pagewire.errors import REQUEST_ID_KEY
+from pagewire.health import CHECK_METHOD, check_request, is_serving
+from pagewire.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
+from translator.errors import ApiError, from_rpc_error, internal_error, shutting_down
+from translator.fields import Endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+log = logging.getLogger("translator")
+
+Event = inference_pb2.Delta | inference_pb2.Finished
+PROBE_TIMEOUT_S = 2.0
+# A server that comes back is found again within a second.
+_RECONNECT_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.primary_user_agent", "pagewire-translator"),
+)
+
+
+class Generation:
+    """One StreamGenerate call. Whoever opened it calls `cancel` in the end, finished or not."""
+
+    def __init__(
+        self,
+        call: grpc.aio.UnaryStreamCall[
+            inference_pb2.StreamGenerateRequest, inference_pb2.StreamGenerateResponse
+        ],
+        endpoint: Endpoint,
+    ) -> None:
+        self._call = call
+        self._endpoint = endpoint
+        self._cut: ApiError | None = None
+
+    async def start(self) -> inference_pb2.Started:
+        """Wait until the server has admitted the request.
+
+        Raises:
+            ApiError: it was refused, or the server is not there.
+        """
+        response = await self._read()
+        if response is None or not response.HasField("started"):
+            log.error("the model server broke the contract: its first event is not `started`")
+            raise internal_error()
+        return response.started
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """Yield the deltas, then `finished`.
+
+        Raises:
+            ApiError: the generation failed.
+        """
+        while (response := await self._read()) is not None:
+            if response.HasField("delta"):
+                yield response.delta
+            elif response.HasField("finished"):
+                yield response.finished
+                await self._call.code()  # lets the call end by itself
+                return
+        log.error("the model server broke the contract: a stream ended without `finished`")
+        raise internal_error()
+
+    def cut(self, error: ApiError) -> None:
+        """End the call now; its reader gets this error."""
+        self._cut = error
+        self._call.cancel()
+
+    def cancel(self) -> None:
+        """Give the call up, so that the server stops generating."""
+        self._call.cancel()
+
+    async def _read(self) -> inference_pb2.StreamGenerateResponse | None:
+        try:
+            response = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, self._endpoint) from error
+        except asyncio.CancelledError:
+            if self._cut is None:
+                raise
+            raise self._cut from None
+        if response is grpc.aio.EOF:
+            return None
+        return cast("inference_pb2.StreamGenerateResponse", response)
+
+
+class Backend:
+    """The channel to the gRPC server. Made within a running event loop; reconnects by itself."""
+
+    def __init__(self, target: str, request_timeout_s: float) -> None:
+        self._timeout_s = request_timeout_s
+        self._channel = grpc.aio.insecure_channel(target, options=(*CHANNEL_OPTIONS, *_RECONNECT_OPTIONS))
+        self._inference: inference_pb2_grpc.InferenceServiceAsyncStub = (
+            inference_pb2_grpc.InferenceServiceStub(self._channel)
+        )
+        self._models: models_pb2_grpc.ModelServiceAsyncStub = models_pb2_grpc.ModelServiceStub(self._channel)
+        self._check_health: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
+            CHECK_METHOD
+        )
+        self._running: set[Generation] = set()
+        self._draining = False
+
+    @property
+    def num_running(self) -> int:
+        """Generations that are open."""
+        return len(self._running)
+
+    def generate(self, spec: inference_pb2.GenerationSpec, request_id: str, endpoint: Endpoint) -> Generation:
+        """Open a generation.
+
+        Raises:
+            ApiError: 503; the translator is shutting down.
+        """
+        if self._draining:
+            raise shutting_down()
+        call = self._inference.StreamGenerate(
+            inference_pb2.StreamGenerateRequest(spec=spec),
+            timeout=self._timeout_s,
+            metadata=((REQUEST_ID_KEY, request_id),),
+        )
+        generation = Generation(call, endpoint)
+        self._running.add(generation)
+        call.add_done_callback(lambda _: self._running.discard(generation))
+        return generation
+
+    async def list_models(self) -> list[models_pb2.Model]:
+        """Return the served models.
+
+        Raises:
+            ApiError: the server is not there or not ready.
+        """
+        try:
+            response = await self._models.ListModels(models_pb2.ListModelsRequest(), timeout=PROBE_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, Endpoint.BOTH) from error
+        return list(response.models)
+
+    async def get_model(self, name: str) -> models_pb2.Model:
+        """Return one model.
+
+        Raises:
+            ApiError: 404; there is none of this name. Others: the server is not there or not ready.
+        """
+        try:
+            response = await self._models.GetModel(
+                models_pb2.GetModelRequest(name=name), timeout=PROBE_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, Endpoint.BOTH) from error
+        return response.model
+
+    async def not_ready_reason(self) -> str | None:
+        """Return why no request can be served now; None if it can."""
+        if self._draining:
+            return shutting_down().message
+        try:
+            response = await self._check_health(check_request(""), timeout=PROBE_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            return from_rpc_error(error, Endpoint.BOTH).message
+        if is_serving(response):
+            return None
+        try:
+            await self.list_models()
+        except ApiError as error:
+            return error.message
+        return "The model server is not serving."
+
+    def drain(self) -> None:
+        """Refuse new generations from now on."""
+        self._draining = True
+
+    def cut(self) -> None:
+        """End the generations that still run, each with an error."""
+        for generation in tuple(self._running):
+            generation.cut(shutting_down())
+
+    async def close(self) -> None:
+        """Close the channel and what still runs over it."""
+        await self._channel.close()

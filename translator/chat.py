@@ -1,0 +1,140 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from translator.chat_request import ChatRequest, chat_spec, parse_chat
+from translator.chunks import FINISH_REASONS, ChunkWriter
+from translator.fields import Endpoint
+from translator.folded import FoldedChoice, fold
+from translator.generate import Answer, generate
+from translator.logprobs import TokenNames, chat_logprobs, prompt_logprobs
+from translator.requests import read_json_body
+from translator.sse import encode_json, encode_text
+from translator.version import SYSTEM_FINGERPRINT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from pagewire.v1 import inference_pb2
+    from translator.generation_group import GenerationGroup
+
+
+async def create_chat_completion(request: Request) -> Response:
+    """Answer a conversation, at once or as a stream."""
+    chat = parse_chat(await read_json_body(request))
+    return await generate(request, [chat_spec(chat)], Endpoint.CHAT, ChatAnswer(chat))
+
+
+class ChatAnswer(Answer):
+    """Renders chat completions."""
+
+    id_prefix = "chatcmpl-"
+
+    def __init__(self, chat: ChatRequest) -> None:
+        self._chat = chat
+        self._names = TokenNames(bool(chat.return_tokens_as_token_ids))
+        self.streams = bool(chat.stream)
+
+    def chunks(self, response_id: str, starts: Sequence[inference_pb2.Started]) -> ChatChunks:
+        """Return the renderer of a stream."""
+        return ChatChunks(self._chat, response_id, starts[0], self._names)
+
+    async def whole(
+        self, response_id: str, starts: Sequence[inference_pb2.Started], group: GenerationGroup
+    ) -> dict[str, Any]:
+        """Return the body of a response in one piece."""
+        created = int(time.time())
+        (started,) = starts
+        folded = await fold(group, starts, self._chat.n or 1)
+        body = {
+            "id": response_id,
+            "object": "chat.completion",
+            "created": created,
+            "model": started.model,
+            "choices": [self._choice(index, choice) for index, choice in enumerate(folded.choices[0])],
+            "usage": folded.tally.as_dict(),
+            "system_fingerprint": SYSTEM_FINGERPRINT,
+        }
+        if self._chat.prompt_logprobs is not None:
+            body["prompt_logprobs"] = prompt_logprobs(started.prompt_logprobs, self._names)
+        if self._chat.return_token_ids:
+            body["prompt_token_ids"] = list(started.prompt_token_ids)
+        return body
+
+    def _choice(self, index: int, choice: FoldedChoice) -> dict[str, Any]:
+        logprobs = None
+        if self._chat.logprobs:
+            logprobs = {"content": chat_logprobs(choice.logprobs, self._names), "refusal": None}
+        rendered = {
+            "index": index,
+            "message": {"role": "assistant", "content": choice.text, "refusal": None},
+            "logprobs": logprobs,
+            "finish_reason": choice.finish_reason,
+        }
+        if self._chat.return_token_ids:
+            rendered["token_ids"] = choice.token_ids
+        return rendered
+
+
+class ChatChunks:
+    """Renders the chunks of a stream: a role, deltas, and a finish for each choice, then the usage."""
+
+    def __init__(
+        self, chat: ChatRequest, response_id: str, started: inference_pb2.Started, names: TokenNames
+    ) -> None:
+        self._chat = chat
+        self._started = started
+        self._names = names
+        self._writer = ChunkWriter("chat.completion.chunk", response_id, int(time.time()), (started,), chat)
+        self._content_heads = [b'{"index":%d,"delta":{"content":' % index for index in range(chat.n or 1)]
+
+    def start(self) -> bytes:
+        """Return the role chunk of each choice."""
+        delta = (
+            b'"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,"finish_reason":null}'
+        )
+        extra = b""
+        if self._chat.return_token_ids:
+            extra = b',"prompt_token_ids":' + encode_json(list(self._started.prompt_token_ids))
+        return b"".join(
+            self._writer.chunk(b'{"index":%d,' % index + delta, extra) for index in range(self._chat.n or 1)
+        )
+
+    def delta(self, prompt: int, delta: inference_pb2.Delta) -> bytes:
+        """Return a content chunk for each choice that has something new."""
+        frames = b""
+        for choice in delta.choices:
+            self._writer.tally.add(choice.num_tokens)
+            if choice.text or choice.logprobs or choice.token_ids:
+                frames += self._writer.chunk(self._content(choice))
+        return frames
+
+    def _content(self, choice: inference_pb2.ChoiceDelta) -> bytes:
+        tail = b'},"logprobs":null,"finish_reason":null}'
+        if self._chat.logprobs:
+            logprobs = {"content": chat_logprobs(choice.logprobs, self._names), "refusal": None}
+            tail = b'},"logprobs":' + encode_json(logprobs) + b',"finish_reason":null}'
+        if self._chat.return_token_ids:
+            tail = tail[:-1] + b',"token_ids":' + encode_json(list(choice.token_ids)) + b"}"
+        return self._content_heads[choice.index] + encode_text(choice.text) + tail
+
+    def end(self, prompt: int, finished: inference_pb2.Finished) -> bytes:
+        """Return the finish chunk of each choice."""
+        self._writer.tally.add_reasoning(finished.usage)
+        return b"".join(
+            self._writer.chunk(
+                b'{"index":%d,"delta":{},"logprobs":null,"finish_reason":"%b"}'
+                % (end.index, FINISH_REASONS[end.finish_reason].encode())
+            )
+            for end in finished.choices
+        )
+
+    def usage(self) -> bytes:
+        """Return the usage chunk, if it was asked for."""
+        return self._writer.usage_chunk()

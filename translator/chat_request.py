@@ -1,0 +1,167 @@
+"""The body of POST /v1/chat/completions, and its translation into the contract."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from pagewire.v1 import chat_pb2, inference_pb2
+from translator.errors import ApiError
+from translator.fields import Endpoint
+from translator.schema import GenerationOptions, UInt32, apply_options, parse_request
+
+_TEXT_PARTS = ("text", "input_text", "output_text")
+
+
+class ContentPart(msgspec.Struct, kw_only=True):
+    """One part of a message. Parts that are not text are refused."""
+
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+
+class FunctionCall(msgspec.Struct, kw_only=True):
+    """The function of a tool call."""
+
+    name: str
+    arguments: str | None = None
+
+
+class ToolCall(msgspec.Struct, kw_only=True):
+    """A call that the assistant made earlier."""
+
+    id: str | None = None
+    function: FunctionCall
+
+
+class Message(msgspec.Struct, kw_only=True):
+    """One message of the conversation."""
+
+    role: Annotated[str, Meta(min_length=1)]
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+
+class ChatRequest(GenerationOptions, kw_only=True):
+    """The fields of a chat request; `fields.py` says what each does."""
+
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    max_completion_tokens: UInt32 | None = None
+    logprobs: bool | None = None
+    top_logprobs: UInt32 | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    documents: list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+
+    def check_combinations(self) -> None:
+        """Refuse fields that exclude each other, and tools that the model would be asked to call."""
+        super().check_combinations()
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError(400, "top_logprobs: needs logprobs to be true.", param="top_logprobs")
+        if self.tools and self.tool_choice != "none":
+            raise ApiError(
+                400,
+                "tools: tool calls are not supported; send tool_choice none or no tools.",
+                param="tools",
+                code="unsupported_parameter",
+            )
+        if self.tool_choice not in (None, "none", "auto"):
+            raise ApiError(
+                400,
+                "tool_choice: tool calls are not supported; only none, or auto without tools, is possible.",
+                param="tool_choice",
+                code="unsupported_parameter",
+            )
+
+
+def parse_chat(body: bytes) -> ChatRequest:
+    """Parse and check a request body.
+
+    Raises:
+        ApiError: 400; it names the field.
+    """
+    return parse_request(body, ChatRequest, Endpoint.CHAT)
+
+
+def chat_spec(request: ChatRequest) -> inference_pb2.GenerationSpec:
+    """Translate a request into the contract.
+
+    Raises:
+        ApiError: 400; it names the field.
+    """
+    spec = inference_pb2.GenerationSpec()
+    apply_options(spec, request, Endpoint.CHAT)
+    for index, message in enumerate(request.messages):
+        _add_message(spec.chat.messages.add(), message, f"messages[{index}]")
+    max_tokens = (
+        request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
+    )
+    if max_tokens is not None:
+        spec.stopping.max_tokens = max_tokens
+    if request.logprobs:
+        spec.output.logprobs = request.top_logprobs or 0
+    if request.add_generation_prompt is not None:
+        spec.chat.add_generation_prompt = request.add_generation_prompt
+    elif request.continue_final_message:
+        spec.chat.add_generation_prompt = False
+    arguments = _template_arguments(request)
+    if arguments:
+        spec.chat.template_arguments_json = msgspec.json.encode(arguments).decode()
+    return spec
+
+
+def _template_arguments(request: ChatRequest) -> dict[str, Any]:
+    arguments = dict(request.chat_template_kwargs or {})
+    if request.reasoning_effort is not None:
+        arguments.setdefault("reasoning_effort", request.reasoning_effort)
+    if request.documents is not None:
+        arguments.setdefault("documents", request.documents)
+    return arguments
+
+
+def _add_message(target: chat_pb2.Message, message: Message, where: str) -> None:
+    target.role = message.role
+    _add_content(target, message, where)
+    target.name = message.name or ""
+    target.tool_call_id = message.tool_call_id or ""
+    target.reasoning_text = message.reasoning_content or message.reasoning or ""
+    for call in message.tool_calls or ():
+        target.tool_calls.add(
+            id=call.id or "", name=call.function.name, arguments=call.function.arguments or ""
+        )
+
+
+def _add_content(target: chat_pb2.Message, message: Message, where: str) -> None:
+    if message.content is None:
+        if not message.tool_calls:
+            raise ApiError(400, f"{where}.content: required.", param=f"{where}.content")
+        return
+    if isinstance(message.content, str):
+        target.text = message.content
+        return
+    if not message.content:
+        raise ApiError(400, f"{where}.content: expected at least one part.", param=f"{where}.content")
+    for index, part in enumerate(message.content):
+        text = part.refusal if part.type == "refusal" else part.text
+        at = f"{where}.content[{index}]"
+        if part.type not in (*_TEXT_PARTS, "refusal"):
+            raise ApiError(
+                400,
+                f"{at}.type: only text is supported, got {part.type[:40]!a}.",
+                param=f"{at}.type",
+                code="unsupported_parameter",
+            )
+        if text is None:
+            raise ApiError(400, f"{at}.text: required.", param=f"{at}.text")
+        target.parts.parts.add(text=text)

@@ -1,0 +1,100 @@
+"""Chunks of a stream, written from ready-made pieces: a chunk costs one encoded text, not a document."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Protocol
+
+from pagewire.v1 import inference_pb2
+from translator.sse import DONE, encode_json
+from translator.usage import UsageTally
+from translator.version import SYSTEM_FINGERPRINT
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from translator.generation_group import GenerationGroup
+    from translator.schema import GenerationOptions
+
+FINISH_REASONS = {
+    inference_pb2.FINISH_REASON_STOP: "stop",
+    inference_pb2.FINISH_REASON_LENGTH: "length",
+    inference_pb2.FINISH_REASON_TOOL_CALLS: "tool_calls",
+}
+
+
+class ChunkRenderer(Protocol):
+    """Turns the events of a request into frames."""
+
+    def start(self) -> bytes:
+        """Return what comes before all deltas."""
+
+    def delta(self, prompt: int, delta: inference_pb2.Delta) -> bytes:
+        """Return the frames of a delta of one prompt's generation; they may be empty."""
+
+    def end(self, prompt: int, finished: inference_pb2.Finished) -> bytes:
+        """Return the last frames of one prompt's generation."""
+
+    def usage(self) -> bytes:
+        """Return what comes after all generations."""
+
+
+async def render_frames(group: GenerationGroup, renderer: ChunkRenderer) -> AsyncGenerator[bytes, None]:
+    """Yield the frames of a whole stream, in OpenAI's order.
+
+    Raises:
+        ApiError: a generation failed.
+    """
+    first = renderer.start()
+    if first:
+        yield first
+    async with aclosing(group.events()) as events:
+        async for prompt, event in events:
+            if isinstance(event, inference_pb2.Delta):
+                frame = renderer.delta(prompt, event)
+                if frame:
+                    yield frame
+            else:
+                yield renderer.end(prompt, event)
+    yield renderer.usage() + DONE
+
+
+class ChunkWriter:
+    """Puts choices into the chunks of one stream, and counts its tokens."""
+
+    def __init__(
+        self,
+        object_name: str,
+        response_id: str,
+        created: int,
+        starts: Sequence[inference_pb2.Started],
+        options: GenerationOptions,
+    ) -> None:
+        head = {
+            "id": response_id,
+            "object": object_name,
+            "created": created,
+            "model": starts[0].model,
+            "system_fingerprint": SYSTEM_FINGERPRINT,
+        }
+        self._head = b"data: " + encode_json(head)[:-1] + b',"choices":['
+        self._tail = b'],"usage":null}\n\n' if options.include_usage else b"]}\n\n"
+        self._options = options
+        self.tally = UsageTally(starts)
+
+    def chunk(self, choice: bytes, extra: bytes = b"") -> bytes:
+        """Return a chunk with one choice. `extra` holds more members of the chunk, from a comma on."""
+        if not extra and not self._options.continuous_usage:
+            return self._head + choice + self._tail
+        usage = b""
+        if self._options.continuous_usage:
+            usage = b',"usage":' + self.tally.encode()
+        elif self._options.include_usage:
+            usage = b',"usage":null'
+        return self._head + choice + b"]" + extra + usage + b"}\n\n"
+
+    def usage_chunk(self) -> bytes:
+        """Return the chunk that holds the usage and no choice, if it was asked for."""
+        if not self._options.include_usage:
+            return b""
+        return self._head + b'],"usage":' + self.tally.encode() + b"}\n\n"

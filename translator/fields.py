@@ -1,0 +1,229 @@
+"""Every request field that we know of OpenAI, vLLM, SGLang and llama.cpp, and what becomes of it.
+
+The types of the honoured fields stand in `chat_request.py` and `completion_request.py`. A field that is
+not listed is unknown, and unknown fields are ignored.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Endpoint(enum.Flag):
+    """The routes that take a field."""
+
+    CHAT = enum.auto()
+    COMPLETIONS = enum.auto()
+    BOTH = CHAT | COMPLETIONS
+
+
+class Support(enum.Enum):
+    """What becomes of a field."""
+
+    HONOURED = "honoured"
+    IGNORED = "ignored"
+    """It cannot change the answer here, whatever its value."""
+    REFUSED = "refused"
+    """A value that asks for something is answered with 400, naming the field."""
+
+
+CHAT, COMPLETIONS, BOTH = Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.BOTH
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One request field."""
+
+    name: str
+    endpoint: Endpoint
+    support: Support
+    note: str = ""
+    """What it does, or why it is ignored or refused."""
+    contract: str = ""
+    """Where its value goes: a path in `GenerationSpec`. Empty for what the translator does itself."""
+    plain: bool = False
+    """Whether the value goes there unchanged."""
+    neutral: tuple[object, ...] = ()
+    """Values of a refused field, beside null and empty ones, that ask for nothing."""
+
+
+def _plain(name: str, contract: str, note: str, endpoint: Endpoint = BOTH) -> Field:
+    return Field(name, endpoint, Support.HONOURED, note, contract, plain=True)
+
+
+def _honoured(name: str, contract: str, note: str, endpoint: Endpoint = BOTH) -> Field:
+    return Field(name, endpoint, Support.HONOURED, note, contract)
+
+
+def _ignored(name: str, note: str, endpoint: Endpoint = BOTH) -> Field:
+    return Field(name, endpoint, Support.IGNORED, note)
+
+
+def _refused(name: str, note: str, *neutral: object, endpoint: Endpoint = BOTH) -> Field:
+    return Field(name, endpoint, Support.REFUSED, note, neutral=neutral)
+
+
+_UNCONSTRAINED = "constrained output is not supported"
+_NO_TOOLS = "tool calls are not supported"
+_NO_MEDIA = "only text is supported"
+_NO_SAMPLER = "this kind of sampling is not supported"
+
+FIELDS: tuple[Field, ...] = (
+    _plain("model", "model", "A served name. Absent: the server's model."),
+    _honoured("messages", "chat.messages", "The conversation. Required.", CHAT),
+    _honoured("prompt", "text", "A text, a list of texts, token ids, or a list of these.", COMPLETIONS),
+    _honoured("stream", "", "Answers with server-sent events."),
+    _honoured("stream_options", "", "`include_usage` and `continuous_usage_stats`."),
+    _honoured("n", "sampling.n", "Number of choices."),
+    _honoured("max_tokens", "stopping.max_tokens", "Most tokens to generate; 16 for completions."),
+    _honoured("max_completion_tokens", "stopping.max_tokens", "The newer name; wins over max_tokens.", CHAT),
+    _plain("min_tokens", "stopping.min_tokens", "Tokens to generate before a token may end the choice."),
+    _honoured("stop", "stopping.stop", "Texts that end the choice: one, or a list of up to four."),
+    _plain("stop_token_ids", "stopping.stop_token_ids", "Token ids that end the choice."),
+    _plain("ignore_eos", "stopping.ignore_eos", "Goes on past the end-of-sequence token."),
+    _plain("include_stop_str_in_output", "stopping.include_stop_text", "Keeps the matched stop text."),
+    _plain("temperature", "sampling.temperature", "0 is greedy."),
+    _plain("top_p", "sampling.top_p", "Nucleus sampling."),
+    _plain("top_k", "sampling.top_k", "Keeps the k most likely tokens."),
+    _plain("min_p", "sampling.min_p", "Drops tokens less likely than this share of the best one."),
+    _plain("frequency_penalty", "sampling.frequency_penalty", "Per time that a token was generated."),
+    _plain("presence_penalty", "sampling.presence_penalty", "Once a token was generated."),
+    _plain("repetition_penalty", "sampling.repetition_penalty", "Divides the logits of seen tokens."),
+    _plain("seed", "sampling.seed", "Makes sampling repeatable."),
+    _honoured("logit_bias", "sampling.logit_bias", "Added to the logits of these token ids."),
+    _plain("allowed_token_ids", "sampling.allowed_token_ids", "Only these tokens may be generated."),
+    _plain("bad_words", "sampling.bad_words", "Texts that must not be generated."),
+    _honoured("top_logprobs", "output.logprobs", "Alternatives at each token; needs logprobs.", CHAT),
+    _honoured("logprobs", "output.logprobs", "Log probabilities of the generated tokens."),
+    _plain("prompt_logprobs", "output.prompt_logprobs", "The same for the prompt. Not with stream."),
+    _plain("skip_special_tokens", "output.skip_special_tokens", "Drops special tokens from the text."),
+    _honoured("return_token_ids", "output.token_ids", "Adds `prompt_token_ids` and `token_ids`."),
+    _honoured("return_tokens_as_token_ids", "", "Writes the tokens of logprobs as `token_id:123`."),
+    _honoured("echo", "output.prompt_text", "Puts the prompt before the text.", COMPLETIONS),
+    _honoured("best_of", "", "Only as many as n.", COMPLETIONS),
+    _plain("priority", "scheduling.priority", "Lower runs earlier."),
+    _plain("cache_salt", "cache.salt", "Shares cached prefixes only within one salt."),
+    _plain("add_special_tokens", "add_special_tokens", "Whether the tokenizer adds its special tokens."),
+    _plain("truncate_prompt_tokens", "truncate_prompt_tokens", "Keeps this many prompt tokens."),
+    _honoured("truncation_side", "truncation_side", "Which end of the prompt is cut: left or right."),
+    _honoured("add_generation_prompt", "chat.add_generation_prompt", "Opens the assistant's turn.", CHAT),
+    _plain("continue_final_message", "chat.continue_final_message", "Goes on with the last message.", CHAT),
+    _honoured("chat_template_kwargs", "chat.template_arguments_json", "Variables of the template.", CHAT),
+    _honoured("reasoning_effort", "chat.template_arguments_json", "A variable of the template.", CHAT),
+    _honoured("documents", "chat.template_arguments_json", "A variable of the template.", CHAT),
+    _honoured("tools", "", "Refused unless empty or tool_choice is none.", CHAT),
+    _honoured("tool_choice", "", "Only none, or auto without tools.", CHAT),
+    # Bookkeeping of other services, and hints that have no meaning here.
+    _ignored("user", "for abuse monitoring"),
+    _ignored("safety_identifier", "for abuse monitoring", CHAT),
+    _ignored("store", "nothing is stored", CHAT),
+    _ignored("metadata", "belongs to stored completions", CHAT),
+    _ignored("service_tier", "there is one tier", CHAT),
+    _ignored("prompt_cache_key", "prefixes are found by their content", CHAT),
+    _ignored("prompt_cache_retention", "prefixes are kept as long as memory allows", CHAT),
+    _ignored("prediction", "a hint for speed", CHAT),
+    _ignored("verbosity", "the model has no such control", CHAT),
+    _ignored("parallel_tool_calls", "there are no tool calls", CHAT),
+    _ignored("function_call", "as tool_choice; `functions` decides", CHAT),
+    _ignored("request_id", "use the header X-Request-Id"),
+    _ignored("rid", "use the header X-Request-Id"),
+    _ignored("session_id", "a hint for routing"),
+    _ignored("stream_interval", "deltas grow with the reader's pace"),
+    _ignored("spaces_between_special_tokens", "tokenizers decide"),
+    _ignored("length_penalty", "belongs to beam search"),
+    _ignored("include_reasoning", "there is no reasoning parser", CHAT),
+    _ignored("separate_reasoning", "there is no reasoning parser", CHAT),
+    _ignored("stream_reasoning", "there is no reasoning parser", CHAT),
+    _ignored("cache_prompt", "always on"),
+    # What would change the answer, and cannot be done.
+    _refused("response_format", _UNCONSTRAINED, {"type": "text"}),
+    _refused("structured_outputs", _UNCONSTRAINED),
+    _refused("guided_json", _UNCONSTRAINED),
+    _refused("guided_regex", _UNCONSTRAINED),
+    _refused("guided_choice", _UNCONSTRAINED),
+    _refused("guided_grammar", _UNCONSTRAINED),
+    _refused("guided_whitespace_pattern", _UNCONSTRAINED),
+    _refused("guided_decoding_backend", _UNCONSTRAINED),
+    _refused("regex", _UNCONSTRAINED),
+    _refused("ebnf", _UNCONSTRAINED),
+    _refused("json_schema", _UNCONSTRAINED),
+    _refused("grammar", _UNCONSTRAINED),
+    _refused("stop_regex", "stop takes texts only"),
+    _refused("functions", _NO_TOOLS, endpoint=CHAT),
+    _refused("web_search_options", "there is no web search", endpoint=CHAT),
+    _refused("modalities", _NO_MEDIA, ["text"], endpoint=CHAT),
+    _refused("audio", _NO_MEDIA, endpoint=CHAT),
+    _refused("media_io_kwargs", _NO_MEDIA, endpoint=CHAT),
+    _refused("mm_processor_kwargs", _NO_MEDIA, endpoint=CHAT),
+    _refused("chat_template", "templates come with the model alone", endpoint=CHAT),
+    _refused("return_prompt_text", "use the gRPC service's RenderChat", False, endpoint=CHAT),
+    _refused("echo", "use /v1/completions", False, endpoint=CHAT),
+    _refused("suffix", "filling in the middle is not supported", endpoint=COMPLETIONS),
+    _refused("prompt_embeds", "a prompt is text or token ids", endpoint=COMPLETIONS),
+    _refused("input_ids", "use /v1/completions with token ids", endpoint=CHAT),
+    _refused("logprob_token_ids", "use logprobs"),
+    _refused("use_beam_search", "beam search is not supported", False),
+    _refused("thinking_token_budget", "there is no reasoning parser", -1),
+    _refused("repetition_detection", "it is not supported"),
+    _refused("no_stop_trim", "use include_stop_str_in_output", False),
+    _refused("return_hidden_states", "it is not supported", False),
+    _refused("custom_logit_processor", "it is not supported"),
+    _refused("lora_path", "adapters are not supported"),
+    _refused("vllm_xargs", "it is not supported"),
+    _refused("kv_transfer_params", "it is not supported"),
+    _refused("typical_p", _NO_SAMPLER, 1),
+    _refused("mirostat", _NO_SAMPLER, 0),
+    _refused("dry_multiplier", _NO_SAMPLER, 0),
+    _refused("xtc_probability", _NO_SAMPLER, 0),
+)
+
+
+def fields_of(endpoint: Endpoint, support: Support) -> Iterator[Field]:
+    """Yield the fields of a route."""
+    return (field for field in FIELDS if field.endpoint & endpoint and field.support is support)
+
+
+def is_neutral(field: Field, value: object) -> bool:
+    """Whether a value of a refused field asks for nothing."""
+    return value is None or value in ("", [], {}) or value in field.neutral
+
+
+_PATHS: dict[Endpoint, dict[str, str]] = {
+    endpoint: {
+        field.contract: field.name
+        for field in reversed(FIELDS)
+        if field.contract and field.endpoint & endpoint
+    }
+    for endpoint in (CHAT, COMPLETIONS)
+}
+_PATHS[CHAT] |= {
+    "prompt": "messages",
+    "chat": "messages",
+    "chat.tools": "tools",
+    "chat.tool_choice": "tool_choice",
+}
+_PATHS[COMPLETIONS] |= {"prompt": "prompt", "token_ids": "prompt", "token_ids.ids": "prompt"}
+
+
+def parameter_of(path: str, endpoint: Endpoint) -> str:
+    """Return the HTTP API's name for a field of the gRPC contract, such as "spec.sampling.top_p"."""
+    path = path.removeprefix("spec.")
+    head = path
+    while head:
+        name = _PATHS[endpoint].get(head)
+        if name is not None:
+            return _content_path(name + path[len(head) :])
+        head = re.sub(r"(\.[^.\[]+|\[[^\]]*\]|^[^.\[]+)$", "", head)
+    return path
+
+
+def _content_path(parameter: str) -> str:
+    """A message's content is a oneof in the contract and one field in JSON."""
+    parameter = re.sub(r"^(messages\[\d+\])\.(?:parts\.parts|parts|text)", r"\1.content", parameter)
+    return re.sub(r"^(messages\[\d+\])\.reasoning_text", r"\1.reasoning_content", parameter)

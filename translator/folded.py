@@ -1,0 +1,67 @@
+"""A whole answer: the fold of the same events that a stream sends one by one."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pagewire.v1 import inference_pb2
+from translator.chunks import FINISH_REASONS
+from translator.usage import UsageTally
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from translator.generation_group import GenerationGroup
+
+
+@dataclass(slots=True)
+class FoldedChoice:
+    """One choice, while it gathers."""
+
+    texts: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[inference_pb2.TokenLogprob] = field(default_factory=list)
+    finish_reason: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return "".join(self.texts)
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """All choices of a request."""
+
+    choices: list[list[FoldedChoice]]
+    """By prompt, then by index."""
+    tally: UsageTally
+
+
+async def fold(group: GenerationGroup, starts: Sequence[inference_pb2.Started], num_choices: int) -> Folded:
+    """Read a request's events to their end.
+
+    Raises:
+        ApiError: a generation failed.
+    """
+    folded = Folded([[FoldedChoice() for _ in range(num_choices)] for _ in starts], UsageTally(starts))
+    async with aclosing(group.events()) as events:
+        async for prompt, event in events:
+            if isinstance(event, inference_pb2.Delta):
+                _add(folded.choices[prompt], event, folded.tally)
+            else:
+                for end in event.choices:
+                    folded.choices[prompt][end.index].finish_reason = FINISH_REASONS[end.finish_reason]
+                folded.tally.add_reasoning(event.usage)
+    return folded
+
+
+def _add(choices: list[FoldedChoice], delta: inference_pb2.Delta, tally: UsageTally) -> None:
+    for new in delta.choices:
+        choice = choices[new.index]
+        choice.texts.append(new.text)
+        choice.token_ids.extend(new.token_ids)
+        choice.logprobs.extend(new.logprobs)
+        tally.add(new.num_tokens)

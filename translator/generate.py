@@ -1,0 +1,81 @@
+"""How a generation becomes an HTTP response, whatever the route."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import Response
+
+from translator.chunks import ChunkRenderer, render_frames
+from translator.generation_group import GenerationGroup
+from translator.requests import backend_of, config_of, request_id_of, until_disconnect
+from translator.sse import EventStream, encode_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.requests import Request
+
+    from pagewire.v1 import inference_pb2
+    from translator.backend import Backend, Generation
+    from translator.fields import Endpoint
+
+
+class Answer(ABC):
+    """Renders the answer to one request."""
+
+    id_prefix: str
+    """Of the response's id."""
+    streams: bool
+    """Whether the client asked for a stream."""
+
+    @abstractmethod
+    def chunks(self, response_id: str, starts: Sequence[inference_pb2.Started]) -> ChunkRenderer:
+        """Return the renderer of a stream."""
+
+    @abstractmethod
+    async def whole(
+        self, response_id: str, starts: Sequence[inference_pb2.Started], group: GenerationGroup
+    ) -> dict[str, Any]:
+        """Return the body of a response in one piece."""
+
+
+async def generate(
+    request: Request, specs: Sequence[inference_pb2.GenerationSpec], endpoint: Endpoint, answer: Answer
+) -> Response:
+    """Run one generation for each spec. Headers are sent once all are admitted, so a refusal is a status.
+
+    Raises:
+        ApiError: the request was refused or failed.
+        ClientDisconnectedError: the client went before the answer.
+    """
+    request_id = request_id_of(request)
+    response_id = answer.id_prefix + request_id
+    group = GenerationGroup(_open(backend_of(request), specs, request_id, endpoint))
+    is_handed_over = False
+    try:
+        starts = await until_disconnect(request.receive, group.start())
+        if answer.streams:
+            frames = render_frames(group, answer.chunks(response_id, starts))
+            response = EventStream(frames, group.cancel, request_id, config_of(request).sse_keep_alive_s)
+            is_handed_over = True
+            return response
+        body = await until_disconnect(request.receive, answer.whole(response_id, starts, group))
+        return Response(encode_json(body), media_type="application/json")
+    finally:
+        if not is_handed_over:
+            group.cancel()
+
+
+def _open(
+    backend: Backend,
+    specs: Sequence[inference_pb2.GenerationSpec],
+    request_id: str,
+    endpoint: Endpoint,
+) -> list[Generation]:
+    if len(specs) == 1:
+        return [backend.generate(specs[0], request_id, endpoint)]
+    return [
+        backend.generate(spec, f"{request_id[:120]}-{index}", endpoint) for index, spec in enumerate(specs)
+    ]

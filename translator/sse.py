@@ -1,0 +1,113 @@
+"""Server-sent events: frames, and the response that writes them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+from starlette.responses import Response
+
+from translator.errors import ApiError, internal_error
+from translator.requests import disconnected
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from starlette.types import Receive, Scope, Send
+
+log = logging.getLogger("translator")
+
+DONE = b"data: [DONE]\n\n"
+_KEEP_ALIVE = b": keep-alive\n\n"
+_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
+# Line ends to Unicode, though not to the event stream: some clients split at them.
+_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+
+encode_json = msgspec.json.Encoder().encode
+
+
+def encode_text(text: str) -> bytes:
+    """Return text as a JSON string on one line."""
+    encoded = encode_json(text)
+    if len(encoded) == len(text) + 2:
+        return encoded
+    return encoded.decode().translate(_LINE_ENDS).encode()
+
+
+class EventStream(Response):
+    """Writes frames until they end, fail, or the client goes."""
+
+    def __init__(
+        self,
+        frames: AsyncGenerator[bytes, None],
+        close: Callable[[], None],
+        request_id: str,
+        keep_alive_s: float,
+    ) -> None:
+        """Prepare the response.
+
+        Args:
+            frames: whole frames, one write each. An ApiError from it becomes the last frame.
+            close: called once in the end, however it comes.
+            request_id: for errors.
+            keep_alive_s: a comment is written after this much silence; 0 writes none.
+        """
+        self.status_code = 200
+        self.background = None
+        self.init_headers(_HEADERS)
+        self._frames = frames
+        self._close = close
+        self._request_id = request_id
+        self._keep_alive_s = keep_alive_s
+        self._last_write_s = time.monotonic()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Write the response."""
+        tasks = [asyncio.create_task(self._write(send)), asyncio.create_task(disconnected(receive))]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._frames.aclose()
+        if not tasks[0].cancelled():
+            tasks[0].result()
+
+    async def _write(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        keep_alive = asyncio.create_task(self._keep_alive(send)) if self._keep_alive_s > 0 else None
+        try:
+            async for frame in self._frames:
+                await send({"type": "http.response.body", "body": frame, "more_body": True})
+                self._last_write_s = time.monotonic()
+            last = b""
+        except ApiError as error:
+            last = self._error_frame(error)
+        except Exception:
+            log.exception("request %s: a stream failed", self._request_id)
+            last = self._error_frame(internal_error())
+        finally:
+            if keep_alive is not None:
+                keep_alive.cancel()
+        await send({"type": "http.response.body", "body": last, "more_body": False})
+
+    def _error_frame(self, error: ApiError) -> bytes:
+        return b"data: " + error.body(self._request_id) + b"\n\n"
+
+    async def _keep_alive(self, send: Send) -> None:
+        while True:
+            silence_s = time.monotonic() - self._last_write_s
+            if silence_s < self._keep_alive_s:
+                await asyncio.sleep(self._keep_alive_s - silence_s)
+                continue
+            await send({"type": "http.response.body", "body": _KEEP_ALIVE, "more_body": True})
+            self._last_write_s = time.monotonic()
