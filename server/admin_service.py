@@ -12,10 +12,9 @@ from server.errors import AbortedByOperatorError, NotFoundError, RequestLostErro
 from server.fields import invalid, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from server.admission import Admission
     from server.engine import Engine
+    from server.readiness import Readiness
     from server.rpc import Call
 
 DEFAULT_DRAIN_S = 30.0
@@ -24,16 +23,15 @@ DEFAULT_DRAIN_S = 30.0
 class AdminService:
     """Watches and steers the server."""
 
-    def __init__(self, engine: Engine, admission: Admission, refuse_new: Callable[[], None]) -> None:
-        """`refuse_new` makes the server not ready, in its health as well as for new requests."""
+    def __init__(self, engine: Engine, admission: Admission, readiness: Readiness) -> None:
         self._engine = engine
         self._admission = admission
-        self._refuse_new = refuse_new
+        self._readiness = readiness
         self._started_s = time.time()
 
     async def get_stats(self, request: admin_pb2.GetStatsRequest, call: Call) -> admin_pb2.GetStatsResponse:
         """Return the engine's counters and whether requests are accepted."""
-        stats, reason = self._engine.stats, self._admission.not_ready_reason
+        stats, reason = self._engine.stats, self._readiness.not_ready_reason
         started = timestamp_pb2.Timestamp()
         started.FromMilliseconds(int(self._started_s * 1000))
         return admin_pb2.GetStatsResponse(
@@ -62,6 +60,6 @@ class AdminService:
             timeout_s = request.timeout.seconds + request.timeout.nanos / 1e9
             if timeout_s < 0:
                 raise invalid("timeout", f"{timeout_s:g} s; expected at least 0")
-        self._refuse_new()
+        self._readiness.refuse_new()
         error = RequestLostError("the server is draining")
         return admin_pb2.DrainResponse(num_aborted=await self._admission.drain(timeout_s, error))

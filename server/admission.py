@@ -11,7 +11,7 @@ from server.errors import NotReadyError, QueueFullError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from server.engine import Engine
+    from server.readiness import Readiness
     from server.rpc import Call
 
 
@@ -26,18 +26,12 @@ class Ticket:
 class Admission:
     """Takes requests in, or refuses them before they cost anything."""
 
-    def __init__(self, engine: Engine, max_waiting: int) -> None:
-        self._engine = engine
+    def __init__(self, readiness: Readiness, max_waiting: int) -> None:
+        self._readiness = readiness
         self._max_waiting = max_waiting
         self._tickets: set[Ticket] = set()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._draining = False
-
-    @property
-    def not_ready_reason(self) -> str | None:
-        """Why no request can be taken; None while requests are welcome."""
-        return "the server is shutting down" if self._draining else self._engine.not_ready_reason
 
     @property
     def num_live(self) -> int:
@@ -52,7 +46,7 @@ class Admission:
             NotReadyError: nothing can be run now.
             QueueFullError: too many requests wait.
         """
-        reason = self.not_ready_reason
+        reason = self._readiness.not_ready_reason
         if reason is not None:
             raise NotReadyError(reason)
         if sum(ticket.waits for ticket in self._tickets) >= self._max_waiting:
@@ -73,10 +67,6 @@ class Admission:
         for call in calls:
             call.end(error)
         return bool(calls)
-
-    def refuse_new(self) -> None:
-        """Take no request from now on."""
-        self._draining = True
 
     async def drain(self, timeout_s: float, error: Exception) -> int:
         """Wait for the live requests, then end those that are left and return their number."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from grpc_health.v1 import health_pb2
@@ -11,23 +10,18 @@ from server.errors import NotFoundError
 from server.fields import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from server.readiness import Readiness
     from server.rpc import Call
 
 
 class Health:
     """All services are ready together, because they need the same engine."""
 
-    def __init__(self, services: Sequence[str], not_ready_reason: Callable[[], str | None]) -> None:
+    def __init__(self, services: Sequence[str], readiness: Readiness) -> None:
         self._services = ("", *services)
-        self._not_ready_reason = not_ready_reason
-        self._changed = asyncio.Event()
-
-    def refresh(self) -> None:
-        """Tell the watchers that readiness may have changed."""
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._readiness = readiness
 
     async def check(
         self, request: health_pb2.HealthCheckRequest, call: Call
@@ -47,7 +41,7 @@ class Health:
         known = request.service in self._services
         sent = None
         while True:
-            changed = self._changed  # taken before the status is read, so that no change is missed
+            changed = self._readiness.next_change
             status = self._status() if known else health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
             if status != sent:
                 await call.write(health_pb2.HealthCheckResponse(status=status))
@@ -55,6 +49,6 @@ class Health:
             await changed.wait()
 
     def _status(self) -> int:
-        ready = self._not_ready_reason() is None
+        ready = self._readiness.not_ready_reason is None
         response = health_pb2.HealthCheckResponse
         return int(response.SERVING if ready else response.NOT_SERVING)

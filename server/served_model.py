@@ -50,6 +50,11 @@ class ModelSlot:
     def __init__(self) -> None:
         self._model: ServedModel | None = None
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether there is a model."""
+        return self._model is not None
+
     def put(self, model: ServedModel) -> None:
         """Serve this model from now on."""
         self._model = model

@@ -8,7 +8,13 @@ test calls `step()` for each token.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 
 from engine.messages import (
     EngineInfo,
@@ -19,10 +25,16 @@ from engine.messages import (
     TokenLogprobs,
 )
 from server.engine import EngineUnavailableError
+from server.generation_defaults import GenerationDefaults
+from server.listeners import bind, make_listener
 from server.mailbox import Mailbox
+from server.served_model import ModelSlot, ServedModel
+from server.services import Services
+from server.tokenizer import Tokenizer
+from server.tokenizer_source import TokenizerSource
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
     Script = Callable[[EngineRequest], Sequence[int]]
 
@@ -180,3 +192,87 @@ class FakeEngine:
         self.step()
         if self._live:
             asyncio.get_running_loop().call_soon(self._run)
+
+
+END_ID = 256
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<{{ message.role }}>{{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def make_tokenizer() -> Tokenizer:
+    """A tokenizer whose ids 0 to 255 are the bytes, followed by <end>, <begin> and two spare marks."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet(), key=_byte_of)
+    backend = tokenizers.Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<end>", "<begin>", "<spare-0>", "<spare-1>"])
+    return Tokenizer(
+        TokenizerSource(
+            backend=backend,
+            special_tokens={"bos_token": "<begin>", "eos_token": "<end>"},
+            eos_token_ids=(END_ID,),
+            chat_templates={"default": CHAT_TEMPLATE},
+        )
+    )
+
+
+def _byte_of(character: str) -> int:
+    """The byte that a character of the byte-level alphabet stands for."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    code = ord(character)
+    return code if code in printable else others[code - 256]
+
+
+@dataclass(frozen=True)
+class FakeServer:
+    """A gRPC server over a fake engine."""
+
+    engine: FakeEngine
+    services: Services
+    target: str
+    admin_target: str
+
+
+@contextlib.asynccontextmanager
+async def serve(
+    engine: FakeEngine,
+    *,
+    names: tuple[str, ...] = ("fake-model",),
+    max_queued_requests: int = 64,
+    write_timeout_s: float = 30.0,
+) -> AsyncIterator[FakeServer]:
+    """Serve a fake engine with the real services, on free ports of this machine."""
+    slot = ModelSlot()
+    slot.put(
+        ServedModel(
+            names=names,
+            root="fake",
+            created_s=1_700_000_000.0,
+            tokenizer=make_tokenizer(),
+            defaults=GenerationDefaults(),
+            info=engine.info,
+        )
+    )
+    with ThreadPoolExecutor(1) as executor:
+        services = Services(
+            engine,
+            slot,
+            executor,
+            max_queued_requests=max_queued_requests,
+            max_logprobs=20,
+            write_timeout_s=write_timeout_s,
+        )
+        public, admin = (
+            make_listener(handlers, max_message_bytes=1 << 22, max_queued_requests=max_queued_requests)
+            for handlers in (services.public_handlers(), services.admin_handlers())
+        )
+        port, admin_port = (bind(listener, "127.0.0.1", 0, "--port") for listener in (public, admin))
+        await public.start()
+        await admin.start()
+        try:
+            yield FakeServer(engine, services, f"127.0.0.1:{port}", f"127.0.0.1:{admin_port}")
+        finally:
+            await asyncio.gather(public.stop(None), admin.stop(None))

@@ -1,0 +1,220 @@
+"""The engine in a process of its own: started, watched over and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from engine.messages import (
+    Abort,
+    EngineStats,
+    Fatal,
+    FinishReason,
+    Heartbeat,
+    Loading,
+    Ready,
+    RequestOutput,
+    StepOutputs,
+    Submit,
+)
+from server.engine import EngineUnavailableError
+from server.engine_link import ENGINE_COMMAND, EngineLink
+from server.mailbox import Mailbox
+from server.restart_policy import RestartPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from engine.config import EngineConfig
+    from engine.messages import EngineInfo, EngineRequest, Frame
+
+logger = logging.getLogger(__name__)
+
+# A healthy engine sends a frame each second. A pause of two seconds is nobody's fault on a busy machine.
+SILENCE_TIMEOUT_S = 3.5
+# A step on a CPU may compute thousands of prompt tokens of a large model.
+STEP_TIMEOUT_S = 120.0
+_TICK_S = 0.25
+_LOADING = "the model is loading"
+
+
+class EngineStartError(Exception):
+    """The engine cannot be started, or fails again and again; the text is for the operator."""
+
+
+class EngineProcess:
+    """Implements `server.engine.Engine` by a process that `run` keeps alive."""
+
+    def __init__(
+        self,
+        on_progress: Callable[[str, int, int], None],
+        on_change: Callable[[], None],
+        *,
+        command: Sequence[str] = ENGINE_COMMAND,
+        step_timeout_s: float = STEP_TIMEOUT_S,
+    ) -> None:
+        """Prepare an engine; `run` starts it.
+
+        Args:
+            on_progress: called with stage, done and total while the engine loads.
+            on_change: called when readiness may have changed.
+            command: starts the process.
+            step_timeout_s: a step that takes longer is taken for stuck.
+        """
+        self._on_progress = on_progress
+        self._on_change = on_change
+        self._command = command
+        self._step_timeout_s = step_timeout_s
+        self._policy = RestartPolicy()
+        self._link: EngineLink | None = None
+        self._info: EngineInfo | None = None
+        self._not_ready_reason: str | None = _LOADING
+        self._mailboxes: dict[str, Mailbox] = {}
+        self._num_silent_ticks = 0
+        self._last_progress_s = 0.0
+        self._fatal: str | None = None
+        self._stopping = asyncio.Event()
+        self.stats = EngineStats()
+        self.num_restarts = 0
+
+    @property
+    def info(self) -> EngineInfo:
+        """See `server.engine.Engine`."""
+        if self._info is None:
+            raise EngineUnavailableError(_LOADING)
+        return self._info
+
+    @property
+    def not_ready_reason(self) -> str | None:
+        """See `server.engine.Engine`."""
+        return self._not_ready_reason
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, while there is one."""
+        return None if self._link is None else self._link.pid
+
+    def submit(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]:
+        """See `server.engine.Engine`."""
+        if self._not_ready_reason is not None or self._link is None:
+            raise EngineUnavailableError(self._not_ready_reason)
+        assert request.request_id not in self._mailboxes, request.request_id
+        if not self._mailboxes:
+            self._last_progress_s = asyncio.get_running_loop().time()
+        mailbox = self._mailboxes[request.request_id] = Mailbox(request.request_id, self.abort)
+        self._link.send(Submit(request))
+        return mailbox.outputs()
+
+    def abort(self, request_id: str) -> None:
+        """See `server.engine.Engine`."""
+        mailbox = self._mailboxes.pop(request_id, None)
+        if mailbox is not None and self._link is not None:
+            self._link.send(Abort(request_id))
+            mailbox.put(RequestOutput(request_id, finish_reason=FinishReason.ABORTED))
+
+    async def run(self, config: EngineConfig) -> None:
+        """Keep a process running until `stop`.
+
+        Raises:
+            EngineStartError: the model cannot be loaded, or the process has failed too often.
+        """
+        while True:
+            failure = await self._run_process(config)
+            if self._stopping.is_set():
+                return
+            if self._info is None and self._fatal is not None:
+                raise EngineStartError(self._fatal)
+            delay_s = self._policy.delay_after_failure(asyncio.get_running_loop().time())
+            if delay_s is None:
+                raise EngineStartError(f"the engine failed too often, at last: {failure}")
+            logger.error("the engine failed: %s; starting it again in %g s", failure, delay_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay_s):
+                    await self._stopping.wait()
+            self.num_restarts += 1
+
+    async def stop(self, grace_s: float) -> None:
+        """End the process, by force if it takes longer than `grace_s`. `run` then returns."""
+        self._stopping.set()
+        if self._link is not None:
+            await self._link.shut_down(grace_s)
+
+    async def _run_process(self, config: EngineConfig) -> str:
+        """Run one process to its end, and return why it ended."""
+        if self._stopping.is_set():
+            return "stopped"
+        self._fatal = None
+        link = self._link = await EngineLink.start(config, self._command)
+        watcher = asyncio.create_task(self._watch(link))
+        try:
+            async for frame in link.frames():
+                self._num_silent_ticks = 0
+                self._take(frame)
+        finally:
+            self._link = None
+            self._lose("the engine process ended")
+            watcher.cancel()
+            exit_code = await link.close()
+        return self._cause(exit_code)
+
+    def _cause(self, exit_code: int) -> str:
+        return f"exit code {exit_code}" if self._fatal is None else self._fatal
+
+    def _take(self, frame: Frame) -> None:
+        match frame:
+            case StepOutputs(outputs, stats):
+                self.stats = stats
+                self._last_progress_s = asyncio.get_running_loop().time()
+                for output in outputs:
+                    self._deliver(output)
+            case Heartbeat(stats):
+                self.stats = stats
+            case Loading(stage, done, total):
+                self._on_progress(stage, done, total)
+            case Ready(info):
+                self._info = info
+                self._become(None)
+            case Fatal(message):
+                self._fatal = message
+
+    def _deliver(self, output: RequestOutput) -> None:
+        mailbox = self._mailboxes.get(output.request_id)
+        if mailbox is None:
+            return  # it was aborted while this output was on its way
+        if output.finish_reason is not None:
+            del self._mailboxes[output.request_id]
+        mailbox.put(output)
+
+    def _lose(self, reason: str) -> None:
+        """Be not ready, and end every sequence with an error."""
+        self._become(f"{reason} and is being started again")
+        mailboxes, self._mailboxes = self._mailboxes, {}
+        for mailbox in mailboxes.values():
+            mailbox.fail(EngineUnavailableError(reason))
+
+    def _become(self, not_ready_reason: str | None) -> None:
+        self._not_ready_reason = not_ready_reason
+        self._on_change()
+
+    async def _watch(self, link: EngineLink) -> None:
+        """Kill a process that is silent, or whose step does not end.
+
+        Silence is counted in ticks of this loop: if it is we who were stopped, that is one tick.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_TICK_S)
+            self._num_silent_ticks += 1
+            if self._not_ready_reason is not None:
+                continue
+            is_silent = self._num_silent_ticks * _TICK_S > SILENCE_TIMEOUT_S
+            step_s = loop.time() - self._last_progress_s if self._mailboxes else 0.0
+            if is_silent or step_s > self._step_timeout_s:
+                logger.error(
+                    "the engine is stuck: %s", "no heartbeat" if is_silent else "a step does not end"
+                )
+                self._lose("the engine was stuck")
+                link.kill()
+                return

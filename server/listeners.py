@@ -1,0 +1,63 @@
+"""The ports that the server listens on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+from grpc_reflection.v1alpha import reflection
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Beyond the requests that may wait: those that run, health watches and short calls.
+_SPARE_STREAMS = 512
+
+
+class PortError(Exception):
+    """A port cannot be listened on; the text names flag and value."""
+
+
+def make_listener(
+    handlers: Sequence[grpc.GenericRpcHandler],
+    *,
+    max_message_bytes: int,
+    max_queued_requests: int,
+    reflected_services: Sequence[str] = (),
+) -> grpc.aio.Server:
+    """Return a server of these handlers that listens nowhere yet."""
+    options = [
+        ("grpc.so_reuseport", 0),  # a second server on this port is an error, not a silent twin
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_concurrent_streams", max_queued_requests + _SPARE_STREAMS),
+        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.ping_timeout_ms", 5_000),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.max_metadata_size", 8 * 1024),
+        ("grpc.absolute_max_metadata_size", 16 * 1024),
+    ]
+    server = grpc.aio.server(options=options)
+    server.add_generic_rpc_handlers(tuple(handlers))
+    if reflected_services:
+        reflection.enable_server_reflection((*reflected_services, reflection.SERVICE_NAME), server)
+    return server
+
+
+def bind(server: grpc.aio.Server, host: str, port: int, flag: str) -> int:
+    """Take a port for a server; 0 takes a free one. Return the port.
+
+    Raises:
+        PortError: it cannot be taken.
+    """
+    address = f"[{host}]" if ":" in host else host
+    try:
+        return server.add_insecure_port(f"{address}:{port}")
+    except RuntimeError as error:
+        raise PortError(
+            f"{flag} {port}: cannot listen on {address}:{port}; expected a free port of this machine"
+            " (0 takes any)"
+        ) from error

@@ -1,0 +1,68 @@
+"""All services over one engine, and the handlers that serve them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from grpc_health.v1 import health_pb2
+
+from pagewire.v1 import admin_pb2, inference_pb2, models_pb2
+from server.admin_service import AdminService
+from server.admission import Admission
+from server.health import Health
+from server.model_service import ModelService
+from server.readiness import Readiness
+from server.rpc import WRITE_TIMEOUT_S, generic_handler
+from server.service import InferenceService
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from concurrent.futures import Executor
+
+    import grpc
+
+    from server.engine import Engine
+    from server.served_model import ModelSlot
+
+INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"]
+MODELS = models_pb2.DESCRIPTOR.services_by_name["ModelService"]
+ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"]
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
+
+
+class Services:
+    """Builds the services; `readiness` and `admission` are for those who start and stop the server."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        models: ModelSlot,
+        executor: Executor,
+        *,
+        max_queued_requests: int,
+        max_logprobs: int,
+        write_timeout_s: float = WRITE_TIMEOUT_S,
+    ) -> None:
+        """`executor` runs what takes CPU time."""
+        self.readiness = Readiness(engine, models)
+        self.admission = Admission(self.readiness, max_queued_requests)
+        self._write_timeout_s = write_timeout_s
+        self._inference = InferenceService(engine, models, self.admission, executor, max_logprobs)
+        self._models = ModelService(models, executor)
+        self._admin = AdminService(engine, self.admission, self.readiness)
+        self._health = Health([INFERENCE.full_name, MODELS.full_name], self.readiness)
+
+    def public_handlers(self) -> Sequence[grpc.GenericRpcHandler]:
+        """The handlers of the public listener."""
+        return [
+            generic_handler(INFERENCE, self._inference, self._write_timeout_s),
+            generic_handler(MODELS, self._models, self._write_timeout_s),
+            generic_handler(HEALTH, self._health, self._write_timeout_s),
+        ]
+
+    def admin_handlers(self) -> Sequence[grpc.GenericRpcHandler]:
+        """The handlers of the operators' listener."""
+        return [
+            generic_handler(ADMIN, self._admin, self._write_timeout_s),
+            generic_handler(HEALTH, self._health, self._write_timeout_s),
+        ]
