@@ -1,0 +1,72 @@
+"""`pagewire health`: whether a server or translator accepts requests, for probes in containers."""
+
+from __future__ import annotations
+
+import http.client
+import sys
+import urllib.request
+from typing import TYPE_CHECKING
+
+from cli.flags import Flag, Group, read_groups
+from cli.translate import GRPC_TARGET
+from cli.values import target
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+TIMEOUT_S = 5.0
+_SCHEMES = ("http://", "https://")
+
+
+def target_or_url(text: str) -> str:
+    """Parse a gRPC target or the base URL of a translator."""
+    if text.startswith(_SCHEMES):
+        return text.rstrip("/")
+    try:
+        return target(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or http://HOST:PORT") from error
+
+
+TARGET = Flag(
+    name="target",
+    field="target",
+    help="A gRPC server as HOST:PORT, or a translator as http://HOST:PORT.",
+    parse=target_or_url,
+    metavar="TARGET",
+    default=GRPC_TARGET.default,
+)
+GROUPS = (Group("health", (TARGET,)),)
+
+
+def answers_requests(base_url: str) -> bool:
+    """Ask a translator whether requests can be answered."""
+    try:
+        with urllib.request.urlopen(f"{base_url}/health/ready", timeout=TIMEOUT_S) as response:
+            return bool(response.status == 200)
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Return 0 if requests are accepted, else 1.
+
+    Raises:
+        UsageError: a flag or variable cannot be used.
+    """
+    address = str(read_groups(GROUPS, arguments, environ).get("target", TARGET.default))
+    ready = answers_requests(address) if address.startswith(_SCHEMES) else _serves(address)
+    print(f"{address} is {'ready' if ready else 'not ready'}", file=sys.stderr)
+    return 0 if ready else 1
+
+
+def _serves(address: str) -> bool:
+    from pagewire import Client, PagewireError
+
+    try:
+        with Client(address, timeout=TIMEOUT_S) as client:
+            return client.is_ready()
+    except PagewireError as error:
+        print(f"{type(error).__name__}: {error.message}", file=sys.stderr)
+        return False

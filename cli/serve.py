@@ -1,0 +1,297 @@
+"""`pagewire serve`: the gRPC server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cli.flags import Flag, Group, read_groups
+from cli.process import DRAIN_TIMEOUT, LOG_LEVEL, set_up_logging
+from cli.values import choice, exactly_one, existing_file, filled, folder, integer, number
+from engine.config import EngineConfig
+from server.config import DEFAULT_MODEL, ServerConfig
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+DTYPES = {
+    "auto": "auto", "float32": "float32", "float": "float32", "bfloat16": "bfloat16", "float16": "float16",
+    "half": "float16",
+}  # fmt: skip
+
+MODEL = Group(
+    "model",
+    (
+        Flag(
+            name="model",
+            field="model",
+            help="A local folder, a .gguf file, a Hugging Face id, or the default model's name.",
+            parse=filled,
+            metavar="MODEL",
+            default=DEFAULT_MODEL,
+            positional=True,
+        ),
+        Flag(
+            name="served-model-name",
+            field="served_model_names",
+            help="Names under which it is served; the first one is in responses.",
+            parse=filled,
+            metavar="NAME",
+            many=True,
+            default="MODEL",
+        ),
+        Flag(
+            name="tokenizer",
+            field="tokenizer",
+            help="Folder or .gguf file to take the tokenizer from.",
+            parse=filled,
+            metavar="PATH",
+            default="MODEL",
+        ),
+        Flag(
+            name="chat-template",
+            field="chat_template",
+            help="A Jinja file that replaces the model's chat template.",
+            parse=existing_file,
+            metavar="FILE",
+        ),
+        Flag(
+            name="revision",
+            field="revision",
+            help="Revision of a Hugging Face id.",
+            parse=filled,
+            metavar="NAME",
+        ),
+        Flag(
+            name="download-dir",
+            field="cache_dir",
+            help="Where downloads are kept.",
+            parse=folder,
+            metavar="DIR",
+            default="the user's cache folder",
+        ),
+        Flag(
+            name="load-format",
+            field="engine.load_format",
+            help="auto, safetensors, gguf, or dummy (random weights from the config alone).",
+            parse=choice(("auto", "safetensors", "gguf", "dummy")),
+            metavar="FORMAT",
+            default="auto",
+        ),
+        Flag(
+            name="dtype",
+            field="engine.dtype",
+            help="Of weights, activations and cache: auto (the model's own), float32, bfloat16, float16.",
+            parse=choice(DTYPES),
+            metavar="TYPE",
+            default="auto",
+        ),
+        Flag(
+            name="max-model-len",
+            field="engine.max_model_len",
+            help="Longest prompt and output together, in tokens: 4096, 4k (4000), 4K (4096).",
+            parse=integer(1),
+            metavar="N",
+            default="the model's own",
+        ),
+        Flag(
+            name="generation-config",
+            field="generation_config",
+            help="auto takes sampling defaults from the model's generation_config.json, none ignores it.",
+            parse=choice(("auto", "none")),
+            metavar="MODE",
+            default="auto",
+        ),
+        Flag(
+            name="seed",
+            field="engine.seed",
+            help="Of dummy weights.",
+            parse=integer(0, 2**63 - 1),
+            metavar="N",
+            default="0",
+        ),
+    ),
+)
+
+ENGINE = Group(
+    "engine",
+    (
+        Flag(
+            name="device",
+            field="engine.device",
+            help="auto (the GPU where there is one), cpu or cuda.",
+            parse=choice(("auto", "cpu", "cuda")),
+            metavar="NAME",
+            default="auto",
+        ),
+        Flag(
+            name="tensor-parallel-size",
+            field="tensor_parallel_size",
+            help="Devices to split the model over. Only 1 in this version.",
+            parse=exactly_one,
+            metavar="N",
+            default="1",
+        ),
+        Flag(
+            name="gpu-memory-utilization",
+            field="engine.gpu_memory_utilization",
+            help="Share of the GPU's memory for weights, activations and cache together.",
+            parse=number(0, 1, above=True),
+            metavar="SHARE",
+            default="0.9",
+        ),
+        Flag(
+            name="kv-cache-memory-bytes",
+            field="engine.kv_cache_memory_bytes",
+            help="Size of the KV cache: 2G, 500m.",
+            parse=integer(1),
+            metavar="BYTES",
+            default="from memory",
+        ),
+        Flag(
+            name="num-gpu-blocks-override",
+            field="engine.num_blocks",
+            help="Size of the KV cache in blocks, on any device.",
+            parse=integer(1),
+            metavar="N",
+            default="from memory",
+        ),
+        Flag(
+            name="block-size",
+            field="engine.block_size",
+            help="Tokens in a block of the KV cache.",
+            parse=integer(1, 1024),
+            metavar="N",
+            default="by device",
+        ),
+        Flag(
+            name="max-num-seqs",
+            field="engine.max_num_seqs",
+            help="Most sequences running at once.",
+            parse=integer(1),
+            metavar="N",
+            default="by device",
+        ),
+        Flag(
+            name="max-num-batched-tokens",
+            field="engine.max_num_batched_tokens",
+            help="Most tokens computed in one step.",
+            parse=integer(1),
+            metavar="N",
+            default="by device",
+        ),
+        Flag(
+            name="enable-prefix-caching",
+            field="engine.enable_prefix_caching",
+            help="Keeps computed prompts for later requests that begin alike.",
+            switch=True,
+            default="on",
+        ),
+        Flag(
+            name="num-threads",
+            field="engine.num_threads",
+            help="CPU threads for tensor operations.",
+            parse=integer(1, 4096),
+            metavar="N",
+            default="the physical cores",
+        ),
+    ),
+)
+
+HOST = Flag(
+    name="host",
+    field="host",
+    help="Address to listen on for gRPC.",
+    parse=filled,
+    metavar="ADDRESS",
+    default="127.0.0.1",
+)
+PORT = Flag(
+    name="port",
+    field="port",
+    help="Port for gRPC; 0 takes a free one.",
+    parse=integer(0, 65535),
+    metavar="N",
+    default="50051",
+)
+SERVING = Group(
+    "serving",
+    (
+        HOST,
+        PORT,
+        Flag(
+            name="admin-host",
+            field="admin_host",
+            help="Address of AdminService.",
+            parse=filled,
+            metavar="ADDRESS",
+            default="127.0.0.1",
+        ),
+        Flag(
+            name="admin-port",
+            field="admin_port",
+            help="Port of AdminService; 0 takes a free one.",
+            parse=integer(0, 65535),
+            metavar="N",
+            default="50052",
+        ),
+        Flag(
+            name="enable-reflection",
+            field="enable_reflection",
+            help="Lets tools such as grpcurl list the services.",
+            switch=True,
+            default="off",
+        ),
+        Flag(
+            name="max-logprobs",
+            field="max_logprobs",
+            help="Most alternatives that a request may ask for at a position.",
+            parse=integer(0, 20),
+            metavar="N",
+            default="20",
+        ),
+        Flag(
+            name="max-queued-requests",
+            field="max_queued_requests",
+            help="Waiting requests beyond which more are refused.",
+            parse=integer(0),
+            metavar="N",
+            default="1024",
+        ),
+        Flag(
+            name="max-message-bytes",
+            field="max_message_bytes",
+            help="Largest gRPC request.",
+            parse=integer(1024, 2**31 - 1),
+            metavar="BYTES",
+            default="4M",
+        ),
+        DRAIN_TIMEOUT,
+        LOG_LEVEL,
+    ),
+)
+
+GROUPS = (MODEL, ENGINE, SERVING)
+
+
+def to_config(values: Mapping[str, Any]) -> ServerConfig:
+    """Return the config with these values, by field; `engine.` leads to the engine's."""
+    own = {field: value for field, value in values.items() if field in ServerConfig.__struct_fields__}
+    engine = {
+        field.removeprefix("engine."): value for field, value in values.items() if field.startswith("engine.")
+    }
+    return ServerConfig(**own, engine=EngineConfig(model_path="", **engine))
+
+
+def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Serve until a signal, and return the exit code.
+
+    Raises:
+        UsageError: a flag or variable cannot be used.
+    """
+    values = read_groups(GROUPS, arguments, environ)
+    config = to_config(values)
+    set_up_logging(values)
+    from server import app
+
+    return app.run(config)

@@ -1,0 +1,100 @@
+"""`pagewire translate`: the HTTP translator in front of a gRPC server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cli.flags import Flag, Group, read_groups
+from cli.process import DRAIN_TIMEOUT, LOG_LEVEL, set_up_logging
+from cli.values import filled, integer, number, origin, target
+from translator.config import TranslatorConfig
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+GRPC_TARGET = Flag(
+    name="grpc-target",
+    field="grpc_target",
+    help="Where the gRPC server listens.",
+    parse=target,
+    metavar="HOST:PORT",
+    default="127.0.0.1:50051",
+)
+HOST = Flag(
+    name="host",
+    field="host",
+    help="Address to listen on for HTTP.",
+    parse=filled,
+    metavar="ADDRESS",
+    default="127.0.0.1",
+)
+PORT = Flag(
+    name="port",
+    field="port",
+    help="Port for HTTP; 0 takes a free one.",
+    parse=integer(0, 65535),
+    metavar="N",
+    default="8000",
+)
+HTTP = (
+    Flag(
+        name="max-body-bytes",
+        field="max_body_bytes",
+        help="Largest request body.",
+        parse=integer(1024),
+        metavar="BYTES",
+        default="4M",
+    ),
+    Flag(
+        name="request-timeout",
+        field="request_timeout_s",
+        help="Deadline of a request, in seconds.",
+        parse=number(0, above=True),
+        metavar="SECONDS",
+        default="600",
+    ),
+    Flag(
+        name="sse-keep-alive",
+        field="sse_keep_alive_s",
+        help="A silent stream gets a comment after this many seconds; 0 sends none.",
+        parse=number(0),
+        metavar="SECONDS",
+        default="15",
+    ),
+    Flag(
+        name="allowed-origins",
+        field="allowed_origins",
+        help="Origins that browsers may call from; * is all.",
+        parse=origin,
+        metavar="ORIGIN",
+        many=True,
+        default="none",
+    ),
+)
+
+GROUPS = (
+    Group("gRPC", (GRPC_TARGET,)),
+    Group("HTTP", (HOST, PORT, *HTTP, DRAIN_TIMEOUT)),
+    Group("process", (LOG_LEVEL,)),
+)
+
+
+def to_config(values: Mapping[str, Any]) -> TranslatorConfig:
+    """Return the config with these values, by field."""
+    own = {field: value for field, value in values.items() if field in TranslatorConfig.__struct_fields__}
+    return TranslatorConfig(**own)
+
+
+def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Translate until a signal, and return the exit code.
+
+    Raises:
+        UsageError: a flag or variable cannot be used.
+    """
+    values = read_groups(GROUPS, arguments, environ)
+    config = to_config(values)
+    set_up_logging(values)
+    from translator import app
+
+    return app.run(config)

@@ -1,0 +1,113 @@
+"""`pagewire up`: server and translator as two supervised processes."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shlex
+import sys
+import urllib.request
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from cli import serve, translate
+from cli.flags import Flag, Group, UsageError, read_groups
+from cli.health import TIMEOUT_S, answers_requests
+from cli.process import DRAIN_TIMEOUT, LOG_LEVEL, set_up_logging
+from cli.supervisor import Child, Supervisor
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+# The server's --host and --port have other names here, beside the translator's.
+GRPC_HOST = replace(serve.HOST, name="grpc-host", field="grpc_host")
+GRPC_PORT = replace(serve.PORT, name="grpc-port", field="grpc_port")
+_SHARED = (DRAIN_TIMEOUT, LOG_LEVEL)
+_SERVING = tuple(flag for flag in serve.SERVING.flags if flag not in (serve.HOST, serve.PORT, *_SHARED))
+
+GROUPS = (
+    serve.MODEL,
+    serve.ENGINE,
+    Group("gRPC", (GRPC_HOST, GRPC_PORT, *_SERVING)),
+    Group("HTTP", (translate.HOST, translate.PORT, *translate.HTTP)),
+    Group("processes", _SHARED),
+)
+_SERVER_FLAGS = (*serve.MODEL.flags, *serve.ENGINE.flags, *_SERVING, *_SHARED)
+_TRANSLATOR_FLAGS = (*translate.HTTP, *_SHARED)
+
+
+def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Run both until a signal, and return the exit code.
+
+    Raises:
+        UsageError: a flag or variable cannot be used.
+    """
+    values = read_groups(GROUPS, arguments, environ)
+    config = translate.to_config(values)
+    grpc_host = str(values.get("grpc_host", "127.0.0.1"))
+    grpc_port = _fixed_port(values.get("grpc_port", 50051), GRPC_PORT)
+    port = _fixed_port(config.port, translate.PORT)
+    grpc_target = f"{_reachable(grpc_host)}:{grpc_port}"
+    set_up_logging(values)
+    # Flags beat the environment, so these four are always said; the rest is inherited or said again.
+    server = [f"--host={grpc_host}", f"--port={grpc_port}", *_again(_SERVER_FLAGS, arguments)]
+    translator = [
+        f"--grpc-target={grpc_target}",
+        f"--host={config.host}",
+        f"--port={port}",
+        *_again(_TRANSLATOR_FLAGS, arguments),
+    ]
+    base_url = f"http://{_reachable(config.host)}:{port}"
+    supervisor = Supervisor(
+        [
+            Child("pagewire serve", _command("serve", server)),
+            Child("pagewire translate", _command("translate", translator)),
+        ],
+        probe=lambda: served_model(base_url),
+        on_ready=lambda model, seconds: print(next_step(model, base_url, grpc_target, seconds), flush=True),
+    )
+    return supervisor.run()
+
+
+def served_model(base_url: str) -> str | None:
+    """Return the name of the model that answers there; None while nothing does."""
+    if not answers_requests(base_url):
+        return None
+    try:
+        with urllib.request.urlopen(f"{base_url}/v1/models", timeout=TIMEOUT_S) as response:
+            return str(json.load(response)["data"][0]["id"])
+    except (OSError, http.client.HTTPException):
+        return None
+
+
+def next_step(model: str, base_url: str, grpc_target: str, seconds: float) -> str:
+    """Return the line that says what to do now."""
+    question = {"role": "user", "content": "What is the capital of France?"}
+    body = shlex.quote(json.dumps({"model": model, "messages": [question]}))
+    return (
+        f"Ready in {seconds:.1f} s: model {model} at {base_url}/v1 and gRPC {grpc_target}. Try: "
+        f"curl {base_url}/v1/chat/completions -H 'content-type: application/json' -d {body}"
+    )
+
+
+def _command(name: str, flags: list[str]) -> list[str]:
+    # -P: a folder called server/ or engine/ where the user stands must not be taken for ours.
+    return [sys.executable, "-P", "-m", "cli", name, *flags]
+
+
+def _again(flags: tuple[Flag, ...], arguments: argparse.Namespace) -> list[str]:
+    return [word for flag in flags for word in flag.to_argv(flag.given(arguments))]
+
+
+def _fixed_port(value: object, flag: Flag) -> int:
+    """Both processes must know the port beforehand, so a free one cannot be picked."""
+    assert isinstance(value, int)
+    if value == 0:
+        raise UsageError(f'--{flag.name}: expected a port from 1 to 65535, got "0"')
+    return value
+
+
+def _reachable(host: str) -> str:
+    """The address by which a listener on this one can be called from this machine."""
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]", "[::]": "[::1]", "": "127.0.0.1"}.get(host, host)

@@ -1,0 +1,53 @@
+"""The command as a process: what it imports, and how it ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "grpc", "transformers", "numpy", "starlette", "uvicorn", "tokenizers")
+
+
+PROGRAM = """
+import sys
+from cli.__main__ import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    pass
+print("modules:", *sys.modules)
+"""
+
+
+def run(*words: str) -> str:
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout
+
+
+def modules_after(words: list[str]) -> set[str]:
+    return set(run("-c", PROGRAM, *words).rpartition("modules:")[2].split())
+
+
+WORDS = [["--help"], ["serve", "--help"], ["up", "--port", "0"], ["serve", "--port", "x"]]
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_help_and_errors_import_nothing_heavy(words: list[str]) -> None:
+    assert not modules_after(words) & set(HEAVY)
+
+
+def test_health_and_chat_need_the_client_alone() -> None:
+    modules = modules_after(["health", "--target", "127.0.0.1:1"])
+    assert "grpc" in modules
+    assert not modules & (set(HEAVY) - {"grpc"})
+
+
+def test_the_translator_never_imports_torch() -> None:
+    modules = set(run("-c", "import sys, translator.app\nprint(*sys.modules)").split())
+    assert not modules & {"torch", "transformers", "tokenizers", "numpy", "server", "engine"}
+
+
+def test_version() -> None:
+    assert run("-m", "cli", "--version") == "pagewire 0.1.0\n"
