@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 NUM_WARPS = 4
+FEW_TOKENS = 2
 
 
 def kv_write_reference(
@@ -21,12 +22,19 @@ def kv_write_reference(
 ) -> None:
     """Compute in plain torch; the CPU path."""
     block_size = k_cache.shape[2]
-    kept = slots >= 0
-    if not kept.all():
+    if len(slots) <= FEW_TOKENS:  # plain copies cost less than indexing
+        for token, slot in enumerate(slots.tolist()):
+            if slot >= 0:
+                block, offset = divmod(slot, block_size)
+                k_cache[block, :, offset] = k[token]
+                v_cache[block, :, offset] = v[token]
+        return
+    if slots.min() < 0:
+        kept = slots >= 0
         k, v, slots = k[kept], v[kept], slots[kept]
-    blocks, offsets = slots // block_size, slots % block_size
-    k_cache[blocks, :, offsets] = k
-    v_cache[blocks, :, offsets] = v
+    places = (slots // block_size, slots % block_size)
+    k_cache.transpose(1, 2).index_put_(places, k)
+    v_cache.transpose(1, 2).index_put_(places, v)
 
 
 @triton.jit

@@ -36,23 +36,27 @@ class AttentionLaunch:
     num_stages: int
 
 
-_PREFILL_16_BIT = {
-    # (architecture, padded head_dim): (for short queries, for long ones)
-    ("sm90", 64): (AttentionLaunch(64, 64, 4, 3), AttentionLaunch(128, 64, 8, 3)),
-    ("sm90", 128): (AttentionLaunch(64, 64, 4, 3), AttentionLaunch(128, 64, 8, 3)),
-    ("sm90", 256): (AttentionLaunch(64, 32, 4, 2), AttentionLaunch(128, 32, 8, 2)),
+# Keys are (architecture, bytes of an element, head_dim padded to a power of two, at least 64).
+_PREFILL = {
+    # for short queries, for long ones
+    ("sm90", 2, 64): (AttentionLaunch(64, 64, 4, 3), AttentionLaunch(128, 64, 8, 3)),
+    ("sm90", 2, 128): (AttentionLaunch(64, 64, 4, 3), AttentionLaunch(128, 64, 8, 3)),
+    ("sm90", 2, 256): (AttentionLaunch(64, 32, 4, 2), AttentionLaunch(128, 32, 8, 2)),
+    ("interpreter", 2, 64): (AttentionLaunch(64, 64, 4, 1), AttentionLaunch(64, 64, 4, 1)),
+    ("interpreter", 4, 64): (AttentionLaunch(64, 64, 4, 1), AttentionLaunch(64, 64, 4, 1)),
 }
-_PREFILL_ELSEWHERE = (AttentionLaunch(64, 32, 4, 2), AttentionLaunch(64, 32, 4, 2))
-_PREFILL_32_BIT = (AttentionLaunch(16, 16, 4, 1), AttentionLaunch(16, 16, 4, 1))
+_PREFILL_ELSEWHERE = (AttentionLaunch(32, 32, 4, 1), AttentionLaunch(32, 32, 4, 1))
 _LONG_QUERY_ROWS = 512
 
-_DECODE_16_BIT = {
-    ("sm90", 64): (128, 4, 3),
-    ("sm90", 128): (64, 4, 3),
-    ("sm90", 256): (32, 4, 3),
+_DECODE = {
+    # tokens of a step, warps, stages
+    ("sm90", 2, 64): (128, 4, 3),
+    ("sm90", 2, 128): (64, 4, 3),
+    ("sm90", 2, 256): (32, 4, 3),
+    ("interpreter", 2, 64): (64, 4, 1),
+    ("interpreter", 4, 64): (64, 4, 1),
 }
 _DECODE_ELSEWHERE = (32, 4, 2)
-_DECODE_32_BIT = (32, 4, 2)
 _DECODE_MIN_SPLIT_TOKENS = 256
 _DECODE_MAX_SPLITS = 64
 _DECODE_PROGRAMS_PER_MULTIPROCESSOR = 4
@@ -69,11 +73,8 @@ def row_launch(num_columns: int) -> Launch:
 
 def prefill_launch(device: torch.device, head_dim: int, element_size: int, max_rows: int) -> AttentionLaunch:
     """For paged prefill; `max_rows` is the longest query of the batch times its heads per key/value head."""
-    if element_size > 2:
-        short, long = _PREFILL_32_BIT
-    else:
-        key = (architecture(device), max(triton.next_power_of_2(head_dim), 64))
-        short, long = _PREFILL_16_BIT.get(key, _PREFILL_ELSEWHERE)
+    key = (architecture(device), element_size, max(triton.next_power_of_2(head_dim), 64))
+    short, long = _PREFILL.get(key, _PREFILL_ELSEWHERE)
     return long if max_rows >= _LONG_QUERY_ROWS else short
 
 
@@ -81,11 +82,8 @@ def decode_launch(
     device: torch.device, head_dim: int, element_size: int, heads_per_kv_head: int
 ) -> AttentionLaunch:
     """For paged decode; all query heads of a key/value head share a program."""
-    if element_size > 2:
-        block_n, num_warps, num_stages = _DECODE_32_BIT
-    else:
-        key = (architecture(device), max(triton.next_power_of_2(head_dim), 64))
-        block_n, num_warps, num_stages = _DECODE_16_BIT.get(key, _DECODE_ELSEWHERE)
+    key = (architecture(device), element_size, max(triton.next_power_of_2(head_dim), 64))
+    block_n, num_warps, num_stages = _DECODE.get(key, _DECODE_ELSEWHERE)
     block_m = max(16, triton.next_power_of_2(heads_per_kv_head))
     return AttentionLaunch(block_m, block_n, num_warps, num_stages)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
 
 import pytest
 
@@ -10,8 +11,9 @@ from engine.config import EngineConfig
 from server.config import ServerConfig
 from server.model_store import resolve_model
 
-if TYPE_CHECKING:
-    from pathlib import Path
+# Triton decides on its first import whether kernels are interpreted, and many tests import it.
+if not any(Path("/dev").glob("nvidia[0-9]*")):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from kernel_checks import assert_close, poisoned
+from paged_batch import Shape, dense_attention, make_paged_batch
+
+from kernels.paged_attention import (
+    AttentionMetadata,
+    paged_attention,
+    paged_attention_reference,
+    paged_attention_triton,
+)
+
+SHAPES = [
+    Shape(num_heads=4, num_kv_heads=2, head_dim=64, block_size=16),
+    Shape(num_heads=9, num_kv_heads=3, head_dim=64, block_size=64),
+    Shape(num_heads=2, num_kv_heads=2, head_dim=96, block_size=16),
+    Shape(num_heads=8, num_kv_heads=1, head_dim=128, block_size=32),
+    Shape(num_heads=7, num_kv_heads=1, head_dim=80, block_size=24),
+]
+BATCHES = {
+    "one token": [(1, 1)],
+    "decodes at the edges of blocks": [(1, 15), (1, 16), (1, 17), (1, 63), (1, 64), (1, 65)],
+    "decode that splits": [(1, 700), (1, 3)],
+    "whole prompts": [(5, 5), (64, 64), (33, 33)],
+    "chunks after a prefix": [(2, 123), (31, 100), (17, 18)],
+    "mixed": [(1, 40), (1, 129), (7, 7), (20, 90)],
+    "empty": [],
+}
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+def shape_id(shape: Shape) -> str:
+    return f"{shape.num_heads}x{shape.num_kv_heads}x{shape.head_dim}b{shape.block_size}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("lens", BATCHES.values(), ids=BATCHES.keys())
+@pytest.mark.parametrize("shape", SHAPES, ids=shape_id)
+def test_matches_dense_attention(
+    device: torch.device, shape: Shape, lens: list[tuple[int, int]], dtype: torch.dtype
+) -> None:
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("the interpreter multiplies the bits of bfloat16 matrices as if they were integers")
+    if device.type == "cpu" and dtype == torch.float16 and shape != SHAPES[0]:
+        pytest.skip("one shape shows the casts, and the interpreter is slow")
+    batch = make_paged_batch(shape, lens, dtype, device)
+    with poisoned():
+        out = paged_attention_triton(batch.q, batch.k_cache, batch.v_cache, batch.metadata, batch.scale)
+    assert out.shape == batch.q.shape
+    assert out.is_contiguous()
+    assert_close(out, batch.expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, *DTYPES])
+@pytest.mark.parametrize(
+    "lens",
+    [*BATCHES.values(), [(1, 700), (1, 3), (1, 900), (1, 5)]],
+    ids=[*BATCHES.keys(), "alternating long and short"],
+)
+@pytest.mark.parametrize("shape", SHAPES, ids=shape_id)
+def test_reference_matches_dense_attention(
+    shape: Shape, lens: list[tuple[int, int]], dtype: torch.dtype
+) -> None:
+    batch = make_paged_batch(shape, lens, dtype, torch.device("cpu"))
+    with poisoned():
+        out = paged_attention_reference(batch.q, batch.k_cache, batch.v_cache, batch.metadata, batch.scale)
+    assert out.is_contiguous()
+    assert_close(out, batch.expected)
+
+
+def test_the_cpu_takes_the_reference() -> None:
+    batch = make_paged_batch(SHAPES[0], BATCHES["mixed"], torch.float32, torch.device("cpu"))
+    arguments = (batch.q, batch.k_cache, batch.v_cache, batch.metadata, batch.scale)
+    assert torch.equal(paged_attention(*arguments), paged_attention_reference(*arguments))
+
+
+def test_a_sequence_is_not_touched_by_its_neighbours_nan() -> None:
+    batch = make_paged_batch(SHAPES[0], [(1, 40), (1, 20)], torch.float32, torch.device("cpu"))
+    batch.v_cache[batch.metadata.block_tables[0, 0]] = torch.nan
+    out = paged_attention_reference(batch.q, batch.k_cache, batch.v_cache, batch.metadata, batch.scale)
+    assert_close(out[1:], batch.expected[1:])
+
+
+@pytest.mark.parametrize("query_len", [1, 3])
+def test_reads_beyond_two_to_the_31_elements(device: torch.device, query_len: int) -> None:
+    num_kv_heads, block_size, head_dim, context_len = 2, 16, 64, 20
+    num_blocks = 2**31 // (num_kv_heads * block_size * head_dim) + 2
+    cache = torch.empty((num_blocks, num_kv_heads, block_size, head_dim), dtype=torch.float16, device=device)
+    tokens = torch.randn(context_len, num_kv_heads, head_dim, dtype=torch.float16)
+    blocks = [num_blocks - 1, num_blocks - 2]
+    for token in range(context_len):
+        cache[blocks[token // block_size], :, token % block_size] = tokens[token].to(device)
+    q = torch.randn(query_len, 4, head_dim, dtype=torch.float16)
+    metadata = AttentionMetadata(
+        query_start=torch.tensor([0, query_len], dtype=torch.int32, device=device),
+        context_lens=torch.tensor([context_len], dtype=torch.int32, device=device),
+        block_tables=torch.tensor([blocks], dtype=torch.int32, device=device),
+        query_lens=[query_len],
+        context_lens_list=[context_len],
+        num_decodes=int(query_len == 1),
+    )
+    out = paged_attention_triton(q.to(device), cache, cache, metadata, 0.125)
+    assert_close(out, dense_attention(q, tokens, tokens, 0.125))
