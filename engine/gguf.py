@@ -97,20 +97,15 @@ class GGUFFile:
 
     def _read(self, info: TensorInfo) -> numpy.ndarray:
         """Return a tensor as float32, whatever its quantisation."""
-        kind = gguf.GGMLQuantizationType(info.kind)
-        block_size, block_bytes = gguf.GGML_QUANT_SIZES[kind]
-        *rows, columns = info.shape
-        data = numpy.memmap(
-            self.path,
-            mode="c",
-            offset=info.offset,
-            shape=(*rows, columns // block_size * block_bytes),
-            dtype=numpy.uint8,
-        )
         try:
+            kind = gguf.GGMLQuantizationType(info.kind)
+            block_size, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+            *rows, columns = info.shape
+            shape = (*rows, columns // block_size * block_bytes)
+            data = numpy.memmap(self.path, mode="c", offset=info.offset, shape=shape, dtype=numpy.uint8)
             weight = dequantize(_typed(data, kind), kind)
-        except NotImplementedError as error:
-            raise ModelLoadError(f"{self.path}: {info.name} is quantised as {kind.name}: {error}") from error
+        except (NotImplementedError, OSError, ValueError) as error:
+            raise ModelLoadError(f"{self.path}: the tensor {info.name!r} cannot be read: {error}") from error
         return numpy.ascontiguousarray(weight, dtype=numpy.float32)
 
 

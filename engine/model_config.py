@@ -117,6 +117,9 @@ def from_hf(fields: Mapping[str, Any]) -> ModelConfig:
     activation = fields.get("hidden_act", "silu")
     if activation != "silu":
         raise ValueError(f"the activation {activation!r} is not supported, only 'silu'")
+    if fields.get("quantization_config"):
+        method = fields["quantization_config"].get("quant_method")
+        raise ValueError(f"weights quantised by {method!r} are not supported")
     is_qwen2 = architecture == "Qwen2ForCausalLM"
     attention_bias = is_qwen2 or bool(fields.get("attention_bias", False))
     hidden_size, num_heads = int(fields["hidden_size"]), int(fields["num_attention_heads"])

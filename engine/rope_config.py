@@ -58,6 +58,8 @@ def rope_from_gguf(
         return RopeConfig(theta, (float(fields["rope.scaling.factor"]),) * (head_dim // 2))
     if kind != "none":
         raise ValueError(f"rope scaling of type {kind!r} is not supported, only none and linear")
+    if divisors is not None and len(divisors) != head_dim // 2:
+        raise ValueError(f"{len(divisors)} rotary frequencies do not fit a head of {head_dim} dimensions")
     return RopeConfig(theta, divisors)
 
 
