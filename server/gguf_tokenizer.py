@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
 
 from engine.errors import ModelLoadError
 from engine.gguf_metadata import read_gguf_metadata
-from server.tokenizer_source import TokenizerError, TokenizerSource, set_bos_and_eos
+from server.tokenizer_source import TokenizerError, TokenizerSource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,7 +67,7 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any]) -> TokenizerSource:
     tokens = metadata["tokenizer.ggml.tokens"]
     _add_marks(backend, tokens, metadata["tokenizer.ggml.token_type"])
     special_tokens = _special_tokens(metadata, tokens)
-    set_bos_and_eos(
+    _set_bos_and_eos(
         backend,
         special_tokens.get("bos_token") if metadata.get("tokenizer.ggml.add_bos_token", adds_bos) else None,
         special_tokens.get("eos_token") if metadata.get("tokenizer.ggml.add_eos_token", False) else None,
@@ -166,6 +167,16 @@ def _add_marks(backend: Tokenizer, tokens: list[str], types: list[int]) -> None:
     for kind, special in ((CONTROL, True), (UNKNOWN, True), (USER_DEFINED, False)):
         marks = [token for token, found in zip(tokens, types, strict=True) if found == kind]
         backend.add_tokens([AddedToken(mark, special=special, normalized=False) for mark in marks])
+
+
+def _set_bos_and_eos(backend: Tokenizer, bos_token: str | None, eos_token: str | None) -> None:
+    """Make the tokenizer put these around a text, where they are given and known to it."""
+    bos, eos = ([t] if t and backend.token_to_id(t) is not None else [] for t in (bos_token, eos_token))
+    backend.post_processor = TemplateProcessing(
+        single=[*bos, "$A", *eos],
+        pair=[*bos, "$A", "$B", *eos],
+        special_tokens=[(token, backend.token_to_id(token)) for token in dict.fromkeys(bos + eos)],
+    )
 
 
 def _special_tokens(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str, str]:

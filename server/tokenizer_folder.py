@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
-from server.tokenizer_source import TokenizerError, TokenizerSource, set_bos_and_eos
+from server.tokenizer_source import TokenizerError, TokenizerSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +19,9 @@ SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token
 def read_tokenizer_folder(folder: Path) -> TokenizerSource:
     """Read tokenizer.json and what stands beside it.
 
+    As in transformers, tokenizer.json's post-processor decides about BOS and EOS, whatever the flags in
+    tokenizer_config.json say.
+
     Raises:
         TokenizerError: a file is missing or malformed.
     """
@@ -28,7 +31,6 @@ def read_tokenizer_folder(folder: Path) -> TokenizerSource:
     backend.no_truncation()
     backend.no_padding()
     _mark_special(backend, special_tokens.values())
-    _apply_bos_and_eos(backend, config, special_tokens)
     return TokenizerSource(
         backend=backend,
         special_tokens=special_tokens,
@@ -97,16 +99,6 @@ def _mark_special(backend: tokenizers.Tokenizer, tokens: Iterable[str]) -> None:
     special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
     known = [token for token in tokens if backend.token_to_id(token) is not None]
     backend.add_special_tokens([token for token in known if token not in special])
-
-
-def _apply_bos_and_eos(
-    backend: tokenizers.Tokenizer, config: dict[str, Any], special_tokens: dict[str, str]
-) -> None:
-    """Let the flags of tokenizer_config.json, if any, replace the post-processor, as transformers does."""
-    flags = {name: config.get(f"add_{name}") for name in ("bos_token", "eos_token")}
-    if any(isinstance(flag, bool) for flag in flags.values()):
-        texts = [special_tokens.get(name) if flag is True else None for name, flag in flags.items()]
-        set_bos_and_eos(backend, *texts)
 
 
 def _eos_token_ids(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from tokenizers.processors import TemplateProcessing
-
 if TYPE_CHECKING:
     import tokenizers
 
@@ -31,13 +29,3 @@ class TokenizerSource:
     def with_chat_template(self, template: str) -> TokenizerSource:
         """The same with another template for every conversation."""
         return replace(self, chat_templates={"default": template})
-
-
-def set_bos_and_eos(backend: tokenizers.Tokenizer, bos_token: str | None, eos_token: str | None) -> None:
-    """Make the tokenizer put these around a text, where they are given and known to it."""
-    bos, eos = ([t] if t and backend.token_to_id(t) is not None else [] for t in (bos_token, eos_token))
-    backend.post_processor = TemplateProcessing(
-        single=[*bos, "$A", *eos],
-        pair=[*bos, "$A", "$B", *eos],
-        special_tokens=[(token, backend.token_to_id(token)) for token in dict.fromkeys(bos + eos)],
-    )
