@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from hand_plans import HandPlans, load_runner
+from tiny_model import make_tiny_model
+
+from engine import precision
+from engine.precision import choose_precision
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from engine.config import DataType
+
+CPU = torch.device("cpu")
+
+
+def test_the_model_decides_where_nobody_else_does() -> None:
+    cuda = torch.device("cuda")
+    assert choose_precision("auto", "bfloat16", cuda).weights == torch.bfloat16
+    assert choose_precision("float16", "bfloat16", cuda).activations == torch.float16
+    assert choose_precision("auto", "float16", cuda).name == "float16"
+
+
+def test_a_cpu_without_the_instructions_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "cpu_multiplies", lambda dtype: dtype == torch.float32)
+    chosen = choose_precision("bfloat16", "float32", CPU)
+    assert chosen.name == "bfloat16"
+    assert chosen.activations == torch.float32
+    monkeypatch.setattr(precision, "cpu_multiplies", lambda _: True)
+    assert choose_precision("bfloat16", "float32", CPU).activations == torch.bfloat16
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_every_precision_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: DataType, *, native: bool
+) -> None:
+    monkeypatch.setattr(precision, "cpu_multiplies", lambda _: native)
+    runner = load_runner(make_tiny_model(tmp_path, "qwen3"), dtype=dtype)
+    assert runner.info.dtype == dtype
+    plans = HandPlans(runner)
+    rows = [plans.admit([5, 9, 33]), plans.admit([7])]
+    for _ in range(4):
+        plans.step(rows)
+    assert all(token >= 0 for row in rows for token in plans.tokens[row])
