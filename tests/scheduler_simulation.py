@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tests.fake_runner import FakeRunner, solo_output
+from fake_runner import FakeRunner, solo_output
 
 from engine.errors import RequestTooLargeError
 from engine.messages import FinishReason
@@ -154,8 +154,8 @@ class Simulation:
         assert not any(keys[block_id] for block_id in suspect_blocks), "NaN may be shared"
         self.check()
 
-    def finish(self) -> None:
-        """Let everything end, and see that nothing is left."""
+    def finish_live(self) -> None:
+        """Let everything end."""
         num_tokens = sum(
             len(t.request.prompt_token_ids) + t.request.sampling.max_tokens for t in self.live.values()
         )
@@ -164,6 +164,10 @@ class Simulation:
                 break
             self.step()
         assert not self.live, "L1: something never ends"
+
+    def finish(self) -> None:
+        """Let everything end, and see that nothing is left."""
+        self.finish_live()
         assert self.scheduler.schedule() is None
         stats = self.scheduler.stats()
         assert stats.num_owned_blocks == stats.num_running == stats.num_waiting == 0, "L5"

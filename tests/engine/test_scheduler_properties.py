@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import pytest
+from fake_runner import EOS, STOP
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from scheduler_simulation import Profile, Simulation
 
 from engine.messages import EngineRequest, SamplingParams
-from tests.fake_runner import EOS, STOP
-from tests.scheduler_simulation import Profile, Simulation
 
-SHARED_PREFIXES = ([], [2, 3, 4, 5], [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13], [9] * 24)
+SHARED_PREFIXES: tuple[list[int], ...] = (
+    [],
+    [2, 3, 4, 5],
+    list(range(2, 14)),
+    [9] * 24,
+)
 
 TINY = st.builds(
     Profile,
@@ -137,7 +142,7 @@ MACHINES = [TinyPool, ExactFit, HugePool]
 
 
 def run(machine: type[SchedulerMachine], max_examples: int, num_steps: int, is_random: bool) -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         machine,
         settings=settings(
             max_examples=max_examples,
