@@ -17,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.launch import decode_launch, decode_splits
+from kernels.launch import architecture, decode_launch, decode_splits, num_multiprocessors
 from kernels.paged_tile import attend, load_tile, tile_rows
 
 LOG2_E = math.log2(math.e)
@@ -131,8 +131,8 @@ def decode_attention_triton(
     assert out.is_contiguous()
     if num_seqs == 0:
         return
-    launch = decode_launch(q.device, head_dim, q.element_size(), group)
-    splits = decode_splits(q.device, num_seqs * num_kv_heads, max_context_len)
+    launch = decode_launch(architecture(q.device), head_dim, q.element_size(), group)
+    splits = decode_splits(num_multiprocessors(q.device), num_seqs * num_kv_heads, max_context_len)
     parts, log_weights = out, None
     if splits > 1:
         parts = torch.empty((*q.shape[:2], splits, head_dim), dtype=torch.float32, device=q.device)

@@ -41,7 +41,9 @@ _PREFILL = {
     # for short queries, for long ones
     ("sm90", 2, 64): (AttentionLaunch(64, 64, 4, 3), AttentionLaunch(128, 64, 8, 3)),
     ("sm90", 2, 128): (AttentionLaunch(64, 64, 4, 3), AttentionLaunch(128, 64, 8, 3)),
-    ("sm90", 2, 256): (AttentionLaunch(64, 32, 4, 2), AttentionLaunch(128, 32, 8, 2)),
+    ("sm90", 2, 256): (AttentionLaunch(128, 32, 8, 2), AttentionLaunch(128, 32, 8, 2)),
+    ("sm90", 4, 64): (AttentionLaunch(32, 32, 4, 1), AttentionLaunch(32, 32, 4, 1)),
+    ("sm90", 4, 128): (AttentionLaunch(16, 32, 4, 1), AttentionLaunch(16, 32, 4, 1)),
     ("interpreter", 2, 64): (AttentionLaunch(64, 64, 4, 1), AttentionLaunch(64, 64, 4, 1)),
     ("interpreter", 4, 64): (AttentionLaunch(64, 64, 4, 1), AttentionLaunch(64, 64, 4, 1)),
 }
@@ -53,6 +55,8 @@ _DECODE = {
     ("sm90", 2, 64): (128, 4, 3),
     ("sm90", 2, 128): (64, 4, 3),
     ("sm90", 2, 256): (32, 4, 3),
+    ("sm90", 4, 64): (32, 4, 2),
+    ("sm90", 4, 128): (16, 4, 2),
     ("interpreter", 2, 64): (64, 4, 1),
     ("interpreter", 4, 64): (64, 4, 1),
 }
@@ -71,33 +75,32 @@ def row_launch(num_columns: int) -> Launch:
     return Launch(num_warps=8 if num_columns <= 8192 else 16)
 
 
-def prefill_launch(device: torch.device, head_dim: int, element_size: int, max_rows: int) -> AttentionLaunch:
+def prefill_launch(arch: str, head_dim: int, element_size: int, max_rows: int) -> AttentionLaunch:
     """For paged prefill; `max_rows` is the longest query of the batch times its heads per key/value head."""
-    key = (architecture(device), element_size, max(triton.next_power_of_2(head_dim), 64))
-    short, long = _PREFILL.get(key, _PREFILL_ELSEWHERE)
+    short, long = _PREFILL.get(_key(arch, head_dim, element_size), _PREFILL_ELSEWHERE)
     return long if max_rows >= _LONG_QUERY_ROWS else short
 
 
-def decode_launch(
-    device: torch.device, head_dim: int, element_size: int, heads_per_kv_head: int
-) -> AttentionLaunch:
+def decode_launch(arch: str, head_dim: int, element_size: int, heads_per_kv_head: int) -> AttentionLaunch:
     """For paged decode; all query heads of a key/value head share a program."""
-    key = (architecture(device), element_size, max(triton.next_power_of_2(head_dim), 64))
-    block_n, num_warps, num_stages = _DECODE.get(key, _DECODE_ELSEWHERE)
+    block_n, num_warps, num_stages = _DECODE.get(_key(arch, head_dim, element_size), _DECODE_ELSEWHERE)
     block_m = max(16, triton.next_power_of_2(heads_per_kv_head))
     return AttentionLaunch(block_m, block_n, num_warps, num_stages)
 
 
-def decode_splits(device: torch.device, num_groups: int, max_context_len: int) -> int:
+def decode_splits(num_multiprocessors: int, num_groups: int, max_context_len: int) -> int:
     """How many programs share one sequence's context.
 
     As many as fill the device once, but none with fewer than 256 tokens. `num_groups` is the number
     of sequences times key/value heads.
     """
-    wanted = num_multiprocessors(device) * _DECODE_PROGRAMS_PER_MULTIPROCESSOR // max(num_groups, 1)
-    useful = triton.cdiv(max_context_len, _DECODE_MIN_SPLIT_TOKENS)
-    splits: int = max(1, min(wanted, useful, _DECODE_MAX_SPLITS))
-    return splits
+    wanted = num_multiprocessors * _DECODE_PROGRAMS_PER_MULTIPROCESSOR // num_groups
+    useful = -(-max_context_len // _DECODE_MIN_SPLIT_TOKENS)
+    return max(1, min(wanted, useful, _DECODE_MAX_SPLITS))
+
+
+def _key(arch: str, head_dim: int, element_size: int) -> tuple[str, int, int]:
+    return arch, element_size, max(triton.next_power_of_2(head_dim), 64)
 
 
 @cache

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from kernels.decode_attention import LOG2_E
-from kernels.launch import prefill_launch
+from kernels.launch import architecture, prefill_launch
 from kernels.paged_tile import attend, load_tile, tile_rows
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def prefill_attention_triton(
     assert out.is_contiguous()
     if num_seqs == 0:
         return
-    launch = prefill_launch(q.device, head_dim, q.element_size(), max_query_len * group)
+    launch = prefill_launch(architecture(q.device), head_dim, q.element_size(), max_query_len * group)
     block_m = max(launch.block_m, triton.next_power_of_2(group))
     prefill_attention_kernel[(triton.cdiv(max_query_len, block_m // group), num_seqs, num_kv_heads)](
         q,

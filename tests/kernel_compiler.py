@@ -1,0 +1,151 @@
+"""Compiles the kernels for an H100, on any machine, and reports what the compiler made of them.
+
+A program of its own, as kernels that were imported to be interpreted cannot be compiled. It prints one
+JSON object: case name -> Report.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from kernels.add_rms_norm import add_rms_norm_kernel
+from kernels.decode_attention import decode_attention_kernel, merge_parts_kernel
+from kernels.kv_write import kv_write_kernel
+from kernels.launch import decode_launch, prefill_launch, row_launch
+from kernels.prefill_attention import prefill_attention_kernel
+from kernels.rms_norm import rms_norm_kernel
+from kernels.rotary import rotary_kernel
+from kernels.silu_mul import silu_mul_kernel
+
+TARGET = GPUTarget("cuda", 90, 32)
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+TYPES = {
+    "query_start_ptr": "*i32",
+    "context_lens_ptr": "*i32",
+    "block_tables_ptr": "*i32",
+    "positions_ptr": "*i64",
+    "slots_ptr": "*i64",
+    "log_weights_ptr": "*fp32",
+    "parts_ptr": "*fp32",
+    "cos_sin_ptr": "*fp32",
+    "scale_log2": "fp32",
+    "epsilon": "fp32",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    registers: int
+    """Of a thread."""
+    stack_bytes: int
+    """Of a thread; above 0, registers spill to memory."""
+    num_wgmma: int
+    """Tensor-core instructions of a whole warp group."""
+    num_mma: int
+    """Tensor-core instructions of one warp."""
+    num_wide_copies: int
+    """Asynchronous copies of 16 bytes."""
+
+
+def compile_kernel(kernel: Any, constants: dict[str, int], num_warps: int, num_stages: int = 1) -> Report:
+    """Compile for bfloat16 tensors whose addresses and strides are multiples of 16."""
+    signature, attributes = {}, {}
+    for index, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name] = "constexpr"
+            continue
+        signature[name] = TYPES.get(name, "*bf16" if name.endswith("_ptr") else "i32")
+        if name.endswith(("_ptr", "_stride")):
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    compiled = triton.compile(
+        ASTSource(kernel, signature, constants, attributes),
+        target=TARGET,
+        options={"num_warps": num_warps, "num_stages": num_stages},
+    )
+    ptx = compiled.asm["ptx"]
+    registers, stack_bytes = resource_usage(compiled.asm["cubin"])
+    return Report(
+        registers=registers,
+        stack_bytes=stack_bytes,
+        num_wgmma=ptx.count("wgmma.mma_async"),
+        num_mma=ptx.count("mma.sync"),
+        num_wide_copies=len(re.findall(r"cp\.async\.cg\S* .*0x10", ptx)),
+    )
+
+
+def resource_usage(cubin: bytes) -> tuple[int, int]:
+    """Registers and stack bytes of a thread."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(CUOBJDUMP), "-res-usage", file.name]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", text)
+    assert found, text
+    return int(found[1]), int(found[2])
+
+
+def compile_attention(head_dim: int, block_size: int) -> dict[str, Report]:
+    """Compile prefill for short and long queries, and decode, with the settings of the launch table."""
+    shape = {
+        "NUM_KV_HEADS": 8,
+        "GROUP": 4,
+        "BLOCK_SIZE": block_size,
+        "HEAD_DIM": head_dim,
+        "BLOCK_D": head_dim,
+    }
+    reports = {}
+    for name, rows in (("short", 64), ("long", 4096)):
+        launch = prefill_launch("sm90", head_dim, 2, rows)
+        reports[f"prefill {name} d{head_dim} b{block_size}"] = compile_kernel(
+            prefill_attention_kernel,
+            {**shape, "BLOCK_M": launch.block_m, "BLOCK_N": launch.block_n},
+            launch.num_warps,
+            launch.num_stages,
+        )
+    launch = decode_launch("sm90", head_dim, 2, shape["GROUP"])
+    reports[f"decode d{head_dim} b{block_size}"] = compile_kernel(
+        decode_attention_kernel,
+        {**shape, "BLOCK_M": launch.block_m, "BLOCK_N": launch.block_n, "SPLITS": 4},
+        launch.num_warps,
+        launch.num_stages,
+    )
+    return reports
+
+
+def compile_others() -> dict[str, Report]:
+    """Compile the kernels that only move data, in the shapes of an 8B model."""
+    warps = row_launch(4096).num_warps
+    heads = {"NUM_KV_HEADS": 8, "HEAD_DIM": 128, "BLOCK_D": 128}
+    split = {"HEAD_DIM": 128, "BLOCK_D": 128, "SPLITS": 16, "BLOCK_SPLITS": 16}
+    halves = {"NUM_HEADS": 32, "NUM_KV_HEADS": 8, "HALF": 64, "BLOCK_HEADS": 32, "BLOCK_HALF": 64}
+    return {
+        "rms_norm": compile_kernel(rms_norm_kernel, {"INNER": 1, "D": 4096, "BLOCK_D": 4096}, warps),
+        "add_rms_norm": compile_kernel(add_rms_norm_kernel, {"D": 4096, "BLOCK_D": 4096}, warps),
+        "silu_mul": compile_kernel(silu_mul_kernel, {"D": 14336, "BLOCK_D": 1024}, 4),
+        "rotary": compile_kernel(rotary_kernel, halves, 4),
+        "kv_write": compile_kernel(kv_write_kernel, {**heads, "BLOCK_SIZE": 64, "BLOCK_HEADS": 8}, 4),
+        "merge": compile_kernel(merge_parts_kernel, split, 4),
+    }
+
+
+def main() -> None:
+    reports = compile_others()
+    for head_dim, block_size in ((64, 16), (128, 16), (128, 64), (256, 16)):
+        reports |= compile_attention(head_dim, block_size)
+    json.dump({name: asdict(report) for name, report in reports.items()}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

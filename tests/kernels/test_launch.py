@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+
+from kernels.launch import decode_launch, decode_splits, prefill_launch, row_launch
+
+
+def test_wide_rows_get_more_warps() -> None:
+    warps = [row_launch(num_columns).num_warps for num_columns in (64, 512, 2048, 4096, 16384)]
+    assert warps == [1, 1, 4, 8, 16]
+
+
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256, 512])
+@pytest.mark.parametrize("element_size", [2, 4])
+@pytest.mark.parametrize("arch", ["sm80", "sm90", "sm100", "interpreter"])
+def test_every_shape_and_device_has_settings(arch: str, element_size: int, head_dim: int) -> None:
+    assert prefill_launch(arch, head_dim, element_size, 64).block_m >= 16
+    assert prefill_launch(arch, head_dim, element_size, 4096).block_m >= 16
+    assert decode_launch(arch, head_dim, element_size, 4).block_m == 16
+
+
+def test_padded_head_dims_share_a_row_of_the_table() -> None:
+    assert prefill_launch("sm90", 80, 2, 64) == prefill_launch("sm90", 128, 2, 64)
+
+
+def test_all_query_heads_of_a_kv_head_fit_a_program() -> None:
+    assert decode_launch("sm90", 128, 2, 71).block_m == 128
+
+
+@pytest.mark.parametrize(
+    ("num_groups", "max_context_len", "splits"),
+    [
+        (8, 100, 1),  # too short to share
+        (8, 4096, 16),  # 256 tokens each
+        (8, 100_000, 64),  # the limit
+        (264, 100_000, 2),  # enough groups to fill the device with two each
+        (10_000, 100_000, 1),
+        (8, 0, 1),
+    ],
+)
+def test_splits_fill_the_device(num_groups: int, max_context_len: int, splits: int) -> None:
+    assert decode_splits(132, num_groups, max_context_len) == splits
