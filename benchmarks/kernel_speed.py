@@ -1,0 +1,153 @@
+"""How near each GPU kernel comes to what the card can do: JSON lines, one a case.
+
+    python -m benchmarks.kernel_speed [--commit HASH] > benchmarks/results/kernels-h100.jsonl
+
+Kernels that move data are held against a device-to-device copy of this run, and prefill against torch's
+own attention on the same, unpaged, shapes. Times are medians, with a cold L2 cache before each call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+from torch.nn import functional
+
+from kernels.add_rms_norm import add_rms_norm
+from kernels.kv_write import kv_write
+from kernels.paged_attention import AttentionMetadata, paged_attention
+from kernels.rms_norm import rms_norm
+from kernels.rotary import rotary
+from kernels.silu_mul import silu_mul
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEVICE = torch.device("cuda")
+DTYPE = torch.bfloat16
+NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, HIDDEN, INTERMEDIATE = 32, 8, 128, 4096, 14336  # an 8B model
+TOKEN_COUNTS = (1, 32, 1024, 8192)
+DECODES = ((1, 1024), (1, 32768), (8, 4096), (32, 4096), (128, 1024))  # sequences, context
+PREFILLS = ((1, 512, 512), (1, 8192, 8192), (8, 1024, 1024), (4, 512, 8192))  # sequences, query, context
+
+
+def median_us(call: Callable[[], object]) -> float:
+    milliseconds: float = triton.testing.do_bench(call, warmup=20, rep=80, return_mode="median")
+    return 1e3 * milliseconds
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, dtype=DTYPE, device=DEVICE)
+
+
+def copy_bandwidth() -> float:
+    """Bytes read and written per second."""
+    source = torch.randn(1 << 29, dtype=DTYPE, device=DEVICE)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / (1e-6 * median_us(lambda: target.copy_(source)))
+
+
+def report(kernel: str, case: str, microseconds: float, **figures: float) -> None:
+    line = {"kernel": kernel, "case": case, "us": round(microseconds, 2)}
+    print(json.dumps(line | {name: round(value, 3) for name, value in figures.items()}), flush=True)
+
+
+def measure_bytes(kernel: str, case: str, num_bytes: int, copy: float, call: Callable[[], object]) -> None:
+    microseconds = median_us(call)
+    speed = num_bytes / (1e-6 * microseconds)
+    report(kernel, case, microseconds, gb_s=speed / 1e9, of_copy=speed / copy)
+
+
+def measure_small_kernels(num_tokens: int, copy: float) -> None:
+    case = f"{num_tokens} tokens"
+    x, residual, weight = random(num_tokens, HIDDEN), random(num_tokens, HIDDEN), random(HIDDEN)
+    measure_bytes("rms_norm", case, 2 * x.nbytes, copy, lambda: rms_norm(x, weight, 1e-5))
+    measure_bytes("add_rms_norm", case, 4 * x.nbytes, copy, lambda: add_rms_norm(x, residual, weight, 1e-5))
+    gate_up = random(num_tokens, 2 * INTERMEDIATE)
+    measure_bytes("silu_mul", case, 3 * gate_up.nbytes // 2, copy, lambda: silu_mul(gate_up))
+
+    merged = random(num_tokens, NUM_HEADS + 2 * NUM_KV_HEADS, HEAD_DIM)
+    q, k, v = merged.split_with_sizes([NUM_HEADS, NUM_KV_HEADS, NUM_KV_HEADS], 1)
+    positions = torch.arange(num_tokens, device=DEVICE)
+    cos_sin = torch.rand(num_tokens, HEAD_DIM, device=DEVICE)
+    measure_bytes("rotary", case, 2 * (q.nbytes + k.nbytes), copy, lambda: rotary(q, k, positions, cos_sin))
+    k_cache = random(num_tokens // 64 + 1, NUM_KV_HEADS, 64, HEAD_DIM)
+    v_cache = torch.empty_like(k_cache)
+    slots = torch.randperm(num_tokens, device=DEVICE)
+    measure_bytes(
+        "kv_write", case, 2 * (k.nbytes + v.nbytes), copy, lambda: kv_write(k, v, k_cache, v_cache, slots)
+    )
+
+
+def make_metadata(num_seqs: int, query: int, context: int, block_size: int) -> AttentionMetadata:
+    blocks_each = -(-context // block_size)
+    blocks = torch.randperm(num_seqs * blocks_each, dtype=torch.int32, device=DEVICE)
+    return AttentionMetadata(
+        query_start=torch.arange(0, num_seqs * query + 1, query, dtype=torch.int32, device=DEVICE),
+        context_lens=torch.full((num_seqs,), context, dtype=torch.int32, device=DEVICE),
+        block_tables=blocks.view(num_seqs, blocks_each),
+        query_lens=[query] * num_seqs,
+        context_lens_list=[context] * num_seqs,
+        num_decodes=num_seqs if query == 1 else 0,
+    )
+
+
+def attention_call(num_seqs: int, query: int, context: int, block_size: int) -> Callable[[], object]:
+    metadata = make_metadata(num_seqs, query, context, block_size)
+    q = random(num_seqs * query, NUM_HEADS, HEAD_DIM)
+    k_cache = random(metadata.block_tables.numel(), NUM_KV_HEADS, block_size, HEAD_DIM)
+    v_cache = random(*k_cache.shape)
+    return lambda: paged_attention(q, k_cache, v_cache, metadata, HEAD_DIM**-0.5)
+
+
+def measure_decode(num_seqs: int, context: int, block_size: int, copy: float) -> None:
+    num_bytes = num_seqs * context * NUM_KV_HEADS * HEAD_DIM * 2 * DTYPE.itemsize
+    case = f"{num_seqs} x {context}, block {block_size}"
+    call = attention_call(num_seqs, 1, context, block_size)
+    measure_bytes("decode_attention", case, num_bytes, copy, call)
+
+
+def measure_prefill(num_seqs: int, query: int, context: int, block_size: int) -> None:
+    flop = 4 * num_seqs * NUM_HEADS * HEAD_DIM * query * (context - query / 2)
+    microseconds = median_us(attention_call(num_seqs, query, context, block_size))
+    figures = {"tflop_s": flop / microseconds / 1e6}
+    if query == context:
+        q, k, v = (
+            random(num_seqs, heads, query, HEAD_DIM) for heads in (NUM_HEADS, NUM_KV_HEADS, NUM_KV_HEADS)
+        )
+        attend = functools.partial(functional.scaled_dot_product_attention, is_causal=True, enable_gqa=True)
+        figures["torch_tflop_s"] = flop / median_us(lambda: attend(q, k, v)) / 1e6
+    report(
+        "prefill_attention", f"{num_seqs} x {query} of {context}, block {block_size}", microseconds, **figures
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--commit", default="unknown", help="the commit that is measured")
+    commit = parser.parse_args().commit
+    copy = copy_bandwidth()
+    machine = {
+        "device": torch.cuda.get_device_name(DEVICE),
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "commit": commit,
+        "dtype": str(DTYPE).removeprefix("torch."),
+        "copy_gb_s": round(copy / 1e9),
+    }
+    print(json.dumps(machine), flush=True)
+    for num_tokens in TOKEN_COUNTS:
+        measure_small_kernels(num_tokens, copy)
+    for block_size in (16, 64):
+        for num_seqs, context in DECODES:
+            measure_decode(num_seqs, context, block_size, copy)
+        for num_seqs, query, context in PREFILLS:
+            measure_prefill(num_seqs, query, context, block_size)
+
+
+if __name__ == "__main__":
+    main()
