@@ -1,0 +1,79 @@
+# make up     set everything up on a fresh machine, then run server and translator
+# make test   all tests
+# make check  everything else that CI checks: stubs, contract, lint, types, imports, images, README
+# make proto  generate the Python stubs from proto/
+# make bench  measure this machine
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STUBS := clients/python/src
+PINS := pyproject.toml clients/python/pyproject.toml constraints.txt deploy/install.sh
+CODEGEN := .venv-codegen
+COMPOSE = $$($(BIN)/python -c 'import compose; print(compose.__path__[0])')/docker-compose
+
+export PYTHON
+
+.PHONY: up test test-kernels check lint proto proto-check images-check readme-check bench clean
+
+up: $(VENV)/.runtime
+	@$(BIN)/pagewire up $(ARGS)
+
+test: $(VENV)/.dev test-kernels
+	$(BIN)/python -m pytest --ignore=tests/kernels $(ARGS)
+
+# Triton reads the variable once, on import: kernels run in a process of their own.
+test-kernels: $(VENV)/.dev
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels $(ARGS)
+
+check: proto-check lint images-check readme-check
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+proto: $(CODEGEN)/.installed
+	proto/generate.sh $(CODEGEN)/bin/python $(STUBS)
+
+proto-check: $(CODEGEN)/.installed $(VENV)/.dev
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	@if git rev-parse --verify --quiet HEAD~1 >/dev/null; then \
+	  echo "buf breaking against the previous commit"; \
+	  $(BIN)/buf breaking --against '.git#ref=HEAD~1'; \
+	fi
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
+	  proto/generate.sh $(CODEGEN)/bin/python "$$fresh" && \
+	  diff -r -x __init__.py -x __pycache__ "$$fresh/pagewire/v1" $(STUBS)/pagewire/v1 && \
+	  echo "the stubs are fresh"
+
+images-check: $(VENV)/.dev
+	$(BIN)/hadolint Dockerfile
+	$(COMPOSE) -f compose.yaml config --quiet
+	$(COMPOSE) -f compose.yaml -f compose.gpu.yaml config --quiet
+	$(BIN)/shellcheck deploy/*.sh proto/*.sh .ci/run
+
+readme-check: $(VENV)/.dev
+	$(BIN)/python deploy/run_readme.py README.md
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) $(CODEGEN) clients/node/node_modules
+
+$(VENV)/.runtime: $(PINS)
+	deploy/install.sh $(VENV) server,translator --editable
+	@touch $@
+
+$(VENV)/.dev: $(PINS)
+	deploy/install.sh $(VENV) server,translator --editable --group dev
+	@touch $@ $(VENV)/.runtime
+
+$(CODEGEN)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(CODEGEN)
+	$(CODEGEN)/bin/python -m pip --disable-pip-version-check install --upgrade --constraint constraints.txt pip
+	$(CODEGEN)/bin/python -m pip --disable-pip-version-check install --group codegen
+	@touch $@
