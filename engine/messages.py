@@ -95,6 +95,7 @@ class RequestOutput(_Value, frozen=True):
 
     request_id: str
     token_ids: list[int] = []
+    """Includes the EOS or stop token that ended the sequence."""
     logprobs: list[TokenLogprobs] = []
     """One for each of `token_ids` if they were asked for."""
     num_cached_tokens: int | None = None
