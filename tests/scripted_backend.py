@@ -114,11 +114,11 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, models_pb2_grpc.Mode
         self.left = threading.Semaphore(0)
         self.not_ready: str | None = None
 
-    async def StreamGenerate(  # type: ignore[override]
+    async def StreamGenerate(
         self, request: inference_pb2.StreamGenerateRequest, context: Any
     ) -> AsyncIterator[Event]:
         self.specs.append(request.spec)
-        self.metadata.append({key: value for key, value in context.invocation_metadata()})
+        self.metadata.append(dict(context.invocation_metadata()))
         self.time_remaining_s = context.time_remaining()
         left = self.left
         context.add_done_callback(lambda _: left.release())
@@ -126,7 +126,7 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, models_pb2_grpc.Mode
         async for event in self.script(request.spec, context):
             yield event
 
-    async def ListModels(  # type: ignore[override]
+    async def ListModels(
         self, request: models_pb2.ListModelsRequest, context: Any
     ) -> models_pb2.ListModelsResponse:
         if self.not_ready is not None:
@@ -134,13 +134,25 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, models_pb2_grpc.Mode
             await abort(context, unavailable, self.not_ready, reason("NOT_READY"), retry_in(0.05))
         return models_pb2.ListModelsResponse(models=[self._model()])
 
-    async def GetModel(  # type: ignore[override]
+    async def GetModel(
         self, request: models_pb2.GetModelRequest, context: Any
     ) -> models_pb2.GetModelResponse:
         if request.name != MODEL:
             message = f"The model `{request.name}` does not exist."
             await abort(context, grpc.StatusCode.NOT_FOUND, message, reason("MODEL_NOT_FOUND"))
         return models_pb2.GetModelResponse(model=self._model())
+
+    async def Generate(self, request: Any, context: Any) -> Any:
+        raise AssertionError("unary routes fold the stream")
+
+    async def Tokenize(self, request: Any, context: Any) -> Any:
+        raise AssertionError("no route calls it")
+
+    async def Detokenize(self, request: Any, context: Any) -> Any:
+        raise AssertionError("no route calls it")
+
+    async def RenderChat(self, request: Any, context: Any) -> Any:
+        raise AssertionError("no route calls it")
 
     def _model(self) -> models_pb2.Model:
         model = models_pb2.Model(name=MODEL, root="tiny", max_model_len=64)
@@ -174,8 +186,8 @@ class House:
         self.backend = Backend(config.grpc_target, config.request_timeout_s)
         self.server = make_server(build_app(config, self.backend), self.backend, config.drain_timeout_s)
         self._serving = asyncio.create_task(self.server.serve(sockets=[listener]))
-        while not self.server.started:
-            await asyncio.sleep(0.01)
+        # The socket listens from now on; a connection waits in its backlog until the server takes it.
+        listener.listen()
 
     async def _start_backend(self) -> None:
         server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from translator.http1 import Http1Protocol
+from translator.middleware import MAX_HEADER_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("translator")
 
-MAX_HEADER_BYTES = 65_536
 KEEP_ALIVE_S = 65
 STALLED_READER_S = 30
 _SHUTDOWN_S = 5

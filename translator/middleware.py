@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_HEADERS = 256
+MAX_HEADER_BYTES = 65_536
 
 # Safe in a log line, a header and gRPC metadata.
 _USABLE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -69,8 +70,9 @@ class RequestLimitMiddleware:
         await self._app(scope, receive_counted, send)
 
     def _refusal(self, headers: list[tuple[bytes, bytes]]) -> ApiError | None:
-        if len(headers) > MAX_HEADERS:
-            return ApiError(431, f"The request has more than {MAX_HEADERS} headers.")
+        num_bytes = sum(len(name) + len(value) for name, value in headers)
+        if len(headers) > MAX_HEADERS or num_bytes > MAX_HEADER_BYTES:
+            return ApiError(431, f"The headers exceed {MAX_HEADERS} lines or {MAX_HEADER_BYTES} bytes.")
         lengths = [value for name, value in headers if name == b"content-length"]
         if lengths and any(name == b"transfer-encoding" for name, _ in headers):
             return ApiError(400, "Content-Length and Transfer-Encoding exclude each other.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from scripted_backend import House, serving
+from tests.scripted_backend import House, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

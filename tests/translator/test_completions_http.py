@@ -1,0 +1,211 @@
+"""POST /v1/completions over a real socket, against a scripted gRPC server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from pagewire.v1 import inference_pb2
+from tests.scripted_backend import MODEL, abort, delta, finished, plays, reason, refuses, started
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import httpx
+
+    from tests.scripted_backend import House
+
+PATH = "/v1/completions"
+HEAD = f'"object":"text_completion","created":0,"model":"{MODEL}","system_fingerprint":"pagewire-0"'
+
+
+def post(http: httpx.Client, **fields: Any) -> httpx.Response:
+    return http.post(PATH, json={"prompt": "hi"} | fields, headers={"x-request-id": "r-1"})
+
+
+def transcript(response: httpx.Response) -> list[str]:
+    frames = response.text.removesuffix("\n\n").split("\n\n")
+    frames = [re.sub(r'"created":\d+', '"created":0', frame) for frame in frames]
+    return [re.sub(r"pagewire-[^\"]+", "pagewire-0", frame) for frame in frames]
+
+
+def chunk(text: str, index: int = 0, finish: str | None = None) -> str:
+    choice = json.dumps(
+        {"index": index, "text": text, "logprobs": None, "finish_reason": finish}, separators=(",", ":")
+    )
+    return f'data: {{"id":"cmpl-r-1",{HEAD},"choices":[{choice}]}}'
+
+
+def logprob(token_id: int, text: bytes, value: float, *top: tuple[int, bytes, float]) -> Any:
+    token = inference_pb2.TokenLogprob(token_id=token_id, logprob=value, token_bytes=text)
+    for other_id, other_text, other_value in top:
+        token.top.add(token_id=other_id, logprob=other_value, token_bytes=other_text)
+    return token
+
+
+async def echoes_prompt(spec: inference_pb2.GenerationSpec, context: Any) -> AsyncIterator[Any]:
+    """Answers "<prompt>:<choice>" for each choice."""
+    prompt = spec.text or ",".join(map(str, spec.token_ids.ids))
+    yield started(prompt_text=prompt, num_prompt_tokens=3, num_cached_tokens=1)
+    for index in reversed(range(spec.sampling.n or 1)):
+        yield delta(f"{prompt}:{index}", index)
+    yield finished(spec.sampling.n or 1)
+
+
+def test_golden_stream(http: httpx.Client) -> None:
+    response = post(http, stream=True)
+    assert transcript(response) == [
+        chunk("Hel"),
+        chunk("lo"),
+        chunk("", finish="stop"),
+        "data: [DONE]",
+    ]
+
+
+def test_golden_whole(http: httpx.Client, house: House) -> None:
+    body = post(http).json()
+    assert body.pop("created") > 1_700_000_000
+    assert body.pop("system_fingerprint").startswith("pagewire-")
+    assert body == {
+        "id": "cmpl-r-1",
+        "object": "text_completion",
+        "model": MODEL,
+        "choices": [{"text": "Hello", "index": 0, "logprobs": None, "finish_reason": "stop"}],
+        "usage": {
+            "prompt_tokens": 7,
+            "completion_tokens": 2,
+            "total_tokens": 9,
+            "prompt_tokens_details": {"cached_tokens": 2},
+            "completion_tokens_details": {"reasoning_tokens": 0},
+        },
+    }
+    assert house.servicer.specs[0].stopping.max_tokens == 16
+
+
+def test_choices_are_ordered_by_prompt_then_index(http: httpx.Client, house: House) -> None:
+    house.servicer.script = echoes_prompt
+    body = post(http, prompt=["a", "b", "c"], n=2).json()
+    assert [choice["text"] for choice in body["choices"]] == ["a:0", "a:1", "b:0", "b:1", "c:0", "c:1"]
+    assert [choice["index"] for choice in body["choices"]] == list(range(6))
+    assert body["usage"]["prompt_tokens"] == 9
+    assert body["usage"]["completion_tokens"] == 6
+    ids = sorted(metadata["x-request-id"] for metadata in house.servicer.metadata)
+    assert ids == ["r-1-0", "r-1-1", "r-1-2"]
+
+
+def test_token_ids_are_prompts(http: httpx.Client, house: House) -> None:
+    house.servicer.script = echoes_prompt
+    assert post(http, prompt=[1, 2]).json()["choices"][0]["text"] == "1,2:0"
+    texts = [choice["text"] for choice in post(http, prompt=[[1, 2], [3]]).json()["choices"]]
+    assert texts == ["1,2:0", "3:0"]
+
+
+def test_several_prompts_share_one_stream(http: httpx.Client, house: House) -> None:
+    house.servicer.script = echoes_prompt
+    response = post(http, prompt=["a", "b"], n=2, stream=True, stream_options={"include_usage": True})
+    frames = transcript(response)
+    chunks = [json.loads(frame.removeprefix("data: ")) for frame in frames[:-1]]
+    texts: dict[int, str] = {}
+    finishes: dict[int, str] = {}
+    for choice in (each["choices"][0] for each in chunks[:-1]):
+        assert choice["index"] not in finishes
+        texts[choice["index"]] = texts.get(choice["index"], "") + choice["text"]
+        if choice["finish_reason"]:
+            finishes[choice["index"]] = choice["finish_reason"]
+    assert texts == {0: "a:0", 1: "a:1", 2: "b:0", 3: "b:1"}
+    assert finishes == dict.fromkeys(range(4), "stop")
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["total_tokens"] == 10
+    assert frames[-1] == "data: [DONE]"
+
+
+def test_one_refused_prompt_refuses_all(http: httpx.Client, house: House) -> None:
+    async def refuses_b(spec: inference_pb2.GenerationSpec, context: Any) -> AsyncIterator[Any]:
+        if spec.text == "b":
+            violation = refuses(("spec.text", "too long"))
+            code = grpc.StatusCode.INVALID_ARGUMENT
+            await abort(context, code, "text", reason("CONTEXT_LENGTH_EXCEEDED"), violation)
+        async for event in echoes_prompt(spec, context):
+            yield event
+
+    house.servicer.script = refuses_b
+    for stream in (False, True):
+        response = post(http, prompt=["a", "b"], stream=stream)
+        assert response.status_code == 400
+        assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_one_failed_prompt_ends_the_stream(http: httpx.Client, house: House) -> None:
+    async def loses_b(spec: inference_pb2.GenerationSpec, context: Any) -> AsyncIterator[Any]:
+        yield started()
+        if spec.text == "b":
+            await abort(context, grpc.StatusCode.UNAVAILABLE, "lost", reason("REQUEST_LOST"))
+        yield delta("x")
+        await asyncio.Event().wait()
+        yield finished()
+
+    house.servicer.script = loses_b
+    frames = transcript(post(http, prompt=["a", "b"], stream=True))
+    assert '"code":"request_lost"' in frames[-1]
+    for _ in range(2):
+        assert house.servicer.left.acquire(timeout=20)
+
+
+def test_echo_with_logprobs_scores_the_prompt(http: httpx.Client, house: House) -> None:
+    """What evaluation harnesses send for multiple choice."""
+    prompt = [logprob(1, b"a\xc3", 0), logprob(2, b"\xa9", -1.0, (3, b"\xaa", -0.5))]
+    prompt[0].absent = True
+    house.servicer.script = plays(
+        started(prompt_text="aé", prompt_logprobs=prompt),
+        delta(" b", logprobs=[logprob(4, b" b", -2.0, (4, b" b", -2.0))]),
+        finished(reason=inference_pb2.FINISH_REASON_LENGTH),
+    )
+    fields = {"prompt": [[1, 2]], "echo": True, "max_tokens": 1, "logprobs": 1, "temperature": 0}
+    choice = post(http, **fields).json()["choices"][0]
+    assert choice["text"] == "aé b"
+    assert choice["logprobs"] == {
+        "text_offset": [0, 1, 2],
+        "tokens": ["bytes:\\x61\\xc3", "bytes:\\xa9", " b"],
+        "token_logprobs": [None, -1.0, -2.0],
+        "top_logprobs": [None, {"bytes:\\xaa": -0.5, "bytes:\\xa9": -1.0}, {" b": -2.0}],
+    }
+    output = house.servicer.specs[0].output
+    assert (output.logprobs, output.prompt_logprobs, output.prompt_text) == (1, 1, True)
+
+    frames = transcript(post(http, **fields, stream=True))
+    choices = [json.loads(frame.removeprefix("data: "))["choices"][0] for frame in frames[:-1]]
+    assert [each["text"] for each in choices] == ["aé", " b", ""]
+    assert [each["logprobs"] and each["logprobs"]["text_offset"] for each in choices] == [[0, 1], [2], None]
+
+
+def test_scoring_alone_returns_the_prompt(http: httpx.Client, house: House) -> None:
+    token = logprob(1, b"a", 0)
+    token.absent = True
+    house.servicer.script = plays(
+        started(prompt_text="a", prompt_logprobs=[token], num_prompt_tokens=1),
+        delta("b", logprobs=[logprob(2, b"b", -1.0)]),
+        finished(reason=inference_pb2.FINISH_REASON_LENGTH),
+    )
+    body = post(http, echo=True, max_tokens=0, logprobs=0).json()
+    assert body["choices"][0]["text"] == "a"
+    assert body["choices"][0]["logprobs"]["tokens"] == ["a"]
+    assert body["choices"][0]["finish_reason"] == "length"
+    assert body["usage"]["completion_tokens"] == 0
+    frames = transcript(post(http, echo=True, max_tokens=0, stream=True))
+    assert frames == [chunk("a"), chunk("", finish="length"), "data: [DONE]"]
+
+
+def test_token_ids_are_returned_when_asked_for(http: httpx.Client, house: House) -> None:
+    house.servicer.script = plays(
+        started(prompt_token_ids=[5, 6]), delta("x", token_ids=[7]), delta("y", token_ids=[8]), finished()
+    )
+    choice = post(http, return_token_ids=True).json()["choices"][0]
+    assert (choice["prompt_token_ids"], choice["token_ids"]) == ([5, 6], [7, 8])
+    frames = transcript(post(http, return_token_ids=True, stream=True))
+    choices = [json.loads(frame.removeprefix("data: "))["choices"][0] for frame in frames[:-1]]
+    assert choices[0]["prompt_token_ids"] == [5, 6]
+    assert [each.get("token_ids") for each in choices] == [[], [7], [8], None]
