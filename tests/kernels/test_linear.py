@@ -3,24 +3,62 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kernels import linear as linear_module
 from kernels.linear import linear, prepare_weight
 
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
-@pytest.mark.parametrize("num_rows", [0, 1, 2, 5, 16, 70, 300])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+
+@pytest.mark.parametrize("num_rows", [0, 1, 2, 3, 5, 16, 70, 128, 129, 300])
+@pytest.mark.parametrize("weight_dtype", DTYPES)
+@pytest.mark.parametrize("activation_dtype", DTYPES)
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_linear_matches_float64(num_rows: int, dtype: torch.dtype, with_bias: bool) -> None:
+def test_linear_matches_float64(
+    num_rows: int, weight_dtype: torch.dtype, activation_dtype: torch.dtype, with_bias: bool
+) -> None:
+    if activation_dtype not in (torch.float32, weight_dtype):
+        pytest.skip("narrow activations have weights of their own type")
     generator = torch.Generator().manual_seed(num_rows)
-    x = torch.randn(num_rows, 96, generator=generator).to(dtype)
-    weight = torch.randn(200, 96, generator=generator).to(dtype)
-    bias = torch.randn(200, generator=generator).to(dtype) if with_bias else None
+    x = torch.randn(num_rows, 96, generator=generator).to(activation_dtype)
+    weight = torch.randn(200, 96, generator=generator).to(weight_dtype)
+    bias = torch.randn(200, generator=generator).to(activation_dtype) if with_bias else None
     exact = x.double() @ weight.double().T + (0 if bias is None else bias.double())
     result = linear(x, prepare_weight(weight), bias)
-    assert result.dtype == dtype
-    error = (result.double() - exact).abs().max().item() if num_rows else 0.0
-    assert error <= 40 * torch.finfo(dtype).eps * 4
+    assert result.dtype == activation_dtype
+    assert result.shape == (num_rows, 200)
+    assert result.is_contiguous()
+    # x and the result are rounded once each, and float32 sums round as they grow.
+    scale = x.double().abs() @ weight.double().abs().T + (0 if bias is None else bias.double().abs())
+    assert ((result.double() - exact).abs() <= 4 * torch.finfo(weight_dtype).eps * scale).all()
+
+
+@pytest.mark.parametrize("num_rows", [3, 200])
+def test_more_rows_than_two_are_exact_in_float32(num_rows: int) -> None:
+    x = torch.randn(num_rows, 64)
+    weight = torch.randn(50, 64).bfloat16()
+    torch.testing.assert_close(linear(x, prepare_weight(weight)), x @ weight.float().T)
+
+
+@pytest.mark.parametrize("num_rows", [3, 200])
+@pytest.mark.parametrize("scratch_elements", [1, 64, 1000])
+def test_a_weight_larger_than_the_scratch_goes_in_pieces(
+    num_rows: int, scratch_elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear_module, "SCRATCH_ELEMENTS", scratch_elements)
+    x = torch.randn(num_rows, 64)
+    weight = torch.randn(50, 64).bfloat16()
+    torch.testing.assert_close(linear(x, prepare_weight(weight)), x @ weight.float().T)
+
+
+def test_the_scratch_serves_with_and_without_inference_mode() -> None:
+    weight = prepare_weight(torch.randn(8, 4).bfloat16())
+    x = torch.randn(5, 4)
+    with torch.inference_mode():
+        inside = linear(x, weight)
+    assert torch.equal(linear(x, weight), inside)
 
 
 def test_leading_dimensions_are_kept() -> None:
     weight = prepare_weight(torch.randn(8, 4))
     assert linear(torch.randn(2, 3, 4), weight).shape == (2, 3, 8)
+    assert linear(torch.randn(4), weight).shape == (8,)
