@@ -68,6 +68,11 @@ class Admission:
             call.end(error)
         return bool(calls)
 
+    def end_all(self, error: Exception) -> None:
+        """End all live requests."""
+        for ticket in self._tickets:
+            ticket.call.end(error)
+
     async def drain(self, timeout_s: float, error: Exception) -> int:
         """Wait for the live requests, then end those that are left and return their number."""
         try:
@@ -75,8 +80,7 @@ class Admission:
                 await self._idle.wait()
         except TimeoutError:
             num_ended = self.num_live
-            for ticket in self._tickets:
-                ticket.call.end(error)
+            self.end_all(error)
             await self._idle.wait()
             return num_ended
         return 0

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from engine.config import EngineConfig
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -50,5 +49,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How long running requests may go on after SIGTERM."""
 
     def name_of_model(self) -> str:
-        """The name that responses carry."""
-        return self.served_model_names[0] if self.served_model_names else self.model
+        """The name that responses carry. A local model's own name is that of its folder or file."""
+        if self.served_model_names:
+            return self.served_model_names[0]
+        path = Path(self.model).expanduser()
+        return path.resolve().name if path.exists() else self.model

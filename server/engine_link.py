@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -79,8 +80,11 @@ class EngineLink:
 
     def kill(self) -> None:
         """End the process at once."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(
+                    self._process.pid, signal.SIGKILL
+                )  # Process.kill would take its exit code from asyncio
 
     async def shut_down(self, grace_s: float) -> None:
         """Ask the process to end, and end it if it does not within `grace_s`."""

@@ -75,6 +75,7 @@ class EngineProcess:
         self._num_silent_ticks = 0
         self._last_progress_s = 0.0
         self._fatal: str | None = None
+        self._loaded = asyncio.Event()
         self._stopping = asyncio.Event()
         self.stats = EngineStats()
         self.num_restarts = 0
@@ -113,6 +114,11 @@ class EngineProcess:
         if mailbox is not None and self._link is not None:
             self._link.send(Abort(request_id))
             mailbox.put(RequestOutput(request_id, finish_reason=FinishReason.ABORTED))
+
+    async def loaded(self) -> EngineInfo:
+        """Wait for the engine to be loaded for the first time."""
+        await self._loaded.wait()
+        return self.info
 
     async def run(self, config: EngineConfig) -> None:
         """Keep a process running until `stop`.
@@ -175,6 +181,7 @@ class EngineProcess:
                 self._on_progress(stage, done, total)
             case Ready(info):
                 self._info = info
+                self._loaded.set()
                 self._become(None)
             case Fatal(message):
                 self._fatal = message

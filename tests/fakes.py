@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -196,11 +197,12 @@ class FakeEngine:
 
 END_ID = 256
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<{{ message.role }}>{{ message.content }}\n{% endfor %}"
+    "{{ header }}{% for message in messages %}<{{ message.role }}>{{ message.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 
 
+@functools.cache
 def make_tokenizer() -> Tokenizer:
     """A tokenizer whose ids 0 to 255 are the bytes, followed by <end>, <begin> and two spare marks."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet(), key=_byte_of)

@@ -1,0 +1,179 @@
+"""The server process: listens, loads, serves, drains, ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from engine.errors import ModelLoadError
+from server import loading
+from server.engine_process import EngineProcess, EngineStartError
+from server.errors import RequestLostError
+from server.generation_defaults import GenerationConfigError
+from server.listeners import PortError, bind, make_listener
+from server.model_store import ModelStoreError
+from server.progress import Progress
+from server.served_model import ModelSlot, ServedModel
+from server.services import ADMIN, HEALTH, INFERENCE, MODELS, Services
+from server.tokenizer import TokenizerError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from concurrent.futures import Executor
+
+    import grpc.aio
+
+    from server.config import ServerConfig
+
+logger = logging.getLogger(__name__)
+
+ENGINE_GRACE_S = 5.0
+LISTENER_GRACE_S = 0.5
+
+_LOAD_ERRORS = (EngineStartError, GenerationConfigError, ModelLoadError, ModelStoreError, TokenizerError)
+
+
+def run(config: ServerConfig) -> int:
+    """Serve until a signal, and return the process's exit code.
+
+    0: ended by a signal, after draining. 1: the model cannot be served. 2: a port cannot be used.
+    """
+    try:
+        asyncio.run(_run(config))
+    except PortError as error:
+        logger.error("%s", error)
+        return 2
+    except _LOAD_ERRORS as error:
+        logger.error("%s", error)
+        return 1
+    return 0
+
+
+async def _run(config: ServerConfig) -> None:
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1), "prompts") as executor:
+        server = Server(config, executor)
+        await server.listen()
+        try:
+            await server.serve()
+        finally:
+            await server.close()
+
+
+class Server:
+    """Everything that one server process owns. `listen`, `serve` and `close` are called in that order."""
+
+    def __init__(self, config: ServerConfig, executor: Executor) -> None:
+        self._config = config
+        self._started_s = time.monotonic()
+        self._progress = Progress()
+        self._models = ModelSlot()
+        self._engine = EngineProcess(self._progress, lambda: self._services.readiness.refresh())
+        self._services = Services(
+            self._engine,
+            self._models,
+            executor,
+            max_queued_requests=config.max_queued_requests,
+            max_logprobs=config.max_logprobs,
+        )
+        self._listeners: list[grpc.aio.Server] = []
+        self._port = 0
+        self._stop = asyncio.Event()
+        self._engine_grace_s = ENGINE_GRACE_S
+
+    async def listen(self) -> None:
+        """Open the ports. Until the model is loaded, health says that the server is not ready.
+
+        Raises:
+            PortError: a port cannot be taken.
+        """
+        config, services = self._config, self._services
+        public_names = [service.full_name for service in (INFERENCE, MODELS, HEALTH)]
+        public = self._make_listener(services.public_handlers(), public_names)
+        admin = self._make_listener(services.admin_handlers(), [ADMIN.full_name, HEALTH.full_name])
+        self._port = bind(public, config.host, config.port, "--port")
+        bind(admin, config.admin_host, config.admin_port, "--admin-port")
+        self._listeners = [public, admin]
+        for listener in self._listeners:
+            await listener.start()
+
+    async def serve(self) -> None:
+        """Load the model and serve it until a signal; then drain.
+
+        Raises:
+            EngineStartError: the engine cannot be started, or was lost for good.
+            ModelStoreError, TokenizerError, GenerationConfigError, ModelLoadError: the model cannot be
+                loaded.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        running = asyncio.create_task(self._load_and_run())
+        stopped = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        self._services.readiness.refuse_new()
+        if running.done():
+            self._end_all()
+            await running
+        await self._services.admission.drain(self._config.drain_timeout_s, _stopping())
+        await self._engine.stop(self._engine_grace_s)
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+    async def close(self) -> None:
+        """Close the ports and end the engine, whatever state they are in."""
+        self._progress.close()
+        for listener in self._listeners:
+            await listener.stop(LISTENER_GRACE_S)
+        await self._engine.stop(0.0)
+
+    def _make_listener(self, handlers: Sequence[grpc.GenericRpcHandler], names: list[str]) -> grpc.aio.Server:
+        return make_listener(
+            handlers,
+            max_message_bytes=self._config.max_message_bytes,
+            max_queued_requests=self._config.max_queued_requests,
+            reflected_services=names if self._config.enable_reflection else (),
+        )
+
+    async def _load_and_run(self) -> None:
+        config = self._config
+        path = await loading.locate(config, self._progress)
+        running = asyncio.create_task(self._engine.run(loading.engine_config(config, path)))
+        loaded = asyncio.create_task(loading.load(config, path, self._engine))
+        try:
+            await asyncio.wait({running, loaded}, return_when=asyncio.FIRST_COMPLETED)
+            if loaded.done():
+                self._announce(loaded.result())
+            await running
+        finally:
+            running.cancel()
+            loaded.cancel()
+
+    def _announce(self, model: ServedModel) -> None:
+        self._models.put(model)
+        self._services.readiness.refresh()
+        self._progress.close()
+        seconds = time.monotonic() - self._started_s
+        host, port = self._config.host, self._port
+        logger.info("gRPC server ready on %s:%d, model %s, %.1f s", host, port, model.name, seconds)
+
+    def _on_signal(self) -> None:
+        """The first signal drains, the second one ends what is left at once."""
+        if self._stop.is_set():
+            self._engine_grace_s = 0.0
+            self._end_all()
+        self._stop.set()
+
+    def _end_all(self) -> None:
+        self._services.admission.end_all(_stopping())
+
+
+def _stopping() -> RequestLostError:
+    return RequestLostError("the server is shutting down")
