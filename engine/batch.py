@@ -88,11 +88,11 @@ class Batch:
         context_lens = [chunk.start + chunk.num_tokens for chunk in chunks]
         query_ends = list(accumulate(query_lens))
         num_tokens = query_ends[-1]
-        rows, ends, query_end = self._upload([[chunk.row for chunk in chunks], context_lens, query_ends])
+        rows, ends, query_end = self.upload([[chunk.row for chunk in chunks], context_lens, query_ends])
         if num_tokens == len(chunks):
             token_rows, positions = rows, ends - 1
         else:
-            lens = self._upload([query_lens])[0]
+            lens = self.upload([query_lens])[0]
             token_rows = rows.repeat_interleave(lens, output_size=num_tokens)
             offsets = (ends - query_end).repeat_interleave(lens, output_size=num_tokens)
             positions = torch.arange(num_tokens, device=self._device) + offsets
@@ -119,6 +119,13 @@ class Batch:
         """
         self.token_table[rows, positions] = token_ids.int()
 
+    def upload(self, values: list[list[int]]) -> Tensor:
+        """Return int64 values on the device; the copy does not wait for what runs there."""
+        tensor = torch.tensor(values, dtype=torch.int64)
+        if self._device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self._device, non_blocking=True)
+
     def _admit(self, admission: Admission) -> None:
         row = admission.row
         assert self._rows[row] is None, row
@@ -137,12 +144,5 @@ class Batch:
             rows += [chunk.row] * len(chunk.new_block_ids)
             columns += range(first, sequence.num_blocks)
             block_ids += chunk.new_block_ids
-        changes = self._upload([rows, columns, block_ids])
+        changes = self.upload([rows, columns, block_ids])
         self._block_table[changes[0], changes[1]] = changes[2].int()
-
-    def _upload(self, values: list[list[int]]) -> Tensor:
-        """Return int64 values on the device; the copy does not wait for what runs there."""
-        tensor = torch.tensor(values, dtype=torch.int64)
-        if self._device.type == "cpu":
-            return tensor
-        return tensor.pin_memory().to(self._device, non_blocking=True)

@@ -60,7 +60,8 @@ class StepRunner:
             return ()
         rows, ends, last_tokens = inputs.rows, inputs.ends, inputs.last_tokens
         if len(sampling) < len(chunks):
-            rows, ends, last_tokens = rows[sampling], ends[sampling], last_tokens[sampling]
+            picked = self._batch.upload([sampling])[0]
+            rows, ends, last_tokens = rows[picked], ends[picked], last_tokens[picked]
         if len(last_tokens) < len(hidden):
             hidden = hidden[last_tokens]
         sampling_rows = [self._sampling_row(chunks[index]) for index in sampling]
