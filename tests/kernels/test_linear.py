@@ -6,18 +6,21 @@ import torch
 from kernels import linear as linear_module
 from kernels.linear import linear, prepare_weight
 
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+DTYPES = [  # of activations and weights
+    (torch.float32, torch.float32),
+    (torch.float32, torch.bfloat16),
+    (torch.float32, torch.float16),
+    (torch.bfloat16, torch.bfloat16),
+    (torch.float16, torch.float16),
+]
 
 
-@pytest.mark.parametrize("num_rows", [0, 1, 2, 3, 5, 16, 70, 128, 129, 300])
-@pytest.mark.parametrize("weight_dtype", DTYPES)
-@pytest.mark.parametrize("activation_dtype", DTYPES)
+@pytest.mark.parametrize("num_rows", [0, 1, 2, 3, 16, 128, 129])
+@pytest.mark.parametrize(("activation_dtype", "weight_dtype"), DTYPES)
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_linear_matches_float64(
-    num_rows: int, weight_dtype: torch.dtype, activation_dtype: torch.dtype, with_bias: bool
+    num_rows: int, activation_dtype: torch.dtype, weight_dtype: torch.dtype, with_bias: bool
 ) -> None:
-    if activation_dtype not in (torch.float32, weight_dtype):
-        pytest.skip("narrow activations have weights of their own type")
     generator = torch.Generator().manual_seed(num_rows)
     x = torch.randn(num_rows, 96, generator=generator).to(activation_dtype)
     weight = torch.randn(200, 96, generator=generator).to(weight_dtype)
