@@ -1,0 +1,165 @@
+"""The engine's loop over a real channel, with the fake runner."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from fake_runner import FakeRunner, solo_output
+from server_end import ServerEnd
+
+import engine.core
+from engine.channel import EngineChannel
+from engine.core import EngineCore
+from engine.errors import ChannelClosedError
+from engine.messages import (
+    Abort,
+    EngineRequest,
+    FinishReason,
+    Heartbeat,
+    ResetPrefixCache,
+    SamplingParams,
+    Shutdown,
+    StepOutputs,
+    Submit,
+)
+from engine.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from engine.step import StepPlan, StepResult
+
+MAX_MODEL_LEN = 128
+
+
+class RunningCore:
+    """A core on a thread, and the server's end of its channel."""
+
+    def __init__(self, runner: FakeRunner) -> None:
+        self.server = ServerEnd()
+        info = runner.info
+        scheduler = Scheduler(
+            info.num_blocks,
+            info.block_size,
+            runner.max_num_seqs,
+            runner.max_num_batched_tokens,
+            info.max_model_len,
+        )
+        self._core = EngineCore(runner, scheduler, EngineChannel(self.server.theirs))
+        self._thread = threading.Thread(target=self._run)
+        self._error: Exception | None = None
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._core.run()
+        except Exception as error:  # noqa: BLE001 - handed to the test's thread
+            self._error = error
+
+    def wait_ended(self) -> Exception | None:
+        self._thread.join(30.0)
+        assert not self._thread.is_alive()
+        return self._error
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[[FakeRunner], RunningCore]]:
+    cores: list[RunningCore] = []
+
+    def start(runner: FakeRunner) -> RunningCore:
+        cores.append(RunningCore(runner))
+        return cores[-1]
+
+    yield start
+    for core in cores:
+        with core.server:
+            pass
+        core.wait_ended()
+
+
+@pytest.fixture
+def core(start: Callable[[FakeRunner], RunningCore], monkeypatch: pytest.MonkeyPatch) -> RunningCore:
+    monkeypatch.setattr(engine.core, "HEARTBEAT_INTERVAL_S", 0.01)
+    core = start(FakeRunner(max_model_len=MAX_MODEL_LEN))
+    core.server.wait_ready()
+    return core
+
+
+def make_request(name: str, num_prompt_tokens: int = 6, max_tokens: int = 8) -> EngineRequest:
+    prompt = [(len(name) * 7 + position) % 29 + 2 for position in range(num_prompt_tokens)]
+    return EngineRequest(name, prompt, SamplingParams(max_tokens=max_tokens))
+
+
+def test_every_sequence_gets_its_own_tokens(core: RunningCore) -> None:
+    requests = [make_request("r" * n, num_prompt_tokens=5 * n, max_tokens=20 - n) for n in range(1, 12)]
+    core.server.send(*map(Submit, requests))
+    outputs = core.server.outputs_until_end_of(*(request.request_id for request in requests))
+    for request in requests:
+        token_ids = [token_id for output in outputs[request.request_id] for token_id in output.token_ids]
+        assert (token_ids, outputs[request.request_id][-1].finish_reason) == solo_output(
+            request, MAX_MODEL_LEN
+        )
+
+
+def test_one_frame_for_each_step(core: RunningCore) -> None:
+    core.server.send(Submit(make_request("long", num_prompt_tokens=100, max_tokens=4)))
+    frames = []
+    while not isinstance(frame := core.server.receive(), StepOutputs):
+        pass
+    while isinstance(frame, StepOutputs):
+        frames.append(frame)
+        frame = core.server.receive()
+    assert [frame.stats.num_steps for frame in frames] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_abort_ends_a_sequence_and_frees_its_blocks(core: RunningCore) -> None:
+    core.server.send(Submit(make_request("r", max_tokens=120)), Abort("r"), Abort("unknown"))
+    outputs = core.server.outputs_until_end_of("r")["r"]
+    assert outputs[-1].finish_reason is FinishReason.ABORTED
+    assert core.server.stats.num_owned_blocks == 0
+    assert core.server.stats.num_aborted == 1
+
+
+def test_what_can_never_fit_fails_and_others_go_on(core: RunningCore) -> None:
+    core.server.send(Submit(make_request("large", num_prompt_tokens=500)), Submit(make_request("small")))
+    outputs = core.server.outputs_until_end_of("large", "small")
+    (refusal,) = outputs["large"]
+    assert (refusal.finish_reason, refusal.error) == (FinishReason.FAILED, "request_too_large")
+    assert outputs["small"][-1].finish_reason is FinishReason.LENGTH
+
+
+def test_resets_the_prefix_cache(core: RunningCore) -> None:
+    core.server.send(Submit(make_request("r", num_prompt_tokens=20)))
+    core.server.outputs_until_end_of("r")
+    assert core.server.stats.num_cached_blocks > 0
+    core.server.send(ResetPrefixCache())
+    while core.server.stats.num_cached_blocks:
+        assert isinstance(core.server.receive(), Heartbeat)
+
+
+def test_beats_while_idle(core: RunningCore) -> None:
+    assert all(isinstance(core.server.receive(), Heartbeat) for _ in range(3))
+
+
+def test_shutdown_ends_the_loop(core: RunningCore) -> None:
+    core.server.send(Submit(make_request("r", max_tokens=120)), Shutdown())
+    assert core.wait_ended() is None
+
+
+def test_ends_when_the_server_is_gone(core: RunningCore) -> None:
+    core.server.send(Submit(make_request("r", max_tokens=120)))
+    core.server.close()
+    assert isinstance(core.wait_ended(), ChannelClosedError)
+
+
+def test_an_error_of_the_runner_ends_the_loop(start: Callable[[FakeRunner], RunningCore]) -> None:
+    class Broken(FakeRunner):
+        def execute(self, plan: StepPlan) -> StepResult:
+            raise RuntimeError("no such device")
+
+    core = start(Broken())
+    core.server.wait_ready()
+    core.server.send(Submit(make_request("r")))
+    assert str(core.wait_ended()) == "no such device"
