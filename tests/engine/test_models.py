@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import importlib.util
 import random
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +17,6 @@ from engine.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from engine.model_runner import ModelRunner
 
@@ -71,6 +72,15 @@ def plans(family: Family) -> Iterator[HandPlans]:
 
 def outputs_of(plans: HandPlans, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> list[list[int]]:
     return [plans.tokens[row][len(prompt) :] for row, prompt in zip(rows, prompts, strict=True)]
+
+
+def test_transformers_does_not_take_our_kernels_for_its_hub_client() -> None:
+    spec = importlib.util.find_spec("kernels")
+    assert spec is not None
+    assert spec.origin is not None
+    assert Path(spec.origin).samefile(Path(__file__).parents[2] / "kernels/__init__.py")
+    utils: Any = transformers.utils
+    assert not utils.is_kernels_available()
 
 
 def test_alone_equals_transformers(family: Family, plans: HandPlans) -> None:
