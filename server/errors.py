@@ -2,6 +2,7 @@
 
 ServiceError                    text that is safe for the caller
 ├── InvalidRequestError         fields that were refused
+│   └── ContextLengthError      the prompt does not fit the context
 ├── NotFoundError               an unknown model, adapter or request
 ├── QueueFullError              too many requests wait
 ├── SlowReaderError             the caller stopped reading its stream
@@ -53,6 +54,10 @@ class InvalidRequestError(ServiceError):
         self.violations = violations
 
 
+class ContextLengthError(InvalidRequestError):
+    """The prompt leaves no room in the context for an output."""
+
+
 class NotFoundError(ServiceError):
     """The request names something that does not exist."""
 
@@ -98,6 +103,7 @@ class _Rule:
 
 _TABLE: dict[type[BaseException], _Rule] = {
     InvalidRequestError: _Rule(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    ContextLengthError: _Rule(grpc.StatusCode.INVALID_ARGUMENT, "CONTEXT_LENGTH_EXCEEDED"),
     NotFoundError: _Rule(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"),
     QueueFullError: _Rule(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", retry_delay_s=1),
     SlowReaderError: _Rule(grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_READER"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from server.errors import ContextLengthError, Violation
 from server.fields import invalid
 from server.tokenizer import InvalidTextError
 
@@ -66,7 +67,8 @@ def fit(
     """Cut a prompt as its request asks, and check that the context leaves room for an output.
 
     Raises:
-        InvalidRequestError: the prompt is empty or too long.
+        InvalidRequestError: the prompt is empty.
+        ContextLengthError: it is too long.
     """
     token_ids = encoded.token_ids
     if truncation is not None and len(token_ids) > truncation.max_tokens:
@@ -75,12 +77,12 @@ def fit(
     if not encoded.token_ids:
         raise invalid(prompt.path, "the prompt has no tokens; at least one is needed")
     if len(encoded.token_ids) >= model.max_model_len:
-        raise invalid(
-            prompt.path,
+        description = (
             f"This model's maximum context length is {model.max_model_len} tokens. However, your prompt has"
             f" {len(encoded.token_ids)} tokens, and at least 1 must be left for the output. Please reduce the"
-            " length of the prompt.",
+            " length of the prompt."
         )
+        raise ContextLengthError([Violation(prompt.path, description)])
     return encoded
 
 
