@@ -1,8 +1,9 @@
 """In which types weights are kept and activations computed: the one place that decides it.
 
 A GPU computes in the requested type. So does a CPU with matrix instructions for it. Other CPUs convert
-16-bit operands on every use, several times slower than float32; there the arithmetic is float32, which
-is at least as precise.
+16-bit operands on every use, several times slower than float32. There the weights keep the requested
+type, as memory bounds their speed, and all else is float32, which is at least as precise; `kernels/linear.py`
+multiplies the two.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def choose_precision(requested: str, model_dtype: str, device: torch.device) -> 
     """
     dtype: torch.dtype = getattr(torch, model_dtype if requested == "auto" else requested)
     if device.type == "cpu" and not cpu_multiplies(dtype):
-        return Precision(dtype, weights=torch.float32, activations=torch.float32)
+        return Precision(dtype, weights=dtype, activations=torch.float32)
     return Precision(dtype, weights=dtype, activations=dtype)
 
 

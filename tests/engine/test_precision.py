@@ -29,6 +29,7 @@ def test_a_cpu_without_the_instructions_computes_in_float32(monkeypatch: pytest.
     monkeypatch.setattr(precision, "cpu_multiplies", lambda dtype: dtype == torch.float32)
     chosen = choose_precision("bfloat16", "float32", CPU)
     assert chosen.name == "bfloat16"
+    assert chosen.weights == torch.bfloat16
     assert chosen.activations == torch.float32
     monkeypatch.setattr(precision, "cpu_multiplies", lambda _: True)
     assert choose_precision("bfloat16", "float32", CPU).activations == torch.bfloat16
