@@ -129,9 +129,7 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, models_pb2_grpc.Mode
     async def ListModels(
         self, request: models_pb2.ListModelsRequest, context: Any
     ) -> models_pb2.ListModelsResponse:
-        if self.not_ready is not None:
-            unavailable = grpc.StatusCode.UNAVAILABLE
-            await abort(context, unavailable, self.not_ready, reason("NOT_READY"), retry_in(0.05))
+        await self._check_ready(context)
         return models_pb2.ListModelsResponse(models=[self._model()])
 
     async def GetModel(
@@ -143,7 +141,9 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, models_pb2_grpc.Mode
         return models_pb2.GetModelResponse(model=self._model())
 
     async def Generate(self, request: Any, context: Any) -> Any:
-        raise AssertionError("unary routes fold the stream")
+        """What a readiness probe calls."""
+        await self._check_ready(context)
+        await abort(context, grpc.StatusCode.INVALID_ARGUMENT, "text", refuses(("spec", "is needed")))
 
     async def Tokenize(self, request: Any, context: Any) -> Any:
         raise AssertionError("no route calls it")
@@ -153,6 +153,11 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, models_pb2_grpc.Mode
 
     async def RenderChat(self, request: Any, context: Any) -> Any:
         raise AssertionError("no route calls it")
+
+    async def _check_ready(self, context: Any) -> None:
+        if self.not_ready is not None:
+            unavailable = grpc.StatusCode.UNAVAILABLE
+            await abort(context, unavailable, self.not_ready, reason("NOT_READY"), retry_in(0.05))
 
     def _model(self) -> models_pb2.Model:
         model = models_pb2.Model(name=MODEL, root="tiny", max_model_len=64)

@@ -172,10 +172,15 @@ class Backend:
             return from_rpc_error(error, Endpoint.BOTH).message
         if is_serving(response):
             return None
+        return await self._reason_of_refusal()
+
+    async def _reason_of_refusal(self) -> str:
+        """Ask for nothing: a server that is not ready says why before it looks at the request."""
         try:
-            await self.list_models()
-        except ApiError as error:
-            return error.message
+            await self._inference.Generate(inference_pb2.GenerateRequest(), timeout=PROBE_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                return from_rpc_error(error, Endpoint.BOTH).message
         return "The model server is not serving."
 
     def drain(self) -> None:
