@@ -148,6 +148,10 @@ async def _answer(name: str, call: Call, context: Context, raised: BaseException
 def _log(name: str, call: Call, error: BaseException, status: errors.Status) -> None:
     seconds = time.monotonic() - call.arrived_s
     if errors.is_expected(error):
-        logger.info("%s %s %s after %.3f s: %s", name, call.request_id, status.code.name, seconds, error)
+        # Probes and waiting clients come again and again while there is nothing to answer with.
+        level = logging.DEBUG if isinstance(error, errors.NotReadyError) else logging.INFO
+        logger.log(
+            level, "%s %s %s after %.3f s: %s", name, call.request_id, status.code.name, seconds, error
+        )
     else:
         logger.error("%s %s failed after %.3f s", name, call.request_id, seconds, exc_info=error)
