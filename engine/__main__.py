@@ -87,7 +87,10 @@ def _serve(config: EngineConfig, load: Load, channel: EngineChannel) -> None:
     gc.freeze()  # what was loaded stays: the collector need not walk it in the middle of a step
     core = EngineCore(runner, scheduler, channel)
     threading.Thread(target=_beat, args=(channel, core), name="engine-pulse", daemon=True).start()
-    core.run()
+    try:
+        core.run()
+    finally:
+        gc.unfreeze()  # or extension modules take what is left at exit for leaks, and say so
 
 
 def _beat(channel: EngineChannel, core: EngineCore) -> None:

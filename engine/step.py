@@ -7,8 +7,9 @@ each token that it samples into its row by itself, so a plan names only what cha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from engine.messages import SamplingParams, TokenLogprobs
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(msgspec.Struct, frozen=True):
     """A sequence takes a row, for the first time or again after preemption."""
 
     row: int
@@ -27,8 +27,7 @@ class Admission:
     sampling: SamplingParams
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True):
     """The tokens that one row computes in this step: positions [start, start + num_tokens)."""
 
     row: int
@@ -42,8 +41,7 @@ class Chunk:
     """Whether the chunk reaches the row's last known token, so that a new token is sampled."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepPlan:
+class StepPlan(msgspec.Struct, frozen=True):
     """One step. Released rows are given up before admissions are made; a row may be in both."""
 
     released_rows: tuple[int, ...]
@@ -52,8 +50,7 @@ class StepPlan:
     """Rows are distinct. Single-token chunks come first."""
 
 
-@dataclass(frozen=True, slots=True)
-class SampledToken:
+class SampledToken(msgspec.Struct, frozen=True):
     """The token sampled for one row, already written into the runner's state."""
 
     row: int
@@ -62,8 +59,7 @@ class SampledToken:
     logprobs: TokenLogprobs | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
+class StepResult(msgspec.Struct, frozen=True):
     """What a step computed."""
 
     sampled: tuple[SampledToken, ...]
