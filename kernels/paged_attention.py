@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,12 @@ class AttentionMetadata:
     """`context_lens` on the host."""
     num_decodes: int
     """How many sequences have one query token; they come first."""
+
+
+class _Layout(NamedTuple):
+    num_kv_heads: int
+    block_size: int
+    mask_dtype: torch.dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +75,8 @@ def paged_attention_reference(
     _, num_kv_heads, block_size, _ = k_cache.shape
     keys, values = k_cache.view(-1, head_dim), v_cache.view(-1, head_dim)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    decodes, prefills = _gathers(
-        metadata, num_kv_heads, block_size, torch.promote_types(q.dtype, torch.float32)
-    )
+    layout = _Layout(num_kv_heads, block_size, torch.promote_types(q.dtype, torch.float32))
+    decodes, prefills = _gathers(metadata, layout)
     for gather in decodes:
         shape = (gather.num_seqs, num_kv_heads, -1, head_dim)
         result = F.scaled_dot_product_attention(
@@ -97,34 +103,15 @@ def paged_attention_reference(
 
 
 @lru_cache(maxsize=2)  # all layers of a step ask for the same
-def _gathers(
-    metadata: AttentionMetadata, num_kv_heads: int, block_size: int, mask_dtype: torch.dtype
-) -> tuple[list[_Gather], list[_Gather]]:
+def _gathers(metadata: AttentionMetadata, layout: _Layout) -> tuple[list[_Gather], list[_Gather]]:
     """Plan the calls for decodes and for longer queries."""
-    decodes = [
-        _gather_decodes(metadata, seqs, num_kv_heads, block_size, mask_dtype)
-        for seqs in _similar_decodes(metadata)
-    ]
+    decodes = [_gather_decodes(metadata, seqs, layout) for seqs in _similar_decodes(metadata)]
     prefills = []
     start = metadata.num_decodes
     for seq in range(metadata.num_decodes, len(metadata.query_lens)):
-        query_len, context_len = metadata.query_lens[seq], metadata.context_lens_list[seq]
-        positions = torch.arange(context_len, device=metadata.block_tables.device).unsqueeze(0)
-        is_whole = query_len == context_len
-        prefills.append(
-            _Gather(
-                queries=slice(start, start + query_len),
-                cache_rows=_cache_rows(
-                    metadata.block_tables[seq : seq + 1], positions, num_kv_heads, block_size
-                ),
-                num_seqs=1,
-                mask=None
-                if is_whole
-                else _causal_mask(query_len, context_len).to(positions.device, mask_dtype),
-                is_causal=is_whole,
-            )
-        )
-        start += query_len
+        stop = start + metadata.query_lens[seq]
+        prefills.append(_gather_prefill(metadata, seq, slice(start, stop), layout))
+        start = stop
     return decodes, prefills
 
 
@@ -136,9 +123,7 @@ def _similar_decodes(metadata: AttentionMetadata) -> list[list[int]]:
     return list(groups.values())
 
 
-def _gather_decodes(
-    metadata: AttentionMetadata, seqs: list[int], num_kv_heads: int, block_size: int, mask_dtype: torch.dtype
-) -> _Gather:
+def _gather_decodes(metadata: AttentionMetadata, seqs: list[int], layout: _Layout) -> _Gather:
     device = metadata.block_tables.device
     is_run = seqs[-1] - seqs[0] + 1 == len(seqs)
     index = slice(seqs[0], seqs[-1] + 1) if is_run else torch.tensor(seqs, device=device)
@@ -148,26 +133,31 @@ def _gather_decodes(
     if min(lens) < max(lens):
         is_padding = positions >= metadata.context_lens[index].unsqueeze(1)
         positions = positions.masked_fill(is_padding, 0)
-        mask = torch.zeros(is_padding.shape, dtype=mask_dtype, device=device).masked_fill_(
-            is_padding, float("-inf")
-        )[:, None, None]
-    cache_rows = _cache_rows(metadata.block_tables[index], positions, num_kv_heads, block_size)
+        mask = torch.zeros(is_padding.shape, dtype=layout.mask_dtype, device=device)
+        mask = mask.masked_fill_(is_padding, float("-inf"))[:, None, None]
+    cache_rows = _cache_rows(metadata.block_tables[index], positions, layout)
     return _Gather(index, cache_rows, len(seqs), mask, is_causal=False)
 
 
-def _cache_rows(
-    block_tables: torch.Tensor, positions: torch.Tensor, num_kv_heads: int, block_size: int
-) -> torch.Tensor:
+def _gather_prefill(metadata: AttentionMetadata, seq: int, queries: slice, layout: _Layout) -> _Gather:
+    block_table = metadata.block_tables[seq : seq + 1]
+    query_len, context_len = metadata.query_lens[seq], metadata.context_lens_list[seq]
+    positions = torch.arange(context_len, device=block_table.device).unsqueeze(0)
+    cache_rows = _cache_rows(block_table, positions, layout)
+    if query_len == context_len:
+        return _Gather(queries, cache_rows, 1, None, is_causal=True)
+    mask = torch.full(
+        (query_len, context_len), float("-inf"), dtype=layout.mask_dtype, device=block_table.device
+    ).triu_(context_len - query_len + 1)
+    return _Gather(queries, cache_rows, 1, mask, is_causal=False)
+
+
+def _cache_rows(block_tables: torch.Tensor, positions: torch.Tensor, layout: _Layout) -> torch.Tensor:
     """Cache rows of [num_seqs, num_tokens] positions, ordered by sequence, head and token; flat int64."""
+    num_kv_heads, block_size, _ = layout
     blocks = block_tables.gather(1, positions // block_size).long().unsqueeze(1)
     heads = torch.arange(num_kv_heads, device=positions.device).view(1, -1, 1)
     return ((blocks * num_kv_heads + heads) * block_size + (positions % block_size).unsqueeze(1)).flatten()
-
-
-def _causal_mask(query_len: int, context_len: int) -> torch.Tensor:
-    """[query_len, context_len]: 0 where the query sees the token, else -inf."""
-    hidden = torch.full((query_len, context_len), float("-inf"))
-    return hidden.triu(context_len - query_len + 1)
 
 
 def paged_attention_triton(
