@@ -175,11 +175,12 @@ class Scheduler:
                 draft.give(request, 1)
             else:
                 prefills.append(request)
+        may_admit = len(self._waiting) > 0 and len(self._free_rows) > 0
         for request in prefills:
             if not draft.budget:
                 break
             # The oldest leaves a part to the others, lest short prompts wait for all of a long one.
-            is_sharing = request is prefills[0] and (len(prefills) > 1 or len(self._waiting) > 0)
+            is_sharing = request is prefills[0] and (len(prefills) > 1 or may_admit)
             draft.give(request, -(-draft.budget * 3 // 4) if is_sharing else draft.budget)
 
     def _admit_waiting(self, draft: StepDraft) -> None:
