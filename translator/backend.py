@@ -22,8 +22,10 @@ log = logging.getLogger("translator")
 
 Event = inference_pb2.Delta | inference_pb2.Finished
 PROBE_TIMEOUT_S = 2.0
-# A server that comes back is found again within a second.
-_RECONNECT_OPTIONS = (
+# A server that comes back is found again within a second. Calls are not retried here: HTTP clients retry
+# a 503 themselves, and they are told when.
+_CHANNEL_OPTIONS = (
+    *(option for option in CHANNEL_OPTIONS if option[0] != "grpc.service_config"),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
@@ -102,7 +104,7 @@ class Backend:
 
     def __init__(self, target: str, request_timeout_s: float) -> None:
         self._timeout_s = request_timeout_s
-        self._channel = grpc.aio.insecure_channel(target, options=(*CHANNEL_OPTIONS, *_RECONNECT_OPTIONS))
+        self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
         self._inference: inference_pb2_grpc.InferenceServiceAsyncStub = (
             inference_pb2_grpc.InferenceServiceStub(self._channel)
         )
