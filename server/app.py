@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import ModelLoadError
 from server import loading
+from server.engine_link import ENGINE_COMMAND
 from server.engine_process import EngineProcess, EngineStartError
 from server.errors import RequestLostError
 from server.generation_defaults import GenerationConfigError
@@ -39,13 +40,13 @@ LISTENER_GRACE_S = 0.5
 _LOAD_ERRORS = (EngineStartError, GenerationConfigError, ModelLoadError, ModelStoreError, TokenizerError)
 
 
-def run(config: ServerConfig) -> int:
+def run(config: ServerConfig, engine_command: Sequence[str] = ENGINE_COMMAND) -> int:
     """Serve until a signal, and return the process's exit code.
 
     0: ended by a signal, after draining. 1: the model cannot be served. 2: a port cannot be used.
     """
     try:
-        asyncio.run(_run(config))
+        asyncio.run(_run(config, engine_command))
     except PortError as error:
         logger.error("%s", error)
         return 2
@@ -55,9 +56,9 @@ def run(config: ServerConfig) -> int:
     return 0
 
 
-async def _run(config: ServerConfig) -> None:
+async def _run(config: ServerConfig, engine_command: Sequence[str]) -> None:
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1), "prompts") as executor:
-        server = Server(config, executor)
+        server = Server(config, executor, engine_command)
         await server.listen()
         try:
             await server.serve()
@@ -68,12 +69,14 @@ async def _run(config: ServerConfig) -> None:
 class Server:
     """Everything that one server process owns. `listen`, `serve` and `close` are called in that order."""
 
-    def __init__(self, config: ServerConfig, executor: Executor) -> None:
+    def __init__(self, config: ServerConfig, executor: Executor, engine_command: Sequence[str]) -> None:
         self._config = config
         self._started_s = time.monotonic()
         self._progress = Progress()
         self._models = ModelSlot()
-        self._engine = EngineProcess(self._progress, lambda: self._services.readiness.refresh())
+        self._engine = EngineProcess(
+            self._progress, lambda: self._services.readiness.refresh(), command=engine_command
+        )
         self._services = Services(
             self._engine,
             self._models,

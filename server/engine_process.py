@@ -149,10 +149,10 @@ class EngineProcess:
 
     async def _run_process(self, config: EngineConfig) -> str:
         """Run one process to its end, and return why it ended."""
-        if self._stopping.is_set():
-            return "stopped"
         self._fatal = None
         link = self._link = await EngineLink.start(config, self._command)
+        if self._stopping.is_set():
+            link.kill()
         watcher = asyncio.create_task(self._watch(link))
         try:
             async for frame in link.frames():

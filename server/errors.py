@@ -26,9 +26,10 @@ from server.engine import EngineUnavailableError
 DOMAIN = "pagewire"
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
 
-# Trailing metadata beyond 8 KiB is refused by receivers, and non-ASCII text grows threefold on the wire.
-_MAX_MESSAGE_BYTES = 1024
-_MAX_DETAILS_BYTES = 3072
+# Receivers refuse trailing metadata beyond 8 KiB. The message travels twice: percent-encoded, which may
+# triple it, and within the details, which base64 lengthens by a third.
+_MAX_MESSAGE_BYTES = 640
+_MAX_VIOLATIONS_BYTES = 2048
 
 
 class ServiceError(Exception):
@@ -145,7 +146,7 @@ def status_of(error: BaseException, request_id: str) -> Status:
         delay = duration_pb2.Duration(seconds=rule.retry_delay_s)
         status.details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
     if isinstance(error, InvalidRequestError):
-        status.details.append(_pack(_bad_request(error.violations, _MAX_DETAILS_BYTES)))
+        status.details.append(_pack(_bad_request(error.violations, _MAX_VIOLATIONS_BYTES)))
     return Status(rule.code, message, status.SerializeToString())
 
 
