@@ -10,7 +10,8 @@ from tiny_model import FAMILIES, make_tiny_model
 
 from engine.errors import ModelLoadError
 from engine.layers.rotary import cos_sin_table
-from engine.model_config import ModelConfig, from_hf
+from engine.model_config import ARCHITECTURES, GGUF_ARCHITECTURES, ModelConfig, from_hf
+from engine.models import MODELS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -142,3 +143,7 @@ def test_reads_what_transformers_writes(tmp_path: Path, family: Family) -> None:
     assert config.rope.theta == theirs.rope_parameters["rope_theta"]
     assert config.tie_word_embeddings == theirs.tie_word_embeddings
     assert config.dtype == "bfloat16"
+
+
+def test_each_supported_architecture_has_a_model() -> None:
+    assert set(MODELS) == set(ARCHITECTURES) >= set(GGUF_ARCHITECTURES.values())
