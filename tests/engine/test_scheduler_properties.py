@@ -36,8 +36,8 @@ EXACT_FIT = st.builds(
 )
 HUGE = st.builds(
     Profile,
-    num_blocks=st.just(400),
-    block_size=st.sampled_from([1, 4]),
+    num_blocks=st.just(160),
+    block_size=st.just(4),
     max_num_seqs=st.integers(1, 12),
     max_num_batched_tokens=st.integers(1, 64),
     max_model_len=st.just(64),
