@@ -5,13 +5,13 @@ from __future__ import annotations
 import tracemalloc
 
 import pytest
+import tiny_tokenizer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from server.detokenizer import Detokenizer, Piece
 from server.tokenizer import Tokenizer
 from server.tokenizer_source import TokenizerSource
-from tests import tiny_tokenizer
 
 BACKEND = tiny_tokenizer.byte_level()
 BYTE_LEVEL = Tokenizer(TokenizerSource(BACKEND))

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import tiny_tokenizer
 from gguf import GGUFWriter
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +11,6 @@ from hypothesis import strategies as st
 from server.gguf_tokenizer import read_gguf_tokenizer, tokenizer_from_metadata
 from server.tokenizer import Tokenizer
 from server.tokenizer_source import TokenizerError
-from tests import tiny_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path

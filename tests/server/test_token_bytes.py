@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import tiny_tokenizer
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +9,6 @@ from tokenizers import AddedToken, decoders, models
 
 from server.token_bytes import TokenBytes
 from server.tokenizer_source import TokenizerError
-from tests import tiny_tokenizer
 
 BYTE_LEVEL = tiny_tokenizer.byte_level()
 SENTENCEPIECE = tiny_tokenizer.sentencepiece()

@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import tiny_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
@@ -12,7 +13,6 @@ from transformers import AutoTokenizer
 
 from server.tokenizer import InvalidTextError, Tokenizer
 from server.tokenizer_source import TokenizerError, TokenizerSource
-from tests import tiny_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
