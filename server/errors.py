@@ -126,6 +126,8 @@ class Status:
     message: str
     details: bytes = field(repr=False)
     """A serialised google.rpc.Status."""
+    retry_delay_s: int | None = None
+    """How long to wait before trying again, where that may help."""
 
 
 def is_expected(error: BaseException) -> bool:
@@ -147,7 +149,7 @@ def status_of(error: BaseException, request_id: str) -> Status:
         status.details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
     if isinstance(error, InvalidRequestError):
         status.details.append(_pack(_bad_request(error.violations, _MAX_VIOLATIONS_BYTES)))
-    return Status(rule.code, message, status.SerializeToString())
+    return Status(rule.code, message, status.SerializeToString(), rule.retry_delay_s)
 
 
 def _bad_request(violations: list[Violation], max_bytes: int) -> error_details_pb2.BadRequest:

@@ -131,10 +131,15 @@ async def _answer(name: str, call: Call, context: Context, raised: BaseException
     """Send the status that `raised` stands for. Raises AbortError once it is sent, else returns."""
     error = call.error_for(raised)
     status = errors.status_of(error, call.request_id)
-    trailing = ((METADATA_KEY, call.request_id), (errors.STATUS_DETAILS_KEY, status.details))
+    trailing: list[tuple[str, str | bytes]] = [
+        (METADATA_KEY, call.request_id),
+        (errors.STATUS_DETAILS_KEY, status.details),
+    ]
+    if status.retry_delay_s is not None:
+        trailing.append(("grpc-retry-pushback-ms", str(status.retry_delay_s * 1000)))
     try:
         async with asyncio.timeout(_ABORT_TIMEOUT_S):
-            await context.abort(status.code, status.message, trailing)
+            await context.abort(status.code, status.message, tuple(trailing))
     except grpc.aio.AbortError:
         _log(name, call, error, status)
         raise

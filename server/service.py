@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import TYPE_CHECKING
 
 from server.fields import invalid
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from server.engine import Engine
     from server.rpc import Call
     from server.served_model import ModelSlot
+
+logger = logging.getLogger(__name__)
 
 
 class InferenceService:
@@ -58,6 +61,8 @@ class InferenceService:
             async with contextlib.aclosing(generation.events()) as events:
                 async for event in events:
                     ticket.waits = False
+                    if event.HasField("finished"):
+                        _log(call, event.finished.usage)
                     yield event
 
     async def _prepare(
@@ -71,3 +76,15 @@ class InferenceService:
         encoded = await loop.run_in_executor(self._executor, encode, checked.prompt, model)
         prompt = fit(encoded, checked.prompt, checked.truncation, model)
         return Generation(self._engine, model, checked, prompt, call.request_id, call.arrived_s)
+
+
+def _log(call: Call, usage: inference_pb2.Usage) -> None:
+    logger.info(
+        "%s finished after %.3f s: %d prompt tokens (%d cached), %d generated, first after %.3f s",
+        call.request_id,
+        usage.total_time.ToTimedelta().total_seconds(),
+        usage.num_prompt_tokens,
+        usage.num_cached_tokens,
+        usage.num_completion_tokens,
+        usage.time_to_first_token.ToTimedelta().total_seconds(),
+    )

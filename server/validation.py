@@ -42,6 +42,16 @@ MAX_STOP_TOKEN_IDS = 64
 MAX_SALT_CHARACTERS = 128
 _INT64 = 1 << 64
 
+# Field of Sampling, its bounds, and whether the lower one is itself refused.
+_RANGES = (
+    ("temperature", 0, 2, False),
+    ("top_p", 0, 1, True),
+    ("min_p", 0, 1, False),
+    ("repetition_penalty", 0, 10, True),
+    ("presence_penalty", -2, 2, False),
+    ("frequency_penalty", -2, 2, False),
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
@@ -152,7 +162,6 @@ def _sampling(
     fields: Fields, spec: inference_pb2.GenerationSpec, model: ServedModel, max_logprobs: int
 ) -> SamplingParams:
     given, stopping, output, defaults = spec.sampling, spec.stopping, spec.output, model.defaults
-    path = "spec.sampling"
 
     def number(name: str, default: float | None, fallback: float) -> float:
         value: float = getattr(given, name)
@@ -175,14 +184,11 @@ def _sampling(
         num_logprobs=_num_logprobs(fields, output, "logprobs", max_logprobs),
         num_prompt_logprobs=_num_logprobs(fields, output, "prompt_logprobs", max_logprobs),
     )
-    fields.within(f"{path}.temperature", sampling.temperature, 0, 2)
+    for name, low, high, above_low in _RANGES:
+        if _is_given(given, name):
+            fields.within(f"spec.sampling.{name}", getattr(given, name), low, high, above_low=above_low)
     if given.HasField("top_k"):
-        fields.within(f"{path}.top_k", given.top_k, -1, model.info.vocab_size)
-    fields.within(f"{path}.top_p", sampling.top_p, 0, 1, above_low=True)
-    fields.within(f"{path}.min_p", sampling.min_p, 0, 1)
-    fields.within(f"{path}.repetition_penalty", sampling.repetition_penalty, 0, 10, above_low=True)
-    fields.within(f"{path}.presence_penalty", sampling.presence_penalty, -2, 2)
-    fields.within(f"{path}.frequency_penalty", sampling.frequency_penalty, -2, 2)
+        fields.within("spec.sampling.top_k", given.top_k, -1, model.info.vocab_size)
     fields.at_most("spec.stopping.stop_token_ids", stopping.stop_token_ids, MAX_STOP_TOKEN_IDS, "token ids")
     fields.token_ids("spec.stopping.stop_token_ids", stopping.stop_token_ids, model.info.vocab_size)
     return sampling

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 import pytest
+from fakes import FakeEngine, FakeServer, serve
 from google.rpc import error_details_pb2, status_pb2
 
 from pagewire.v1 import inference_pb2, inference_pb2_grpc
-from tests.fakes import FakeEngine, FakeServer, serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 import pytest
+from calls import status_of
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tiny_tokenizer import byte_level
 
 from pagewire.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
-from tests.calls import status_of
-from tests.tiny_tokenizer import byte_level
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

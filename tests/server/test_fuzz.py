@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
+from fakes import END_ID, FakeEngine, saying, serve
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.services import HEALTH, INFERENCE, MODELS
-from tests.fakes import END_ID, FakeEngine, saying, serve
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor, MethodDescriptor

@@ -10,6 +10,8 @@ import grpc
 import grpc.aio
 import msgspec
 import pytest
+from calls import details_of, status_of
+from fakes import END_ID, FakeEngine, FakeServer, saying, serve
 from google.protobuf import duration_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -22,8 +24,6 @@ from pagewire.v1 import (
     models_pb2,
     models_pb2_grpc,
 )
-from tests.calls import details_of, status_of
-from tests.fakes import END_ID, FakeEngine, FakeServer, saying, serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -8,12 +8,12 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
+from tiny_model import make_tiny_model
 
 from engine.config import EngineConfig
 from engine.messages import EngineRequest, SamplingParams
 from server.engine import EngineUnavailableError
 from server.engine_process import EngineProcess
-from tests.tiny_model import make_tiny_model
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -7,19 +7,20 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
+import calls
 import grpc
 import grpc.aio
 import pytest
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from pagewire.v1 import inference_pb2
 from server.errors import InvalidRequestError, NotFoundError, QueueFullError, Violation, status_of
 from server.listeners import PortError, bind, make_listener
 from server.rpc import generic_handler
 from server.services import INFERENCE
-from tests import calls
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from server.rpc import Call
 
@@ -76,24 +77,24 @@ def start(channel: grpc.aio.Channel, method: str, request: bytes = b"", **settin
     return make(name)(request, **settings)
 
 
-FAULTS = [
-    asyncio.CancelledError(),
-    TimeoutError(SECRET),
-    RuntimeError(SECRET),
-    KeyError(SECRET),
-    MemoryError(),
-    UnicodeEncodeError("utf-8", "\ud800", 0, 1, SECRET),
-    StopAsyncIteration(),
-    grpc.aio.AbortError(),
+FAULTS: list[Callable[[], BaseException]] = [
+    asyncio.CancelledError,
+    lambda: TimeoutError(SECRET),
+    lambda: RuntimeError(SECRET),
+    lambda: KeyError(SECRET),
+    MemoryError,
+    lambda: UnicodeEncodeError("utf-8", "\ud800", 0, 1, SECRET),
+    StopAsyncIteration,
+    grpc.aio.AbortError,
 ]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault()).__name__)
 @pytest.mark.parametrize(("method", "num_messages"), [(UNARY, 0), (STREAM, 0), (STREAM, 2)])
 async def test_a_fault_is_internal_and_keeps_its_text(
-    fault: BaseException, method: str, num_messages: int, caplog: pytest.LogCaptureFixture
+    fault: Callable[[], BaseException], method: str, num_messages: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with serving(Faulty(fault, num_messages)) as channel:
+    async with serving(Faulty(fault(), num_messages)) as channel:
         call = start(channel, method, timeout=20, metadata=[("x-request-id", "my-id")])
         error = await calls.status_of(call)
         assert error.code() is grpc.StatusCode.INTERNAL
@@ -180,3 +181,22 @@ def test_a_status_fits_into_metadata(text: str) -> None:
 def test_not_found_says_what() -> None:
     status = status_of(NotFoundError("MODEL_NOT_FOUND", "no"), "r")
     assert b"MODEL_NOT_FOUND" in status.details
+
+
+async def test_reflection_is_there_on_demand_only() -> None:
+    for reflected in ((), ("a.Service",)):
+        listener = make_listener(
+            [], max_message_bytes=1 << 20, max_queued_requests=8, reflected_services=reflected
+        )
+        port = bind(listener, "127.0.0.1", 0, "--port")
+        await listener.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+            request = reflection_pb2.ServerReflectionRequest(list_services="*")
+            call = stub.ServerReflectionInfo(iter([request]))
+            if reflected:
+                names = [service.name for service in (await call.read()).list_services_response.service]
+                assert "a.Service" in names
+            else:
+                assert (await calls.status_of(call)).code() is grpc.StatusCode.UNIMPLEMENTED
+        await listener.stop(None)

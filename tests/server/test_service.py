@@ -7,13 +7,13 @@ import grpc
 import grpc.aio
 import msgspec
 import pytest
+from calls import Caller, calling, details_of, status_of
+from fakes import END_ID, INFO, FakeEngine, saying, serve
 from google.protobuf import duration_pb2
 
 from engine.messages import FinishReason
 from pagewire.v1 import chat_pb2, inference_pb2
 from server.engine import EngineUnavailableError
-from tests.calls import Caller, calling, details_of, status_of
-from tests.fakes import END_ID, INFO, FakeEngine, saying, serve
 
 Event = inference_pb2.StreamGenerateResponse
 Spec = inference_pb2.GenerationSpec

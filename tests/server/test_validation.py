@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+from fakes import END_ID, INFO, make_tokenizer
 from google.protobuf import json_format
 
 from engine.messages import SamplingParams
@@ -14,7 +15,6 @@ from server.errors import InvalidRequestError, NotFoundError
 from server.generation_defaults import GenerationDefaults
 from server.served_model import ServedModel
 from server.validation import GenerationRequest, validate
-from tests.fakes import END_ID, INFO, make_tokenizer
 
 VOCAB = INFO.vocab_size
 CONTEXT = INFO.max_model_len
