@@ -40,7 +40,7 @@ class AttentionLaunch:
 _PREFILL = {
     # for short queries, for long ones
     ("sm90", 2, 64): (AttentionLaunch(64, 64, 4, 3), AttentionLaunch(128, 64, 8, 3)),
-    ("sm90", 2, 128): (AttentionLaunch(64, 64, 4, 3), AttentionLaunch(128, 64, 8, 3)),
+    ("sm90", 2, 128): (AttentionLaunch(64, 64, 4, 2), AttentionLaunch(128, 128, 8, 2)),
     ("sm90", 2, 256): (AttentionLaunch(128, 32, 8, 2), AttentionLaunch(128, 32, 8, 2)),
     ("sm90", 4, 64): (AttentionLaunch(32, 32, 4, 1), AttentionLaunch(32, 32, 4, 1)),
     ("sm90", 4, 128): (AttentionLaunch(16, 32, 4, 1), AttentionLaunch(16, 32, 4, 1)),
@@ -48,7 +48,7 @@ _PREFILL = {
     ("interpreter", 4, 64): (AttentionLaunch(64, 64, 4, 1), AttentionLaunch(64, 64, 4, 1)),
 }
 _PREFILL_ELSEWHERE = (AttentionLaunch(32, 32, 4, 1), AttentionLaunch(32, 32, 4, 1))
-_LONG_QUERY_ROWS = 512
+_LONG_QUERY_ROWS = 16384
 
 _DECODE = {
     # tokens of a step, warps, stages
@@ -63,7 +63,7 @@ _DECODE = {
 _DECODE_ELSEWHERE = (32, 4, 2)
 _DECODE_MIN_SPLIT_TOKENS = 256
 _DECODE_MAX_SPLITS = 64
-_DECODE_PROGRAMS_PER_MULTIPROCESSOR = 4
+_DECODE_PROGRAMS_PER_MULTIPROCESSOR = 2
 
 
 def row_launch(num_columns: int) -> Launch:

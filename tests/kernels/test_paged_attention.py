@@ -83,6 +83,16 @@ def test_a_sequence_is_not_touched_by_its_neighbours_nan() -> None:
     assert_close(out[1:], batch.expected[1:])
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_long_queries_take_the_large_tiles() -> None:
+    shape = Shape(num_heads=8, num_kv_heads=1, head_dim=128, block_size=16)
+    batch = make_paged_batch(shape, [(1, 40), (2100, 2150)], torch.bfloat16, torch.device("cuda"))
+    with poisoned():
+        out = paged_attention_triton(batch.q, batch.k_cache, batch.v_cache, batch.metadata, batch.scale)
+    assert_close(out, batch.expected)
+
+
 @pytest.mark.parametrize("query_len", [1, 3])
 def test_reads_beyond_two_to_the_31_elements(device: torch.device, query_len: int) -> None:
     num_kv_heads, block_size, head_dim, context_len = 2, 16, 64, 20
