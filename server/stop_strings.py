@@ -28,12 +28,13 @@ class StopStrings:
         assert all(stops), "an empty stop string would match everywhere"
         self._stops = tuple(sorted(set(stops), key=len, reverse=True))
         self._borders = [_borders(stop) for stop in self._stops]
+        self._first_characters = frozenset(stop[0] for stop in self._stops)
         self._matched = [0] * len(self._stops)
         self._held = ""
 
     def push(self, text: str) -> Released:
         """Take the next piece and return what is certain."""
-        if not self._stops:
+        if not self._held and self._first_characters.isdisjoint(text):
             return Released(text)
         for index, character in enumerate(text):
             stop = self._advance(character)

@@ -20,7 +20,8 @@ def spelled(backend: tokenizers.Tokenizer, token: str) -> bytes:
     return TokenBytes(backend)(token_id)
 
 
-@given(st.text())
+# Sentencepiece reads its own mark for a space as a space.
+@given(st.text(st.characters(codec="utf-8", exclude_characters="▁")))
 @pytest.mark.parametrize("backend", [BYTE_LEVEL, SENTENCEPIECE], ids=["byte level", "sentencepiece"])
 def test_the_bytes_of_a_text_are_those_of_its_tokens(backend: tokenizers.Tokenizer, text: str) -> None:
     token_bytes = TokenBytes(backend)
