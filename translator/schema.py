@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from translator.fields import Field
+
 # The bounds of the contract's number types. Narrower ranges are the server's to check.
 Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -26,9 +29,12 @@ UInt32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Float32 = Annotated[float, Meta(ge=-3.4e38, le=3.4e38)]
 
 MAX_DEPTH = 128
+MAX_NODES = 100_000
 _MAX_LOGIT_BIAS = 100.0
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# The closing quote may be missing, so that no text is scanned twice.
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_NO_STRUCTURE = re.compile(r"[^\[\]{}:]+")
 
 
 class StreamOptions(msgspec.Struct, kw_only=True):
@@ -103,8 +109,8 @@ def parse_request(body: bytes, request_type: type[RequestType], endpoint: Endpoi
     value = parse_json(body)
     if not isinstance(value, dict):
         raise ApiError(400, "The request body must be a JSON object.")
-    for field in fields_of(endpoint, Support.REFUSED):
-        if not is_neutral(field, value.get(field.name)):
+    for field in _REFUSED[endpoint]:
+        if field.name in value and not is_neutral(field, value[field.name]):
             raise ApiError(
                 400,
                 f"{field.name}: {field.note}.",
@@ -127,8 +133,8 @@ def parse_json(body: bytes) -> Any:
     """
     try:
         text = body.decode()
-        if text.count("[") + text.count("{") > MAX_DEPTH:
-            _check_depth(text)
+        if sum(map(text.count, "[{:")) > MAX_DEPTH:
+            _check_structure(text)
         value = _DECODER.decode(text)
         if _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
@@ -144,22 +150,35 @@ def parse_json(body: bytes) -> Any:
     return value
 
 
-def _check_depth(text: str) -> None:
-    depth = 0
-    for character in _STRING.sub("", text):
-        if character in "[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise ApiError(400, f"The request body is nested more than {MAX_DEPTH} levels deep.")
-        elif character in "]}":
-            depth -= 1
+def _check_structure(text: str) -> None:
+    """Refuse what would take long to decode, before it is decoded.
+
+    The innermost brackets are stripped level by level: each pass is one scan, however hostile the text.
+    """
+    structure = _NO_STRUCTURE.sub("", _STRING.sub("", text))
+    if sum(map(structure.count, "[{:")) > MAX_NODES:
+        raise ApiError(400, f"The request body has more than {MAX_NODES} arrays, objects and members.")
+    brackets = structure.replace(":", "")
+    for _ in range(MAX_DEPTH):
+        outer = brackets.replace("[]", "").replace("{}", "")
+        if outer == brackets:
+            break
+        brackets = outer
+    else:
+        if brackets:
+            raise _too_deep()
+    if brackets.count("[") + brackets.count("{") > MAX_DEPTH:
+        raise _too_deep()
+
+
+def _too_deep() -> ApiError:
+    return ApiError(400, f"The request body is nested more than {MAX_DEPTH} levels deep.")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise ApiError(400, f"The request body names {twice[:100]!a} twice in one object.", param=twice[:100])
     return value
 
@@ -214,6 +233,10 @@ def apply_options(spec: inference_pb2.GenerationSpec, options: GenerationOptions
         )
 
 
+_REFUSED: Mapping[Endpoint, tuple[Field, ...]] = {
+    endpoint: tuple(fields_of(endpoint, Support.REFUSED))
+    for endpoint in (Endpoint.CHAT, Endpoint.COMPLETIONS)
+}
 _PLAIN: Mapping[Endpoint, tuple[tuple[tuple[str, ...], str], ...]] = {
     endpoint: tuple(
         (tuple(field.contract.split(".")), field.name)

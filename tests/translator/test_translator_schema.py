@@ -14,7 +14,7 @@ from translator.chat_request import ChatRequest, chat_spec, parse_chat
 from translator.completion_request import CompletionRequest, completion_specs, parse_completion
 from translator.errors import ApiError
 from translator.fields import FIELDS, Endpoint, Support, fields_of, parameter_of
-from translator.schema import MAX_DEPTH, parse_json
+from translator.schema import MAX_DEPTH, MAX_NODES, parse_json
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -68,7 +68,7 @@ class TestJson:
             ('{"a":1}'.encode("utf-8-sig"), "not valid JSON"),
             (b'{"a":1,"a":2}', "twice"),
             (b'{"a":{"b":1,"b":1}}', "twice"),
-            (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested"),
+            (b'{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}", "nested"),
             (b'{"a":"\x01"}', "not valid JSON"),
         ],
     )
@@ -83,7 +83,34 @@ class TestJson:
     def test_depth_counts_nesting_and_not_brackets_in_strings(self) -> None:
         assert parse_json(json.dumps("[" * 10_000).encode()) == "[" * 10_000
         assert parse_json(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH)
+        with pytest.raises(ApiError, match="nested"):
+            parse_json(b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1))
+
+    def test_structure_is_bounded_and_text_is_not(self) -> None:
+        with pytest.raises(ApiError, match="arrays, objects and members"):
+            parse_json(json.dumps([[]] * MAX_NODES).encode())
+        with pytest.raises(ApiError, match="arrays, objects and members"):
+            parse_json(json.dumps({str(number): 0 for number in range(MAX_NODES)}).encode())
+        assert len(parse_json(json.dumps(list(range(2 * MAX_NODES))).encode())) == 2 * MAX_NODES
+        assert parse_json(json.dumps("{[:" * MAX_NODES).encode())
         assert len(parse_json(json.dumps([[1]] * 1000).encode())) == 1000
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"[" * 2_000_000,
+            b"[]" * 1_000_000,
+            b"[" + b"[]," * 1_000_000 + b"[]",
+            b'"' + b'\\"' * 1_000_000 + b"[" * 200,
+            b'{"a":"\\ud800' + b"\\ud800" * 300_000,
+            b"{" + b",".join(b'"%d":0' % index for index in range(200_000)) + b',"199999":0}',
+        ],
+        ids=["open", "pairs", "siblings", "quotes", "surrogates", "keys"],
+    )
+    @pytest.mark.timeout(20)
+    def test_hostile_bodies_are_refused_in_linear_time(self, body: bytes) -> None:
+        with pytest.raises(ApiError):
+            parse_json(body)
 
     @given(st.binary(max_size=200))
     def test_any_bytes_are_parsed_or_refused(self, body: bytes) -> None:

@@ -1,0 +1,108 @@
+"""Clients that are too slow are cut, and what HTTP asks beside that works."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from tests.scripted_backend import BYE, delta, serving, started
+from translator import http1, http_server, requests
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from pagewire.v1 import inference_pb2
+    from tests.scripted_backend import House
+
+BODY = json.dumps({"messages": [{"role": "user", "content": "hi"}], "stream": True}).encode()
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+
+
+def read_all(connection: socket.socket) -> bytes:
+    answer = b""
+    while part := connection.recv(65_536):
+        answer += part
+    return answer
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HT", b"GET /health HTTP/1.1\r\nHost: a\r\n"])
+def test_headers_that_do_not_come_close_the_connection(
+    sent: bytes, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http1, "HEADER_TIMEOUT_S", 0.2)
+    with socket.create_connection(("127.0.0.1", house.port), timeout=BYE) as connection:
+        connection.sendall(sent)
+        assert read_all(connection) == b""
+
+
+def test_a_second_request_has_the_same_time_for_its_headers(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http1, "HEADER_TIMEOUT_S", 1)
+    with socket.create_connection(("127.0.0.1", house.port), timeout=BYE) as connection:
+        connection.sendall(b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n")
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += connection.recv(65_536)
+        connection.sendall(b"GET /vers")
+        assert read_all(connection) == b""
+
+
+def test_a_body_that_does_not_come_is_a_408(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "BODY_TIMEOUT_S", 0.2)
+    with socket.create_connection(("127.0.0.1", house.port), timeout=BYE) as connection:
+        connection.sendall(HEAD + b"Connection: close\r\nContent-Length: 100\r\n\r\n{")
+        answer = read_all(connection)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"error":' in answer
+    assert house.servicer.specs == []
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the kernel's timer is Linux's")
+def test_a_reader_that_stops_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def talks_for_ever(spec: inference_pb2.GenerationSpec, context: Any) -> AsyncIterator[Any]:
+        yield started()
+        while True:
+            yield delta("x" * 4000)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(http_server, "STALLED_READER_S", 1)
+    with serving() as house:
+        house.servicer.script = talks_for_ever
+        with socket.create_connection(("127.0.0.1", house.port), timeout=BYE) as connection:
+            connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)
+            assert house.servicer.left.acquire(timeout=BYE)
+
+
+def test_one_connection_serves_many_requests(house: House) -> None:
+    with httpx.Client(base_url=house.url, timeout=BYE) as http:
+        for content in (BODY, b"{", BODY):
+            response = http.post(
+                "/v1/chat/completions", content=content, headers={"content-type": "application/json"}
+            )
+            assert response.status_code == (400 if content == b"{" else 200)
+        assert http.head("/health").status_code == 200
+        assert http.head("/health").content == b""
+
+
+def test_requests_in_a_row_are_answered_in_order(house: House) -> None:
+    request = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+    last = b"GET /version HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", house.port), timeout=BYE) as connection:
+        connection.sendall(request * 3 + last)
+        answer = read_all(connection)
+    assert answer.count(b"data: [DONE]\n\n") == 3
+    assert answer.count(b"HTTP/1.1 200") == 4
+    assert b'"version"' in answer.rpartition(b"[DONE]")[2]
+
+
+def test_http_1_0_gets_its_answer(house: House) -> None:
+    with socket.create_connection(("127.0.0.1", house.port), timeout=BYE) as connection:
+        connection.sendall(HEAD.replace(b"1.1", b"1.0") + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)
+        answer = read_all(connection)
+    assert answer.endswith(b"data: [DONE]\n\n")
