@@ -85,8 +85,9 @@ def test_a_sequence_is_not_touched_by_its_neighbours_nan() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_long_queries_take_the_large_tiles() -> None:
-    shape = Shape(num_heads=8, num_kv_heads=1, head_dim=128, block_size=16)
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_long_queries_take_the_large_tiles(head_dim: int) -> None:
+    shape = Shape(num_heads=8, num_kv_heads=1, head_dim=head_dim, block_size=16)
     batch = make_paged_batch(shape, [(1, 40), (2100, 2150)], torch.bfloat16, torch.device("cuda"))
     with poisoned():
         out = paged_attention_triton(batch.q, batch.k_cache, batch.v_cache, batch.metadata, batch.scale)
