@@ -1,12 +1,9 @@
-"""From a request body to a typed request: strict about JSON, lenient about fields that we do not know."""
+"""From a request body to a typed request, and its options on to the contract."""
 
 from __future__ import annotations
 
-import json
-import math
 import re
-from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -14,6 +11,7 @@ from msgspec import Meta
 from pagewire.v1 import inference_pb2
 from translator.errors import ApiError
 from translator.fields import Endpoint, Support, fields_of, is_neutral
+from translator.json_body import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,13 +26,7 @@ Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 UInt32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Float32 = Annotated[float, Meta(ge=-3.4e38, le=3.4e38)]
 
-MAX_DEPTH = 128
-MAX_NODES = 100_000
 _MAX_LOGIT_BIAS = 100.0
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-# The closing quote may be missing, so that no text is scanned twice.
-_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-_NO_STRUCTURE = re.compile(r"[^\[\]{}:]+")
 
 
 class StreamOptions(msgspec.Struct, kw_only=True):
@@ -123,78 +115,6 @@ def parse_request(body: bytes, request_type: type[RequestType], endpoint: Endpoi
         raise _field_error(str(error)) from error
     request.check_combinations()
     return request
-
-
-def parse_json(body: bytes) -> Any:
-    """Decode JSON as RFC 8259 has it: UTF-8, unique keys, finite numbers, whole characters.
-
-    Raises:
-        ApiError: 400; it is not.
-    """
-    try:
-        text = body.decode()
-        if sum(map(text.count, "[{:")) > MAX_DEPTH:
-            _check_structure(text)
-        value = _DECODER.decode(text)
-        if _SURROGATE.search(text):
-            json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeDecodeError as error:
-        raise ApiError(400, "The request body is not valid UTF-8.") from error
-    except UnicodeEncodeError as error:
-        raise ApiError(400, "The request body contains an unpaired surrogate.") from error
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise ApiError(400, f"The request body is not valid JSON: {error.msg} at {where}.") from error
-    except ValueError as error:  # an integer with more digits than Python converts
-        raise ApiError(400, "The request body contains a number that is out of range.") from error
-    return value
-
-
-def _check_structure(text: str) -> None:
-    """Refuse what would take long to decode, before it is decoded.
-
-    The innermost brackets are stripped level by level: each pass is one scan, however hostile the text.
-    """
-    structure = _NO_STRUCTURE.sub("", _STRING.sub("", text))
-    if sum(map(structure.count, "[{:")) > MAX_NODES:
-        raise ApiError(400, f"The request body has more than {MAX_NODES} arrays, objects and members.")
-    brackets = structure.replace(":", "")
-    for _ in range(MAX_DEPTH):
-        outer = brackets.replace("[]", "").replace("{}", "")
-        if outer == brackets:
-            break
-        brackets = outer
-    else:
-        if brackets:
-            raise _too_deep()
-    if brackets.count("[") + brackets.count("{") > MAX_DEPTH:
-        raise _too_deep()
-
-
-def _too_deep() -> ApiError:
-    return ApiError(400, f"The request body is nested more than {MAX_DEPTH} levels deep.")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise ApiError(400, f"The request body names {twice[:100]!a} twice in one object.", param=twice[:100])
-    return value
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if not math.isfinite(number):
-        raise ApiError(400, "The request body contains a number that is out of range.")
-    return number
-
-
-def _no_constant(name: str) -> float:
-    raise ApiError(400, f"The request body is not valid JSON: {name} is not a number.")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_no_constant)
 
 
 def _field_error(message: str) -> ApiError:

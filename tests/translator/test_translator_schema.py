@@ -14,7 +14,7 @@ from translator.chat_request import ChatRequest, chat_spec, parse_chat
 from translator.completion_request import CompletionRequest, completion_specs, parse_completion
 from translator.errors import ApiError
 from translator.fields import FIELDS, Endpoint, Support, fields_of, parameter_of
-from translator.schema import MAX_DEPTH, MAX_NODES, parse_json
+from translator.json_body import MAX_DEPTH, MAX_NODES, parse_json
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -68,6 +68,7 @@ class TestJson:
             ('{"a":1}'.encode("utf-8-sig"), "not valid JSON"),
             (b'{"a":1,"a":2}', "twice"),
             (b'{"a":{"b":1,"b":1}}', "twice"),
+            (b'{"\\ud800":1,"\\ud800":1}', "twice"),
             (b'{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}", "nested"),
             (b'{"a":"\x01"}', "not valid JSON"),
         ],
