@@ -13,6 +13,7 @@ export function connect(target) {
   const definition = protoLoader.loadSync(FILES, {
     includeDirs: [PROTO_DIR],
     keepCase: true,
+    defaults: true,
     longs: String,
     enums: String,
     oneofs: true,

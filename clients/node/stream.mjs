@@ -17,7 +17,8 @@ try {
     }
   }
 } catch (error) {
-  // error.code is the gRPC status, error.details its text.
+  if (error.details === undefined) throw error;
+  // A failed call: error.code is the gRPC status, error.details its text.
   process.stderr.write(`error ${error.code}: ${error.details}\n`);
   process.exitCode = 1;
 } finally {

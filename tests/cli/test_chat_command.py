@@ -6,9 +6,9 @@ import io
 from typing import TYPE_CHECKING
 
 import pytest
+from scripted_server import INVALID, ScriptedServer
 
 from cli.__main__ import main
-from tests.scripted_server import INVALID, ScriptedServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-
-from tests.scripted_server import ScriptedServer
+from scripted_server import ScriptedServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

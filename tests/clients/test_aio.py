@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from google.rpc import code_pb2
+from scripted_server import INVALID, OVERLOADED, ScriptedServer, rich_failure
 
 import pagewire
-from tests.scripted_server import INVALID, OVERLOADED, ScriptedServer, rich_failure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 from google.rpc import code_pb2
+from scripted_server import INVALID, OVERLOADED, ScriptedServer, rich_failure
 
 import pagewire
 from pagewire.v1 import inference_pb2
-from tests.scripted_server import INVALID, OVERLOADED, ScriptedServer, rich_failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
