@@ -4,95 +4,93 @@ x, y: [..., k] and [..., n], bias [n], of one type; weight: [n, k], of the same 
 16-bit type under float32 activations. Moves n * k elements of the weight, which dominate while rows
 are few.
 
-The GPU, and a CPU with matrix instructions for the type, take `F.linear`. A CPU without them is handled
-here, where `F.linear` is far from what memory and arithmetic allow. Milliseconds for all matrices of
-SmolLM2-135M (269 MB in bfloat16) on two Zen 3 cores, 20 GB/s and 218 GFLOP/s:
+The GPU takes `F.linear`. On a CPU the weight is packed once, for whichever library is fastest there.
+Milliseconds for all matrices of SmolLM2-135M (269 MB in 16 bits) on two cores:
 
-    rows                             1     2     4     8    16    64   256   1024
-    F.linear, bfloat16              17    29    57   120   238   767         12574
-    F.linear, float32               40    78    83    70    84   174   534   1650
-    weight @ x.T, float32           45    29    31    60    60   150   430   1560
-    weight @ x.T, widened here            54    43    60    55   140   440   1560
+    rows                                          1     2     4     8    16    64   256   1024
+    Zen 3 (AVX2)             F.linear, bfloat16  17    29    57   120   238   767         12574
+                             F.linear, float32   40    78    83    70    84   174   534   1650
+                             weight @ x.T, f32   45    29    31    60    60   150   430   1560
+    Xeon held to AVX2        F.linear, bfloat16  28    32    57   106   271
+                             F.linear, float32   30    52    58    52    92   220   652   2553
+                             weight @ x.T, f32   30    64    64    62    91   198   698   2283
+                             FBGEMM, float16     25    24    25    30    60   153   562   2268
+    Xeon with AMX            F.linear, bfloat16  33    33    35    39    37    47   107    226
+                             oneDNN, bfloat16    26    33    34    36    31    30    83    207
+                             FBGEMM, float16     18    28    31    40    56   137   508   1407
 
-So one or two rows multiply in 16 bits, as one dot product for each output. More rows widen the
-weight to float32, a piece at a time in a scratch that stays in the cache: memory holds 16 bits an
-element, and results are exact but for float32 rounding. With up to `MAX_TALL_ROWS` rows the weight is
-the left operand, for which MKL is up to 2.5 times as fast; its transposed result costs little then.
+- 16-bit weights under float32 activations (a CPU without matrix instructions for the type) are
+  multiplied by FBGEMM, which keeps them in float16 and widens them in registers, with float32 sums. A
+  bfloat16 becomes a float16 without loss where it is a normal one, from 6e-5 up; below, it is rounded
+  by at most 3e-8.
+- 16-bit weights under activations of the same type are packed for oneDNN.
+- float32 weights stay as they are. With some rows, but not many, they are the left operand, for which
+  MKL is up to 2.5 times as fast on AMD's processors; its transposed result costs little then.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
-MAX_DOT_ROWS = 2
 MAX_TALL_ROWS = 128
-SCRATCH_ELEMENTS = 1 << 21
-"""Of float32: 8 MB, about the cache that two cores share."""
+MAX_FLOAT16 = 65504.0
 
 
 @dataclass(frozen=True, slots=True)
 class LinearWeight:
-    """A weight in the form that `linear` wants."""
+    """A weight [n, k] in the form that `linear` wants."""
 
-    weight: Tensor
+    plain: Tensor | None = None
+    """As it was loaded, or widened to float32."""
+    fbgemm: torch.ScriptObject | None = None
+    """Packed in float16 by FBGEMM."""
+    onednn: Tensor | None = None
+    """Packed by oneDNN."""
 
 
-def prepare_weight(weight: Tensor) -> LinearWeight:
-    """Prepare a loaded weight [n, k], once."""
-    return LinearWeight(weight.contiguous())
+def prepare_weight(weight: Tensor, activations: torch.dtype) -> LinearWeight:
+    """Prepare a loaded weight [n, k], once, for activations of a type."""
+    if weight.is_cuda or weight.dtype == torch.float32:
+        return LinearWeight(plain=weight.contiguous())
+    if activations == torch.float32:
+        if _fbgemm_takes(weight):
+            return LinearWeight(fbgemm=torch.ops.quantized.linear_prepack_fp16(weight.float(), None))
+        return LinearWeight(plain=weight.float())
+    if weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return LinearWeight(onednn=torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None))
+    return LinearWeight(plain=weight.contiguous())
 
 
 def linear(x: Tensor, weight: LinearWeight, bias: Tensor | None = None) -> Tensor:
     """Multiply x [..., k] by the weight [n, k]; returns [..., n]."""
-    if x.is_cuda or x.dtype != torch.float32:
-        return functional.linear(x, weight.weight, bias)
-    out = _multiply(x.reshape(-1, x.shape[-1]), weight.weight)
+    product: Tensor
+    if weight.fbgemm is not None:
+        product = torch.ops.quantized.linear_dynamic_fp16(x, weight.fbgemm)
+        return product if bias is None else product.add_(bias)
+    if weight.onednn is not None:
+        product = torch.ops.mkldnn._linear_pointwise(x, weight.onednn, bias, "none", [], "")
+    else:
+        assert weight.plain is not None
+        product = _multiply_plain(x, weight.plain, bias)
+    return product
+
+
+def _multiply_plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if x.is_cuda or x.dtype != torch.float32 or not 1 < x.numel() // x.shape[-1] <= MAX_TALL_ROWS:
+        return functional.linear(x, weight, bias)
+    product = torch.mm(weight, x.reshape(-1, x.shape[-1]).t()).t().contiguous()
     if bias is not None:
-        out += bias
-    return out.view(*x.shape[:-1], out.shape[-1])
+        product += bias
+    return product.view(*x.shape[:-1], -1)
 
 
-def _multiply(x: Tensor, weight: Tensor) -> Tensor:
-    """Multiply float32 x [m, k] by the weight [n, k] on the CPU; returns [m, n]."""
-    num_rows, num_outputs = x.shape[0], weight.shape[0]
-    is_narrow = weight.dtype != torch.float32
-    if num_rows <= (MAX_DOT_ROWS if is_narrow else 1):
-        return functional.linear(x.to(weight.dtype), weight).float()
-    if num_rows <= MAX_TALL_ROWS:
-        tall = x.new_empty(num_outputs, num_rows)
-        for start, piece in _float32_pieces(weight):
-            torch.mm(piece, x.t(), out=tall[start : start + len(piece)])
-        return tall.t().contiguous()
-    out = x.new_empty(num_rows, num_outputs)
-    for start, piece in _float32_pieces(weight):
-        torch.mm(x, piece.t(), out=out[:, start : start + len(piece)])
-    return out
-
-
-def _float32_pieces(weight: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield (first row, rows as float32) of the weight; a piece is valid until the next is asked for."""
-    if weight.dtype == torch.float32:
-        yield 0, weight
-        return
-    size = max(1, SCRATCH_ELEMENTS // weight.shape[1])
-    scratch = _scratch(max(SCRATCH_ELEMENTS, weight.shape[1]))
-    for start in range(0, len(weight), size):
-        rows = weight[start : start + size]
-        yield start, scratch[: rows.numel()].view(rows.shape).copy_(rows)
-
-
-@cache
-def _scratch(num_elements: int) -> Tensor:
-    """Return memory for one piece. One thread multiplies, so one is enough."""
-    with torch.inference_mode(mode=False):
-        return torch.empty(num_elements)
+def _fbgemm_takes(weight: Tensor) -> bool:
+    """Return whether this build of torch has FBGEMM for this CPU, and float16 holds the weight."""
+    return "fbgemm" in torch.backends.quantized.supported_engines and bool(weight.abs().max() <= MAX_FLOAT16)

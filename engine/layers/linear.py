@@ -40,11 +40,12 @@ class Linear(nn.Module):
             self.bias = nn.Parameter(
                 torch.empty(out_features, dtype=precision.activations), requires_grad=False
             )
+        self._activations = precision.activations
         self._prepared: LinearWeight | None = None
 
     def prepare(self) -> None:
         """Bring the loaded weight into the form that the device multiplies fastest, and drop the original."""
-        self._prepared = prepare_weight(self.weight.data)
+        self._prepared = prepare_weight(self.weight.data, self._activations)
         del self.weight
 
     def forward(self, x: Tensor) -> Tensor:
