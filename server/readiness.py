@@ -23,7 +23,7 @@ class Readiness:
     def not_ready_reason(self) -> str | None:
         """Why no request can be taken; None while requests are welcome."""
         if self._is_draining:
-            return "the server is shutting down"
+            return "the server is draining"
         if not self._models.is_loaded:
             return "the model is loading"
         return self._engine.not_ready_reason

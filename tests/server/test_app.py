@@ -119,7 +119,7 @@ async def test_sigterm_lets_streams_finish_and_refuses_new_ones(model: Path) -> 
         server.send(signal.SIGTERM)
         assert (await watch.read()).status == NOT_SERVING
         error = await status_of(server.stream(max_tokens=1))
-        assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
+        assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, "the server is draining")
         events = [event async for event in _rest(call)]
         assert events[-1].finished.usage.num_completion_tokens == 50
         assert await server.exit_code() == 0, server.log

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from random import Random
 from typing import Any
 
 import grpc
@@ -344,3 +346,35 @@ async def test_two_live_requests_may_share_an_id() -> None:
         for call in calls:
             assert kinds([event async for event in call])[-1] == "finished"
             assert dict(await call.trailing_metadata())["x-request-id"] == "same"
+
+
+async def test_an_unexpected_error_of_the_engine_is_internal_and_leaves_nothing() -> None:
+    engine = FakeEngine()
+    engine.submit_error = RuntimeError("secret")
+    async with calling(engine) as caller:
+        error = await status_of(caller.stream(text_spec(sampling=inference_pb2.Sampling(n=2))))
+        assert error.code() is grpc.StatusCode.INTERNAL
+        assert "secret" not in (error.details() or "")
+        assert caller.server.services.admission.num_live == 0
+
+
+async def test_callers_that_leave_at_random_leave_nothing_behind() -> None:
+    random = Random(7)
+    engine = FakeEngine(saying(*b"abc"))
+    async with calling(engine) as caller:
+
+        async def leave_at_random() -> None:
+            spec = text_spec(sampling=inference_pb2.Sampling(n=random.randint(1, 3)))
+            call = caller.stream(spec, timeout=random.choice([None, 0.001, 0.01]))
+            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
+                for _ in range(random.randint(0, 20)):
+                    if await call.read() is grpc.aio.EOF:
+                        return
+                call.cancel()
+
+        await asyncio.gather(*(leave_at_random() for _ in range(60)))
+        await engine.until(0)
+        await caller.server.services.admission.drain(20, AssertionError())
+        await caller.generate(text_spec())
+        assert engine.live == set()
+        assert not [task for task in asyncio.all_tasks() if "Generation" in repr(task.get_coro())]
