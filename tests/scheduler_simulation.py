@@ -127,6 +127,7 @@ class Simulation:
         if output is not None:
             assert output.finish_reason is FinishReason.ABORTED
             self._take(output)
+            self._num_bypasses.pop(request_id, None)
         self.check()
 
     def reset_prefix_cache(self) -> None:

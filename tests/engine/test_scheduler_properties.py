@@ -151,6 +151,7 @@ def run(machine: type[SchedulerMachine], max_examples: int, num_steps: int, is_r
             database=None,
             deadline=None,
             print_blob=True,
+            report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),
         ),
     )
