@@ -9,32 +9,39 @@ A head's tokens of one block lie together in the cache, so that attention reads 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import triton
 import triton.language as tl
 
 NUM_WARPS = 4
-FEW_TOKENS = 2
 
 
 def kv_write_reference(
     k: torch.Tensor, v: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor
 ) -> None:
     """Compute in plain torch; the CPU path."""
-    block_size = k_cache.shape[2]
-    if len(slots) <= FEW_TOKENS:  # plain copies cost less than indexing
-        for token, slot in enumerate(slots.tolist()):
-            if slot >= 0:
-                block, offset = divmod(slot, block_size)
-                k_cache[block, :, offset] = k[token]
-                v_cache[block, :, offset] = v[token]
-        return
-    if slots.min() < 0:
-        kept = slots >= 0
-        k, v, slots = k[kept], v[kept], slots[kept]
-    places = (slots // block_size, slots % block_size)
-    k_cache.transpose(1, 2).index_put_(places, k)
-    v_cache.transpose(1, 2).index_put_(places, v)
+    num_kv_heads, block_size, head_dim = k_cache.shape[1:]
+    kept, cache_rows = _cache_rows(slots, num_kv_heads, block_size)
+    for x, cache in ((k, k_cache), (v, v_cache)):
+        rows = x if kept is None else x[kept]
+        cache.view(-1, head_dim).index_copy_(0, cache_rows, rows.reshape(-1, head_dim))
+
+
+@lru_cache(maxsize=1)  # all layers of a step ask for the same
+def _cache_rows(
+    slots: torch.Tensor, num_kv_heads: int, block_size: int
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """Return the tokens that are kept (None: all), and the cache row of each of their heads."""
+    kept = None
+    if len(slots) and slots.min() < 0:
+        kept = (slots >= 0).nonzero()[:, 0]
+        slots = slots[kept]
+    blocks, offsets = slots // block_size, slots % block_size
+    heads = torch.arange(num_kv_heads, device=slots.device)
+    rows = (blocks.unsqueeze(1) * num_kv_heads + heads) * block_size + offsets.unsqueeze(1)
+    return kept, rows.flatten()
 
 
 @triton.jit

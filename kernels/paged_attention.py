@@ -74,9 +74,9 @@ def paged_attention_reference(
     _, num_heads, head_dim = q.shape
     _, num_kv_heads, block_size, _ = k_cache.shape
     keys, values = k_cache.view(-1, head_dim), v_cache.view(-1, head_dim)
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     layout = _Layout(num_kv_heads, block_size, torch.promote_types(q.dtype, torch.float32))
     decodes, prefills = _gathers(metadata, layout)
+    parts = []
     for gather in decodes:
         shape = (gather.num_seqs, num_kv_heads, -1, head_dim)
         result = F.scaled_dot_product_attention(
@@ -86,7 +86,7 @@ def paged_attention_reference(
             attn_mask=gather.mask,
             scale=scale,
         )
-        out[gather.queries] = result.reshape(-1, num_heads, head_dim)
+        parts.append((gather.queries, result.reshape(-1, num_heads, head_dim)))
     for gather in prefills:
         shape = (1, num_kv_heads, -1, head_dim)
         result = F.scaled_dot_product_attention(
@@ -98,7 +98,12 @@ def paged_attention_reference(
             scale=scale,
             enable_gqa=True,
         )
-        out[gather.queries] = result.squeeze(0).transpose(0, 1)
+        parts.append((gather.queries, result.squeeze(0).transpose(0, 1)))
+    if len(parts) == 1:
+        return parts[0][1]
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    for queries, result in parts:
+        out[queries] = result
     return out
 
 

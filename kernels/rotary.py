@@ -9,13 +9,11 @@ second. Moves 2 * (numel(q) + numel(k)) elements; the table's rows come from cac
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import lru_cache
 
+import torch
 import triton
 import triton.language as tl
-
-if TYPE_CHECKING:
-    import torch
 
 NUM_WARPS = 4
 
@@ -24,12 +22,16 @@ def rotary_reference(
     q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor
 ) -> None:
     """Compute in plain torch; the CPU path."""
-    cos, sin = cos_sin.index_select(0, positions).unsqueeze(1).chunk(2, dim=-1)
+    cos, sin = _factors(positions, cos_sin)
     for x in (q, k):
-        x1, x2 = x.chunk(2, dim=-1)
-        turned = (x1 * cos).addcmul_(x2, sin, value=-1)
-        x2.copy_((x2 * cos).addcmul_(x1, sin))
-        x1.copy_(turned)
+        x.copy_((x.roll(x.shape[-1] // 2, dims=-1) * sin).addcmul_(x, cos))
+
+
+@lru_cache(maxsize=1)  # all layers of a step ask for the same
+def _factors(positions: torch.Tensor, cos_sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what a head and its swapped halves are multiplied by, each [num_tokens, 1, head_dim]."""
+    cos, sin = cos_sin.index_select(0, positions).unsqueeze(1).chunk(2, dim=-1)
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 @triton.jit

@@ -27,7 +27,7 @@ class LlamaAttention(nn.Module):
         super().__init__()
         self._head_dim = config.head_dim
         q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self._sizes = (q_size, kv_size, kv_size)
+        self._num_heads = (config.num_heads, config.num_kv_heads, config.num_kv_heads)
         parts = {"q_proj": q_size, "k_proj": kv_size, "v_proj": kv_size}
         self.qkv = Linear(config.hidden_size, parts, bias=config.qkv_bias, precision=precision)
         self.attention = PagedAttention(rotary, config.head_dim)
@@ -37,9 +37,7 @@ class LlamaAttention(nn.Module):
 
     def forward(self, x: Tensor, inputs: ForwardInputs, cache: LayerCache) -> Tensor:
         """Attend with x [num_tokens, hidden_size]; returns the same shape."""
-        q, k, v = (
-            part.unflatten(-1, (-1, self._head_dim)) for part in self.qkv(x).split(self._sizes, dim=-1)
-        )
+        q, k, v = self.qkv(x).unflatten(-1, (-1, self._head_dim)).split(self._num_heads, dim=1)
         q, k = self.normalise(q, k)
         output: Tensor = self.out(self.attention(q, k, v, inputs, cache))
         return output
