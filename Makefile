@@ -2,6 +2,7 @@
 # make test   all tests
 # make check  everything else that CI checks: stubs, contract, lint, types, imports, images, README
 # make proto  generate the Python stubs from proto/
+# make smoke  install server and translator apart, as the images do, and try them
 # make bench  measure this machine
 
 PYTHON ?= python3
@@ -10,11 +11,14 @@ BIN := $(VENV)/bin
 STUBS := clients/python/src
 PINS := pyproject.toml clients/python/pyproject.toml constraints.txt deploy/install.sh
 CODEGEN := .venv-codegen
+WHEEL_VENV := .venv-client
+OLD_OPENAI := .venv-openai-0.28
+INSTALL := -m pip --disable-pip-version-check install
 COMPOSE = $$($(BIN)/python -c 'import compose; print(compose.__path__[0])')/docker-compose
 
 export PYTHON
 
-.PHONY: up test test-kernels check lint proto proto-check images-check readme-check bench clean
+.PHONY: up test test-kernels check lint proto proto-check images-check readme-check smoke bench clean
 
 up: $(VENV)/.runtime
 	@$(BIN)/pagewire up $(ARGS)
@@ -55,14 +59,20 @@ images-check: $(VENV)/.dev
 	$(COMPOSE) -f compose.yaml -f compose.gpu.yaml config --quiet
 	$(BIN)/shellcheck deploy/*.sh proto/*.sh .ci/run
 
-readme-check: $(VENV)/.dev
-	$(BIN)/python deploy/run_readme.py README.md
+# The code in README.md, run as it stands: against a real server, each client in an environment of its own.
+readme-check: $(VENV)/.dev $(WHEEL_VENV)/.installed $(OLD_OPENAI)/.installed
+	$(BIN)/python deploy/run_readme.py README.md openai=$(BIN)/python \
+	  openai-0.28=$(OLD_OPENAI)/bin/python pagewire-client=$(WHEEL_VENV)/bin/python
+
+# What the images hold, installed and started without docker.
+smoke:
+	deploy/smoke.sh
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(CODEGEN) clients/node/node_modules
+	rm -rf $(VENV) $(CODEGEN) $(WHEEL_VENV) $(OLD_OPENAI) clients/node/node_modules
 
 $(VENV)/.runtime: $(PINS)
 	deploy/install.sh $(VENV) server,translator --editable
@@ -74,6 +84,24 @@ $(VENV)/.dev: $(PINS)
 
 $(CODEGEN)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(CODEGEN)
-	$(CODEGEN)/bin/python -m pip --disable-pip-version-check install --upgrade --constraint constraints.txt pip
-	$(CODEGEN)/bin/python -m pip --disable-pip-version-check install --group codegen
+	$(CODEGEN)/bin/python $(INSTALL) --upgrade --constraint constraints.txt pip
+	$(CODEGEN)/bin/python $(INSTALL) --group codegen
+	@touch $@
+
+# The client's wheel, alone: whatever else it needed would be missing here.
+$(WHEEL_VENV)/.installed: $(PINS) $(wildcard $(STUBS)/pagewire/*.py $(STUBS)/pagewire/v1/*)
+	rm -rf $(WHEEL_VENV)
+	$(PYTHON) -m venv $(WHEEL_VENV)
+	$(WHEEL_VENV)/bin/python $(INSTALL) --upgrade --constraint constraints.txt pip
+	$(WHEEL_VENV)/bin/python -m pip wheel --no-deps --build-constraint constraints.txt \
+	  --wheel-dir $(WHEEL_VENV)/dist ./clients/python
+	$(WHEEL_VENV)/bin/python $(INSTALL) --constraint constraints.txt $(WHEEL_VENV)/dist/*.whl
+	@others=$$($(WHEEL_VENV)/bin/python -m pip list --format freeze | cut -d= -f1 | \
+	  grep -vxE 'grpcio|pagewire-client|pip|protobuf|setuptools|typing_extensions'); \
+	  test -z "$$others" || { echo "the client brings $$others"; exit 1; }
+	@touch $@
+
+$(OLD_OPENAI)/.installed: Makefile
+	$(PYTHON) -m venv $(OLD_OPENAI)
+	$(OLD_OPENAI)/bin/python $(INSTALL) openai==0.28.1 aiohttp==3.14.5 requests==2.34.2 tqdm==4.70.1
 	@touch $@

@@ -84,7 +84,7 @@ def served_model(base_url: str) -> str | None:
 def next_step(model: str, base_url: str, grpc_target: str, seconds: float) -> str:
     """Return the line that says what to do now."""
     question = {"role": "user", "content": "What is the capital of France?"}
-    body = shlex.quote(json.dumps({"model": model, "messages": [question]}))
+    body = shlex.quote(json.dumps({"model": model, "temperature": 0, "messages": [question]}))
     return (
         f"Ready in {seconds:.1f} s: model {model} at {base_url}/v1 and gRPC {grpc_target}. Try: "
         f"curl {base_url}/v1/chat/completions -H 'content-type: application/json' -d {body}"

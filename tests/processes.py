@@ -74,9 +74,8 @@ def pagewire_up(log: Path) -> contextlib.AbstractContextManager[House]:
 def pagewire_serve(log: Path) -> contextlib.AbstractContextManager[House]:
     """Run `pagewire serve` with the default model on free ports."""
     grpc_port, admin_port = free_ports(2)
-    return _running(
-        ["serve", f"--port={grpc_port}", f"--admin-port={admin_port}"], log, (grpc_port, admin_port, 0)
-    )
+    flags = [f"--port={grpc_port}", f"--admin-port={admin_port}"]
+    return _running(["serve", *flags], log, (grpc_port, admin_port, 0))
 
 
 @contextlib.contextmanager
