@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-
-from tests.scripted_backend import House, serving
+from scripted_backend import House, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,15 +7,14 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from scripted_backend import MODEL, delta, fails, finished, plays, reason, refuses, retry_in, started
 
 from pagewire.v1 import inference_pb2
-from tests.scripted_backend import MODEL, delta, fails, finished, plays, reason, refuses, retry_in, started
 
 if TYPE_CHECKING:
     import httpx
     import pytest
-
-    from tests.scripted_backend import House
+    from scripted_backend import House
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 PATH = "/v1/chat/completions"

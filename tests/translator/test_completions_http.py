@@ -8,16 +8,15 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from scripted_backend import MODEL, abort, delta, finished, plays, reason, refuses, started
 
 from pagewire.v1 import inference_pb2
-from tests.scripted_backend import MODEL, abort, delta, finished, plays, reason, refuses, started
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     import httpx
-
-    from tests.scripted_backend import House
+    from scripted_backend import House
 
 PATH = "/v1/completions"
 HEAD = f'"object":"text_completion","created":0,"model":"{MODEL}","system_fingerprint":"pagewire-0"'

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-
-from tests.scripted_backend import BYE, delta, finished, serving, started
+from scripted_backend import BYE, delta, finished, serving, started
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from scripted_backend import House
+
     from pagewire.v1 import inference_pb2
-    from tests.scripted_backend import House
 
 
 async def waits_for_ever(spec: inference_pb2.GenerationSpec, context: Any) -> AsyncIterator[Any]:

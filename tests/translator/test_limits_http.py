@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from scripted_backend import BYE, delta, serving, started
 
-from tests.scripted_backend import BYE, delta, serving, started
 from translator import http1, http_server, requests
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from scripted_backend import House
+
     from pagewire.v1 import inference_pb2
-    from tests.scripted_backend import House
 
 BODY = json.dumps({"messages": [{"role": "user", "content": "hi"}], "stream": True}).encode()
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"

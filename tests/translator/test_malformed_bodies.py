@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import httpx
-
-    from tests.scripted_backend import House
+    from scripted_backend import House
 
 CHAT = {
     "model": "m",

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import openai
 import pytest
-
-from tests.scripted_backend import MODEL, fails, reason, refuses, retry_in, started
+from scripted_backend import MODEL, fails, reason, refuses, retry_in, started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.scripted_backend import House
+    from scripted_backend import House
 
 MESSAGES: Any = [{"role": "user", "content": "hi"}]
 

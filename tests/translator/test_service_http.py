@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-
-from tests.scripted_backend import BYE, HELLO, MODEL, delta, finished, serving, started
+from scripted_backend import BYE, HELLO, MODEL, delta, finished, serving, started
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from scripted_backend import House
+
     from pagewire.v1 import inference_pb2
-    from tests.scripted_backend import House
 
 BODY = {"messages": [{"role": "user", "content": "hi"}]}
 

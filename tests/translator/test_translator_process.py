@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-
-from tests.scripted_backend import BYE
+from scripted_backend import BYE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
