@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.logprobs import token_logprobs
+from kernels.uniform import seed_keys, uniform_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,7 +82,7 @@ class Sampler:
         healthy = finite if healthy is None else finite & healthy
         if plan.drawing:
             drawn = logits if len(plan.drawing) == len(rows) else logits[plan.drawing]
-            token_ids[plan.drawing] = _draw(drawn, plan, _uniform(plan.keys, _positions(rows, plan)))
+            token_ids[plan.drawing] = _draw(drawn, plan, uniform_reference(plan.keys, _positions(rows, plan)))
         token_ids = torch.where(healthy, token_ids, -1)
         return token_ids, _report(raw, token_ids, plan)
 
@@ -131,8 +132,7 @@ class _Plan:
         self.max_top_k = max((each.top_k for each in drawing), default=0)
         self.has_min_p = any(each.min_p > 0 for each in drawing)
         self.has_top_p = any(each.top_p < 1 for each in drawing)
-        seeds = [(each.seed + (1 << 63)) % (1 << 64) - (1 << 63) for each in drawing]  # wrapped to int64
-        self.keys = _mix(torch.tensor(seeds, dtype=torch.int64, device=device))
+        self.keys = seed_keys([each.seed for each in drawing], device)
 
 
 def _column(values: list[float] | list[int], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -240,26 +240,3 @@ def _report(logits: Tensor, token_ids: Tensor, plan: _Plan) -> list[TokenLogprob
 
 def _positions(rows: Sequence[SamplingRow], plan: _Plan) -> Tensor:
     return torch.tensor([rows[index].num_tokens for index in plan.drawing], device=plan.keys.device)
-
-
-def _uniform(keys: Tensor, positions: Tensor) -> Tensor:
-    """Hash (key, position) to a float64 in [0, 1) with 52 random bits."""
-    bits = _mix(keys + positions * _GOLDEN)
-    return _shift_right(bits, 12).double() * 2.0**-52
-
-
-# The finaliser of splitmix64 (Steele, Lea, Flood 2014), in int64 arithmetic that wraps.
-_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
-_MULTIPLIER_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
-_MULTIPLIER_2 = 0x94D049BB133111EB - (1 << 64)
-
-
-def _mix(x: Tensor) -> Tensor:
-    x = (x ^ _shift_right(x, 30)) * _MULTIPLIER_1
-    x = (x ^ _shift_right(x, 27)) * _MULTIPLIER_2
-    return x ^ _shift_right(x, 31)
-
-
-def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Shift without copying the sign."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)

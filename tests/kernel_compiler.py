@@ -21,11 +21,14 @@ from triton.compiler import ASTSource
 
 from kernels.add_rms_norm import add_rms_norm_kernel
 from kernels.decode_attention import decode_attention_kernel, merge_parts_kernel
+from kernels.decode_inputs import decode_inputs_kernel
 from kernels.kv_write import kv_write_kernel
 from kernels.launch import decode_launch, prefill_launch, row_launch
 from kernels.prefill_attention import prefill_attention_kernel
 from kernels.rms_norm import rms_norm_kernel
 from kernels.rotary import rotary_kernel
+from kernels.rotary_write import rotary_write_kernel
+from kernels.sample import choose_token_kernel, reduce_tiles_kernel
 from kernels.silu_mul import silu_mul_kernel
 
 TARGET = GPUTarget("cuda", 90, 32)
@@ -34,10 +37,21 @@ TYPES = {
     "query_start_ptr": "*i32",
     "context_lens_ptr": "*i32",
     "block_tables_ptr": "*i32",
+    "block_table_ptr": "*i32",
+    "token_table_ptr": "*i32",
+    "token_ids_ptr": "*i32",
+    "places_ptr": "*i32",
+    "rows_ptr": "*i64",
+    "num_tokens_ptr": "*i64",
+    "keys_ptr": "*i64",
+    "tokens_ptr": "*i64",
     "positions_ptr": "*i64",
     "slots_ptr": "*i64",
     "log_weights_ptr": "*fp32",
     "parts_ptr": "*fp32",
+    "temperatures_ptr": "*fp32",
+    "peaks_ptr": "*fp32",
+    "weights_ptr": "*fp32",
     "cos_sin_ptr": "*fp32",
     "scale_log2": "fp32",
     "epsilon": "fp32",
@@ -130,7 +144,13 @@ def compile_others() -> dict[str, Report]:
     heads = {"NUM_KV_HEADS": 8, "HEAD_DIM": 128, "BLOCK_D": 128}
     split = {"HEAD_DIM": 128, "BLOCK_D": 128, "SPLITS": 16, "BLOCK_SPLITS": 16}
     halves = {"NUM_HEADS": 32, "NUM_KV_HEADS": 8, "HALF": 64, "BLOCK_HEADS": 32, "BLOCK_HALF": 64}
+    turned = halves | {"BLOCK_SIZE": 64, "BLOCK_KV_HEADS": 8, "NORMS": 1}
+    tiles = {"VOCAB": 151936, "NUM_TILES": 38, "TILE": 4096}
     return {
+        "rotary_write": compile_kernel(rotary_write_kernel, turned, 4),
+        "inputs of decodes": compile_kernel(decode_inputs_kernel, {"BLOCK_SIZE": 64, "BLOCK": 256}, 2),
+        "reduce_tiles": compile_kernel(reduce_tiles_kernel, tiles, 8),
+        "choose_token": compile_kernel(choose_token_kernel, {**tiles, "BLOCK_TILES": 64}, 8),
         "rms_norm": compile_kernel(rms_norm_kernel, {"INNER": 1, "D": 4096, "BLOCK_D": 4096}, warps),
         "add_rms_norm": compile_kernel(add_rms_norm_kernel, {"D": 4096, "BLOCK_D": 4096}, warps),
         "silu_mul": compile_kernel(silu_mul_kernel, {"D": 14336, "BLOCK_D": 1024}, 4),
