@@ -11,7 +11,6 @@ Other blocks are for reading. A block that asks for the capital of France must p
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -51,7 +50,6 @@ class Server:
             ["bash", "-euo", "pipefail", "-c", f"exec {code}"],
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,
         )
         self._ready = threading.Event()
         self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
@@ -69,10 +67,13 @@ class Server:
         if not self._ready.wait(READY_TIMEOUT_S) or self._process.poll() is not None:
             raise SystemExit("the server did not get ready")
 
-    def stop(self) -> int:
-        """Let it drain, and return its exit code."""
-        os.killpg(self._process.pid, signal.SIGTERM)
-        return self._process.wait(STOP_TIMEOUT_S)
+    def stop(self) -> None:
+        """Let it drain."""
+        self._process.terminate()
+        code = self._process.wait(STOP_TIMEOUT_S)
+        # make waits for what it started, and then ends by the signal itself.
+        if code not in (0, -signal.SIGTERM):
+            raise SystemExit(f"the server ended with exit code {code}")
 
 
 def run_block(block: Block, interpreters: Mapping[str, str]) -> None:
@@ -104,9 +105,8 @@ def main() -> None:
             if block.tag != "server":
                 run_block(block, interpreters)
     finally:
-        codes = [server.stop() for server in servers]
-    if any(codes):
-        raise SystemExit(f"the server ended with {codes}")
+        for server in servers:
+            server.stop()
     sys.stdout.write(f"{len(blocks)} blocks of {path} run as they stand\n")
 
 
