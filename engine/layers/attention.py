@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from kernels.kv_write import kv_write
 from kernels.paged_attention import paged_attention
+from kernels.rotary_write import rotary_write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from engine.forward_inputs import ForwardInputs
     from engine.kv_cache import LayerCache
     from engine.layers.rotary import Rotary
+    from kernels.rotary_write import HeadNorms
 
 
 class PagedAttention(nn.Module):
@@ -25,11 +26,20 @@ class PagedAttention(nn.Module):
         self.rotary = rotary
         self._scale = head_dim**-0.5
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, inputs: ForwardInputs, cache: LayerCache) -> Tensor:
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        norms: HeadNorms | None,
+        inputs: ForwardInputs,
+        cache: LayerCache,
+    ) -> Tensor:
         """Attend with q [num_tokens, num_heads, head_dim], k and v [num_tokens, num_kv_heads, head_dim].
 
-        q and k are overwritten. Returns [num_tokens, num_heads * head_dim].
+        q and k are overwritten. `norms` normalise them first. Returns [num_tokens, num_heads * head_dim].
         """
-        self.rotary(q, k, inputs.positions)
-        kv_write(k, v, cache.keys, cache.values, inputs.slots)
+        q = rotary_write(
+            q, k, v, norms, inputs.positions, self.rotary.cos_sin, cache.keys, cache.values, inputs.slots
+        )
         return paged_attention(q, cache.keys, cache.values, inputs.attention, self._scale).flatten(1)

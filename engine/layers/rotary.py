@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from kernels.rotary import rotary
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -16,17 +14,14 @@ if TYPE_CHECKING:
 
 
 class Rotary(nn.Module):
-    """Turns queries and keys by their positions; all layers share one table."""
+    """The table by which queries and keys are turned; all layers share one."""
 
     cos_sin: Tensor
+    """[max_position, head_dim] float32, see `cos_sin_table`."""
 
     def __init__(self, config: RopeConfig, head_dim: int, max_position: int) -> None:
         super().__init__()
         self.register_buffer("cos_sin", cos_sin_table(config, head_dim, max_position), persistent=False)
-
-    def forward(self, q: Tensor, k: Tensor, positions: Tensor) -> None:
-        """Turn q and k [num_tokens, heads, head_dim] in place."""
-        rotary(q, k, positions, self.cos_sin)
 
 
 def cos_sin_table(config: RopeConfig, head_dim: int, max_position: int) -> Tensor:

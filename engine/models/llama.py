@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from engine.layers.rotary import Rotary
     from engine.model_config import ModelConfig
     from engine.precision import Precision
+    from kernels.rotary_write import HeadNorms
 
 
 class LlamaAttention(nn.Module):
@@ -38,13 +39,13 @@ class LlamaAttention(nn.Module):
     def forward(self, x: Tensor, inputs: ForwardInputs, cache: LayerCache) -> Tensor:
         """Attend with x [num_tokens, hidden_size]; returns the same shape."""
         q, k, v = self.qkv(x).unflatten(-1, (-1, self._head_dim)).split(self._num_heads, dim=1)
-        q, k = self.normalise(q, k)
-        output: Tensor = self.out(self.attention(q, k, v, inputs, cache))
+        output: Tensor = self.out(self.attention(q, k, v, self.head_norms, inputs, cache))
         return output
 
-    def normalise(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalise queries and keys [num_tokens, heads, head_dim]; Llama does not."""
-        return q, k
+    @property
+    def head_norms(self) -> HeadNorms | None:
+        """What normalises each head of queries and keys; Llama has nothing of the kind."""
+        return None
 
 
 class LlamaForCausalLM(CausalLM):

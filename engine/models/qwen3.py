@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 from engine.layers.rms_norm import RMSNorm
 from engine.models.decoder import CausalLM
 from engine.models.llama import LlamaAttention
+from kernels.rotary_write import HeadNorms
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from engine.layers.rotary import Rotary
     from engine.model_config import ModelConfig
     from engine.precision import Precision
@@ -24,9 +23,12 @@ class Qwen3Attention(LlamaAttention):
         self.q_norm = RMSNorm(config.head_dim, config.norm_epsilon, precision.activations)
         self.k_norm = RMSNorm(config.head_dim, config.norm_epsilon, precision.activations)
 
-    def normalise(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalise queries and keys [num_tokens, heads, head_dim]."""
-        return self.q_norm(q), self.k_norm(k)
+        self._norms = HeadNorms(self.q_norm.weight, self.k_norm.weight, config.norm_epsilon)
+
+    @property
+    def head_norms(self) -> HeadNorms:
+        """What normalises each head of queries and keys."""
+        return self._norms
 
 
 class Qwen3ForCausalLM(CausalLM):
