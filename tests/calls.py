@@ -58,7 +58,7 @@ async def _to_end(call: Any) -> None:
 def details_of(error: grpc.aio.AioRpcError) -> dict[str, Any]:
     """google.rpc details by the name of their type."""
     trailing = dict(error.trailing_metadata())
-    status = status_pb2.Status.FromString(trailing["grpc-status-details-bin"])  # type: ignore[arg-type]
+    status = status_pb2.Status.FromString(trailing["grpc-status-details-bin"])
     details = {}
     for packed in status.details:
         name = packed.TypeName().rsplit(".", 1)[1]
