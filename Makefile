@@ -1,5 +1,5 @@
 # make up     set everything up on a fresh machine, then run server and translator
-# make test   all tests
+# make test   all tests; make test-slow those that search for long
 # make check  everything else that CI checks: stubs, contract, lint, types, imports, images, README
 # make proto  generate the Python stubs from proto/
 # make smoke  install server and translator apart, as the images do, and try them
@@ -18,17 +18,21 @@ COMPOSE = $$($(BIN)/python -c 'import compose; print(compose.__path__[0])')/dock
 
 export PYTHON
 
-.PHONY: up test test-kernels check lint proto proto-check images-check readme-check smoke bench clean
+.PHONY: up test test-kernels test-slow check lint proto proto-check images-check readme-check smoke bench clean
 
 up: $(VENV)/.runtime
 	@$(BIN)/pagewire up $(ARGS)
 
 test: $(VENV)/.dev test-kernels
-	$(BIN)/python -m pytest --ignore=tests/kernels $(ARGS)
+	$(BIN)/python -m pytest --ignore=tests/kernels -m 'not slow' $(ARGS)
+
+# Long searches for a counterexample; worth a night after the scheduler has changed.
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 # Triton reads the variable once, on import: kernels run in a process of their own.
 test-kernels: $(VENV)/.dev
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels $(ARGS)
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels -m 'not slow' $(ARGS)
 
 check: proto-check lint images-check readme-check
 
@@ -69,7 +73,7 @@ smoke:
 	deploy/smoke.sh
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python benchmarks/cpu_serving.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(CODEGEN) $(WHEEL_VENV) $(OLD_OPENAI) clients/node/node_modules
