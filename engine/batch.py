@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.forward_inputs import ForwardInputs
+from engine.sampler import is_plain
 from kernels.paged_attention import AttentionMetadata
+from kernels.uniform import seed_keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +32,8 @@ class Row:
 
     sampling: SamplingParams
     num_prompt_tokens: int
+    is_plain: bool
+    """Whether its tokens are chosen by temperature alone, and only they are reported."""
     num_blocks: int = 0
 
 
@@ -58,12 +62,20 @@ class Batch:
 
     def __init__(self, num_rows: int, max_model_len: int, block_size: int, device: torch.device) -> None:
         self._device = device
-        self._block_size = block_size
+        self.block_size = block_size
+        self.max_model_len = max_model_len
         self._rows: list[Row | None] = [None] * num_rows
         num_blocks = -(-max_model_len // block_size)
         self.token_table = torch.zeros(num_rows, max_model_len + 1, dtype=torch.int32, device=device)
         """[num_rows, max_model_len + 1]: the known tokens of each sequence."""
-        self._block_table = torch.zeros(num_rows, num_blocks, dtype=torch.int32, device=device)
+        self.num_tokens = torch.zeros(num_rows, dtype=torch.int64, device=device)
+        """[num_rows]: how many they are."""
+        self.temperatures = torch.zeros(num_rows, dtype=torch.float32, device=device)
+        """[num_rows]: 0 is greedy."""
+        self.keys = torch.zeros(num_rows, dtype=torch.int64, device=device)
+        """[num_rows]: what `kernels.uniform` makes of the seeds."""
+        self.block_table = torch.zeros(num_rows, num_blocks, dtype=torch.int32, device=device)
+        """[num_rows, num_blocks]: where each sequence's keys and values are."""
 
     def row(self, row: int) -> Row:
         """Return the sequence in a row, which must be taken."""
@@ -76,8 +88,8 @@ class Batch:
         for row in plan.released_rows:
             assert self._rows[row] is not None, row
             self._rows[row] = None
-        for admission in plan.admissions:
-            self._admit(admission)
+        if plan.admissions:
+            self._admit(plan.admissions)
         changed = [chunk for chunk in plan.chunks if chunk.new_block_ids]
         if changed:
             self._append_blocks(changed)
@@ -96,15 +108,15 @@ class Batch:
             token_rows = rows.repeat_interleave(lens, output_size=num_tokens)
             offsets = (ends - query_end).repeat_interleave(lens, output_size=num_tokens)
             positions = torch.arange(num_tokens, device=self._device) + offsets
-        blocks = self._block_table[token_rows, positions // self._block_size].long()
+        blocks = self.block_table[token_rows, positions // self.block_size].long()
         forward = ForwardInputs(
             token_ids=self.token_table[token_rows, positions],
             positions=positions,
-            slots=blocks * self._block_size + positions % self._block_size,
+            slots=blocks * self.block_size + positions % self.block_size,
             attention=AttentionMetadata(
                 query_start=torch.nn.functional.pad(query_end.int(), (1, 0)),
                 context_lens=ends.int(),
-                block_tables=self._block_table[rows, : -(-max(context_lens) // self._block_size)],
+                block_tables=self.block_table[rows, : -(-max(context_lens) // self.block_size)],
                 query_lens=query_lens,
                 context_lens_list=context_lens,
                 num_decodes=next((i for i, size in enumerate(query_lens) if size > 1), len(query_lens)),
@@ -115,23 +127,37 @@ class Batch:
     def append(self, rows: Tensor, positions: Tensor, token_ids: Tensor) -> None:
         """Write one new token into each of the rows, all [num_rows].
 
-        The row of a failed sequence gets a -1; the scheduler releases it before the next step.
+        The row of a failed sequence gets token 0, lest a step that was planned meanwhile reads a -1.
         """
-        self.token_table[rows, positions] = token_ids.int()
+        self.token_table[rows, positions] = token_ids.clamp(min=0).int()
+        self.num_tokens[rows] = positions + 1
 
-    def upload(self, values: list[list[int]]) -> Tensor:
-        """Return int64 values on the device; the copy does not wait for what runs there."""
-        tensor = torch.tensor(values, dtype=torch.int64)
+    def upload(
+        self, values: Sequence[Sequence[float]] | Sequence[int], dtype: torch.dtype = torch.int64
+    ) -> Tensor:
+        """Return values on the device; the copy does not wait for what runs there."""
+        return self._to_device(torch.tensor(values, dtype=dtype))
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
         if self._device.type == "cpu":
             return tensor
         return tensor.pin_memory().to(self._device, non_blocking=True)
 
-    def _admit(self, admission: Admission) -> None:
-        row = admission.row
-        assert self._rows[row] is None, row
-        self._rows[row] = Row(admission.sampling, admission.num_prompt_tokens)
-        known = torch.tensor(admission.token_ids, dtype=torch.int32)
-        self.token_table[row, : len(known)] = known.to(self._device)
+    def _admit(self, admissions: Sequence[Admission]) -> None:
+        for admission in admissions:
+            assert self._rows[admission.row] is None, admission.row
+            sampling = admission.sampling
+            self._rows[admission.row] = Row(sampling, admission.num_prompt_tokens, is_plain(sampling))
+        lens = [len(admission.token_ids) for admission in admissions]
+        known = torch.tensor([token for each in admissions for token in each.token_ids], dtype=torch.int32)
+        for admission, tokens in zip(admissions, torch.split(self._to_device(known), lens), strict=True):
+            self.token_table[admission.row, : len(tokens)] = tokens
+        keys = seed_keys([admission.sampling.seed for admission in admissions], torch.device("cpu"))
+        rows, num_tokens, new_keys = self.upload([[each.row for each in admissions], lens, keys.tolist()])
+        temperatures = self.upload([[each.sampling.temperature for each in admissions]], torch.float32)
+        self.num_tokens[rows] = num_tokens
+        self.keys[rows] = new_keys
+        self.temperatures[rows] = temperatures[0]
 
     def _append_blocks(self, chunks: Sequence[Chunk]) -> None:
         rows: list[int] = []
@@ -145,4 +171,4 @@ class Batch:
             columns += range(first, sequence.num_blocks)
             block_ids += chunk.new_block_ids
         changes = self.upload([rows, columns, block_ids])
-        self._block_table[changes[0], changes[1]] = changes[2].int()
+        self.block_table[changes[0], changes[1]] = changes[2].int()

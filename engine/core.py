@@ -1,7 +1,12 @@
-"""The engine's loop: take in commands, plan a step, run it, send what it brought."""
+"""The engine's loop: take in commands, plan and launch a step, send what the last one brought.
+
+A runner may allow a step to be launched while another is in flight. Then its device never waits for the host:
+tokens are read, sent and planned upon while the next step computes.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from engine.errors import RequestTooLargeError
@@ -26,6 +31,13 @@ if TYPE_CHECKING:
 HEARTBEAT_INTERVAL_S = 1.0
 
 
+class PendingStep(Protocol):
+    """A step in flight."""
+
+    def collect(self) -> StepResult:
+        """Wait for the result. Called once, in the order of launches."""
+
+
 class Runner(Protocol):
     """Computes steps. Implemented by `ModelRunner`, and by a fake in tests."""
 
@@ -41,8 +53,12 @@ class Runner(Protocol):
     def max_num_batched_tokens(self) -> int:
         """Most tokens in a step."""
 
-    def execute(self, plan: StepPlan) -> StepResult:
-        """Compute one step."""
+    @property
+    def max_steps_in_flight(self) -> int:
+        """Steps that may be launched and not collected, at least 1."""
+
+    def launch(self, plan: StepPlan) -> PendingStep:
+        """Begin to compute a step, after those that were launched before."""
 
 
 class EngineCore:
@@ -52,6 +68,7 @@ class EngineCore:
         self._runner = runner
         self._scheduler = scheduler
         self._channel = channel
+        self._in_flight: deque[tuple[StepPlan, PendingStep]] = deque()
         self._stats = scheduler.stats()
 
     @property
@@ -67,21 +84,27 @@ class EngineCore:
         """
         self._channel.send(Ready(self._runner.info))
         while True:
-            timeout_s = 0.0 if self._scheduler.has_requests else HEARTBEAT_INTERVAL_S
+            is_busy = self._scheduler.has_requests or self._in_flight
+            timeout_s = 0.0 if is_busy else HEARTBEAT_INTERVAL_S
             commands = self._channel.receive(timeout_s)
             if any(isinstance(command, Shutdown) for command in commands):
                 return
             self._step(commands)
 
     def _step(self, commands: list[Command]) -> None:
-        """Follow the commands, run a step if there is anything to run, and send one frame."""
+        """Follow the commands, keep the runner busy, and send one frame for what came of it."""
         replies = (self._follow(command) for command in commands)
         outputs = [reply for reply in replies if reply is not None]
         plan = self._scheduler.schedule()
         if plan is not None:
-            outputs += self._scheduler.update(plan, self._runner.execute(plan))
+            self._in_flight.append((plan, self._runner.launch(plan)))
+        is_idle = not self._in_flight and not outputs
+        if self._in_flight and (plan is None or len(self._in_flight) == self._runner.max_steps_in_flight):
+            planned, pending = self._in_flight.popleft()
+            outputs += self._scheduler.update(planned, pending.collect())
+        elif not is_idle and not outputs:
+            return  # a step was launched, and the next may be at once
         self._stats = self._scheduler.stats()
-        is_idle = plan is None and not outputs
         self._channel.send(Heartbeat(self._stats) if is_idle else StepOutputs(outputs, self._stats))
 
     def _follow(self, command: Command) -> RequestOutput | None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from engine.config import EngineConfig
     from engine.models.decoder import CausalLM
+    from engine.pending_step import PendingStep
     from engine.step import StepResult
 
 
@@ -39,9 +40,15 @@ class ModelRunner:
         self.max_num_batched_tokens = limits.max_num_batched_tokens
         self._steps = steps
 
+        self.max_steps_in_flight = 1 if info.device == "cpu" else 2
+
+    def launch(self, plan: StepPlan) -> PendingStep:
+        """Begin a step. A plan without chunks only changes the rows."""
+        return self._steps.launch(plan)
+
     def execute(self, plan: StepPlan) -> StepResult:
-        """Run one step. A plan without chunks only changes the rows."""
-        return self._steps.execute(plan)
+        """Run a step to its end."""
+        return self._steps.launch(plan).collect()
 
     @staticmethod
     def load(config: EngineConfig, on_progress: Callable[[str, int, int], None]) -> ModelRunner:
@@ -71,8 +78,9 @@ class ModelRunner:
             config, limits, shape, device, lambda: _run_largest_step(model, shape, limits, device)
         )
         max_model_len = _fitting_len(config, limits, num_blocks)
-        steps = StepRunner(model, shape.allocate(num_blocks, device), limits, device)
+        steps = _make_steps(model, shape, num_blocks, limits, device)
         _warm_up(steps, num_seqs=1, num_tokens=min(limits.block_size, max_model_len))
+        steps.capture(lambda done, total: on_progress("capturing graphs", done, total))
         info = EngineInfo(
             architecture=model_config.architecture,
             dtype=precision.name,
@@ -86,6 +94,14 @@ class ModelRunner:
         return ModelRunner(info, limits, steps)
 
 
+def _make_steps(
+    model: CausalLM, shape: KVCacheShape, num_blocks: int, limits: Limits, device: torch.device
+) -> StepRunner:
+    is_device_resident = device.type == "cuda"
+    caches = shape.allocate(num_blocks, device)
+    return StepRunner(model, caches, limits, device, is_device_resident=is_device_resident)
+
+
 def _warm_up(steps: StepRunner, num_seqs: int, num_tokens: int) -> None:
     """Compute sequences of zeros, all in the cache's first block, and forget them again."""
     sampling = SamplingParams(max_tokens=1, top_p=0.9, top_k=50)
@@ -95,15 +111,15 @@ def _warm_up(steps: StepRunner, num_seqs: int, num_tokens: int) -> None:
         admissions=tuple(Admission(row, [0] * num_tokens, num_tokens, sampling) for row in rows),
         chunks=tuple(Chunk(row, 0, num_tokens, (0,), samples=True) for row in rows),
     )
-    steps.execute(plan)
-    steps.execute(StepPlan(released_rows=tuple(rows), admissions=(), chunks=()))
+    steps.launch(plan).collect()
+    steps.launch(StepPlan(released_rows=tuple(rows), admissions=(), chunks=()))
 
 
 def _run_largest_step(model: CausalLM, shape: KVCacheShape, limits: Limits, device: torch.device) -> None:
     """Run the step that needs the most memory, over a cache of one block."""
     num_seqs = min(limits.max_num_seqs, limits.max_num_batched_tokens)
     num_tokens = min(limits.max_num_batched_tokens // num_seqs, limits.max_model_len)
-    steps = StepRunner(model, shape.allocate(1, device), limits, device)
+    steps = _make_steps(model, shape, 1, limits, device)
     _warm_up(steps, num_seqs, num_tokens)
 
 

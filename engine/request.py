@@ -1,7 +1,8 @@
 """A sequence on its way through the engine: known tokens, and how many of them are computed.
 
 There are no phases. A prompt in chunks, a decode step, a cache hit and a restart after preemption are
-all `num_computed_tokens` catching up with the number of `token_ids`.
+all `num_computed_tokens` catching up with the number of `token_ids`. Steps may be in flight: planned, and
+their results not known. Then planning goes on from what they will have computed.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class Request:
         "num_bypasses",
         "num_cached_tokens",
         "num_computed_tokens",
+        "num_expected_tokens",
         "num_planned_blocks",
+        "num_planned_tokens",
         "num_preemptions",
         "num_prompt_tokens",
         "prompt_logprobs",
@@ -58,6 +61,10 @@ class Request:
         self.max_num_tokens = min(self.num_prompt_tokens + self.sampling.max_tokens, max_model_len)
         """The sequence ends when it has this many tokens. The last one is never computed."""
         self.num_computed_tokens = 0
+        self.num_planned_tokens = 0
+        """Computed once the steps in flight are."""
+        self.num_expected_tokens = self.num_prompt_tokens
+        """Known once the steps in flight are computed: `token_ids`, and those that they sample."""
         self.row: int | None = None
         """Index into the runner's state; None while waiting."""
         self.block_ids: list[int] = []
@@ -76,9 +83,16 @@ class Request:
         self.num_preemptions = 0
 
     @property
-    def num_uncomputed_tokens(self) -> int:
-        """Known tokens that are not computed: at least 1."""
-        return len(self.token_ids) - self.num_computed_tokens
+    def num_unplanned_tokens(self) -> int:
+        """Expected tokens that no step computes yet: 0 once the step that samples the last one is planned."""
+        if self.num_expected_tokens >= self.max_num_tokens:
+            return 0
+        return self.num_expected_tokens - self.num_planned_tokens
+
+    @property
+    def is_in_flight(self) -> bool:
+        """Whether a step computes tokens of this sequence now."""
+        return self.num_planned_tokens > self.num_computed_tokens
 
     @property
     def reads_cache(self) -> bool:
@@ -98,6 +112,17 @@ class Request:
             return []
         self.extend_block_keys(block_size)
         return self.block_keys[: (len(self.token_ids) - 1) // block_size]
+
+    def plan(self, num_tokens: int) -> bool:
+        """Let the next step compute so many tokens. Return whether it samples one."""
+        self.num_planned_tokens += num_tokens
+        samples = self.num_planned_tokens == self.num_expected_tokens
+        self.num_expected_tokens += samples
+        return samples
+
+    def start(self, num_cached_tokens: int) -> None:
+        """Begin after the tokens that the prefix cache holds."""
+        self.num_computed_tokens = self.num_planned_tokens = num_cached_tokens
 
     def take_blocks(self) -> tuple[int, ...]:
         """Return the blocks that were added since the last call."""
@@ -135,6 +160,7 @@ class Request:
 
     def restart(self) -> None:
         """Go back to nothing computed, after a preemption; the known tokens stay."""
+        assert not self.is_in_flight, self.request_id
         self.num_preemptions += 1
-        self.num_computed_tokens = 0
+        self.start(0)
         self.prompt_logprobs = []

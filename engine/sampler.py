@@ -108,6 +108,14 @@ class Sampler:
                 logits[index, [*row.params.eos_token_ids, *row.params.stop_token_ids]] = -torch.inf
 
 
+def is_plain(params: SamplingParams) -> bool:
+    """Whether a row needs no more than its temperature, and reports no more than its token."""
+    is_restrained = params.min_tokens and (params.eos_token_ids or params.stop_token_ids)
+    is_filtered = params.temperature > 0 and (params.top_k or params.top_p < 1 or params.min_p > 0)
+    is_adjusted = params.logit_bias or is_restrained or _is_penalised(params)
+    return not (is_filtered or is_adjusted or params.num_logprobs is not None)
+
+
 class _Plan:
     """Which rows of a batch need what; a function of their sampling parameters alone."""
 

@@ -5,13 +5,18 @@
   before a new one starts.
 - A waiting sequence is admitted when all its known tokens fit; who waits, and in what order, stands in
   `waiting_queue.py`.
+- A step may be planned while others are in flight: a token that they sample counts as known, although not
+  which it is. So a sequence that ends by its token wastes what was planned for it meanwhile; one that ends
+  by its length does not.
 - When a running sequence needs a block and none is available, the last in order loses its blocks and is
-  computed again later. After a few times it becomes safe from that, and is admitted only where all safe
-  sequences together can grow to their full length; so a safe one, or the first in order, always gets on.
+  computed again later; steps in flight come to their end before. After a few times it becomes safe from
+  that, and is admitted only where all safe sequences together can grow to their full length; so a safe one,
+  or the first in order, always gets on.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -49,7 +54,8 @@ class _Counters(msgspec.Struct):
 class Scheduler:
     """Owns the sequences, their rows and their blocks. One thread calls it.
 
-    A step is `schedule()`, then the runner, then `update()`; `add` and `abort` may come at any time.
+    A step is `schedule()`, then the runner, then `update()`. Steps may overlap, and are updated in the order
+    of their plans; `add` and `abort` may come at any time.
     """
 
     def __init__(
@@ -73,6 +79,7 @@ class Scheduler:
         num_rows = min(max_num_seqs, max_num_batched_tokens)
         self._free_rows = list(range(num_rows - 1, -1, -1))
         self._released_rows: list[int] = []  # since the last plan
+        self._in_flight: deque[tuple[StepPlan, list[Request]]] = deque()  # with the sequence of each chunk
         self._num_arrivals = 0
         self._counters = _Counters()
 
@@ -135,29 +142,41 @@ class Scheduler:
     # Planning
 
     def schedule(self) -> StepPlan | None:
-        """Plan a step; None if there is nothing to run."""
+        """Plan a step; None if there is nothing to run, or nothing before a step in flight is updated."""
         draft = StepDraft(self._max_num_batched_tokens)
         num_preemptions = self._counters.num_preemptions
-        self._grow_running()
+        if not self._grow_running():
+            return None
         self._continue_running(draft)
         if self._counters.num_preemptions == num_preemptions:
             self._admit_waiting(draft)
         plan = draft.finish(self._released_rows)
         if plan is None:
-            assert not self._requests, "nothing can run, yet something waits"
+            assert self._in_flight or not self._requests, "nothing can run, yet something waits"
         else:
             self._released_rows.clear()
+            self._in_flight.append((plan, [self._running[chunk.row] for chunk in plan.chunks]))
         return plan
 
-    def _grow_running(self) -> None:
-        """Give a block to each running sequence whose next token has no place, the first in order first."""
+    def _grow_running(self) -> bool:
+        """Give a block to each running sequence whose next token has no place, the first in order first.
+
+        Returns False where a sequence must be preempted and a step in flight may still compute it.
+        """
         block_size = self._pool.block_size
-        full = [r for r in self._running.values() if len(r.token_ids) > len(r.block_ids) * block_size]
+        full = [
+            request
+            for request in self._running.values()
+            if len(request.block_ids) * block_size < request.num_expected_tokens < request.max_num_tokens
+        ]
         for request in sorted(full, key=lambda request: request.rank):
             while request.row is not None and not self._pool.num_available:
+                if self._in_flight:
+                    return False
                 self._preempt_one()
             if request.row is not None:
                 request.block_ids += self._pool.allocate(1)
+        return True
 
     def _preempt_one(self) -> None:
         victims = [r for r in self._running.values() if r.num_preemptions < MAX_PREEMPTIONS]
@@ -171,9 +190,10 @@ class Scheduler:
     def _continue_running(self, draft: StepDraft) -> None:
         prefills = []
         for request in self._running.values():
-            if len(request.token_ids) - request.num_computed_tokens == 1:
+            num_tokens = request.num_unplanned_tokens
+            if num_tokens == 1:
                 draft.give(request, 1)
-            else:
+            elif num_tokens > 1:
                 prefills.append(request)
         may_admit = len(self._waiting) > 0 and len(self._free_rows) > 0
         for request in prefills:
@@ -208,7 +228,7 @@ class Scheduler:
         self._pool.share(hits)
         num_new_blocks = self._pool.num_blocks_for(len(request.token_ids)) - len(hits)
         request.block_ids = hits + self._pool.allocate(num_new_blocks)
-        request.num_computed_tokens = len(hits) * self._pool.block_size
+        request.start(len(hits) * self._pool.block_size)
         request.row = self._free_rows.pop()
         self._running[request.row] = request
         self._count_first_admission(request)
@@ -243,15 +263,16 @@ class Scheduler:
     # Results
 
     def update(self, plan: StepPlan, result: StepResult) -> list[RequestOutput]:
-        """Take in what a step computed; return what it brought to each sequence, if anything."""
+        """Take in what the earliest step in flight computed; return what it brought to each sequence."""
         self._counters.num_steps += 1
         outputs = []
         sampled_tokens = iter(result.sampled)
-        for chunk in plan.chunks:
+        planned, requests = self._in_flight.popleft()
+        assert planned is plan, "steps are updated in the order of their plans"
+        for chunk, request in zip(plan.chunks, requests, strict=True):
             sampled = next(sampled_tokens) if chunk.samples else None
-            request = self._running.get(chunk.row)
-            if request is None:
-                continue  # aborted after the step was planned
+            if request.row is None:
+                continue  # it ended after the step was planned
             self._advance(request, chunk.num_tokens)
             if request.sampling.num_prompt_logprobs is not None:
                 request.prompt_logprobs += result.prompt_logprobs.get(chunk.row, [])

@@ -2,7 +2,8 @@
 
 A running sequence holds a *row*: an index into the runner's per-sequence state (token ids, block
 table, sampling parameters). The runner keeps that state up to date from the plans alone, and writes
-each token that it samples into its row by itself, so a plan names only what changed.
+each token that it samples into its row by itself, so a plan names only what changed. Plans are carried
+out in their order, but the next may be made before the last one's result is known.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class SampledToken(msgspec.Struct, frozen=True):
 
     row: int
     token_id: int
-    """-1 where the row's logits held NaN or +inf, or nothing finite: the sequence must fail."""
+    """-1 where the row's logits held NaN or +inf, or nothing finite: the sequence must fail. Until its row is
+    released, some other token stands in for it."""
     logprobs: TokenLogprobs | None = None
 
 

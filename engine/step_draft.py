@@ -28,10 +28,9 @@ class StepDraft:
     def give(self, request: Request, limit: int) -> None:
         """Let a running sequence compute its next tokens, at most `limit`."""
         assert request.row is not None
-        num_uncomputed_tokens = request.num_uncomputed_tokens
-        num_tokens = min(num_uncomputed_tokens, limit)
-        samples = num_tokens == num_uncomputed_tokens
-        chunk = Chunk(request.row, request.num_computed_tokens, num_tokens, request.take_blocks(), samples)
+        num_tokens = min(request.num_unplanned_tokens, limit)
+        start = request.num_planned_tokens
+        chunk = Chunk(request.row, start, num_tokens, request.take_blocks(), request.plan(num_tokens))
         (self.single_chunks if num_tokens == 1 else self.long_chunks).append(chunk)
         self.budget -= num_tokens
 

@@ -1,4 +1,7 @@
-"""Computes one step: a forward pass over the plan's chunks, then one token for each that samples."""
+"""Computes steps: a forward pass over the plan's chunks, then one token for each that samples.
+
+A step of single tokens alone goes to `decode_steps.py` on a GPU.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.batch import Batch
+from engine.decode_steps import DecodeSteps
 from engine.logprobs import token_logprobs
+from engine.pending_step import PendingStep
 from engine.sampler import Sampler, SamplingRow
-from engine.step import SampledToken, StepResult
+from kernels.sample import sample
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -28,49 +33,96 @@ PROMPT_LOGPROBS_ROWS = 256
 
 
 class StepRunner:
-    """A model with its cache and its rows. It computes and never decides."""
+    """A model with its cache and its rows. It computes and never decides.
+
+    Args:
+        model: prepared to run.
+        caches: of each layer.
+        limits: of batches and sequences.
+        device: of all of these.
+        is_device_resident: whether steps run without the host as far as they can, as suits a GPU.
+    """
 
     def __init__(
-        self, model: CausalLM, caches: Sequence[LayerCache], limits: Limits, device: torch.device
+        self,
+        model: CausalLM,
+        caches: Sequence[LayerCache],
+        limits: Limits,
+        device: torch.device,
+        *,
+        is_device_resident: bool,
     ) -> None:
         self._model = model
         self._caches = caches
         self._batch = Batch(limits.max_num_seqs, limits.max_model_len, limits.block_size, device)
         self._sampler = Sampler(self._batch.token_table)
+        self._decodes: DecodeSteps | None = None
+        if is_device_resident:
+            self._decodes = DecodeSteps(model, caches, self._batch, limits.max_num_seqs)
+
+    def capture(self, on_progress: Callable[[int, int], None]) -> None:
+        """Capture the graphs of decode steps, calling with how many are done and how many there are."""
+        if self._decodes is not None:
+            self._decodes.capture(on_progress)
 
     @torch.inference_mode()
-    def execute(self, plan: StepPlan) -> StepResult:
-        """Run one step. A plan without chunks only changes the rows."""
+    def launch(self, plan: StepPlan) -> PendingStep:
+        """Begin a step. A plan without chunks only changes the rows."""
         self._batch.apply(plan)
-        if not plan.chunks:
-            return StepResult(sampled=(), prompt_logprobs={})
-        inputs = self._batch.inputs(plan.chunks)
+        chunks = plan.chunks
+        if not chunks:
+            return PendingStep((), torch.empty(0, dtype=torch.int64), None, {})
+        if self._decodes is not None and self._is_decode(chunks, self._decodes.max_num_seqs):
+            return self._launch_decodes(chunks, self._decodes)
+        inputs = self._batch.inputs(chunks)
         hidden = self._model(inputs.forward, self._caches)
-        return StepResult(
-            sampled=self._sample(plan.chunks, inputs, hidden),
-            prompt_logprobs=self._prompt_logprobs(plan.chunks, hidden),
-        )
+        sampling = [index for index, chunk in enumerate(chunks) if chunk.samples]
+        rows = [chunks[index].row for index in sampling]
+        token_ids, logprobs = self._sample(chunks, sampling, inputs, hidden)
+        return PendingStep(rows, token_ids, logprobs, self._prompt_logprobs(chunks, hidden))
+
+    @staticmethod
+    def _is_decode(chunks: Sequence[Chunk], max_num_seqs: int) -> bool:
+        is_single = chunks[-1].num_tokens == 1  # these come first
+        return is_single and len(chunks) <= max_num_seqs and all(chunk.samples for chunk in chunks)
+
+    def _launch_decodes(self, chunks: Sequence[Chunk], decodes: DecodeSteps) -> PendingStep:
+        rows = [chunk.row for chunk in chunks]
+        output = decodes.run(rows)
+        token_ids, logprobs = output.token_ids, None
+        if not self._are_plain(rows):
+            token_ids, logprobs = self._sampler.sample(
+                output.logits.float(), [self._sampling_row(chunk) for chunk in chunks]
+            )
+            self._batch.append(output.rows, output.ends.long(), token_ids)
+        return PendingStep(rows, token_ids, logprobs, {})
 
     def _sample(
-        self, chunks: Sequence[Chunk], inputs: StepInputs, hidden: Tensor
-    ) -> tuple[SampledToken, ...]:
-        """Sample the chunks that ask for it, and write the tokens into their rows."""
-        sampling = [index for index, chunk in enumerate(chunks) if chunk.samples]
-        if not sampling:
-            return ()
+        self, chunks: Sequence[Chunk], sampling: list[int], inputs: StepInputs, hidden: Tensor
+    ) -> tuple[Tensor, list[TokenLogprobs | None] | None]:
+        """Sample the chunks of these indices, and write the tokens into their rows."""
         rows, ends, last_tokens = inputs.rows, inputs.ends, inputs.last_tokens
         if len(sampling) < len(chunks):
-            picked = self._batch.upload([sampling])[0]
+            picked = self._batch.upload(sampling)
             rows, ends, last_tokens = rows[picked], ends[picked], last_tokens[picked]
+        if not sampling:
+            return rows, None
         if len(last_tokens) < len(hidden):
             hidden = hidden[last_tokens]
+        batch = self._batch
+        if self._decodes is not None and self._are_plain([chunks[index].row for index in sampling]):
+            logits = self._model.output(hidden)
+            token_ids = sample(
+                logits, rows, batch.temperatures, batch.keys, batch.num_tokens, batch.token_table
+            )
+            return token_ids, None
         sampling_rows = [self._sampling_row(chunks[index]) for index in sampling]
         token_ids, logprobs = self._sampler.sample(self._model.logits(hidden), sampling_rows)
-        self._batch.append(rows, ends, token_ids)
-        return tuple(
-            SampledToken(row.row, token_id, entry)
-            for row, token_id, entry in zip(sampling_rows, token_ids.tolist(), logprobs, strict=True)
-        )
+        batch.append(rows, ends, token_ids)
+        return token_ids, logprobs
+
+    def _are_plain(self, rows: Sequence[int]) -> bool:
+        return all(self._batch.row(row).is_plain for row in rows)
 
     def _sampling_row(self, chunk: Chunk) -> SamplingRow:
         sequence = self._batch.row(chunk.row)

@@ -82,6 +82,14 @@ def linear(x: Tensor, weight: LinearWeight, bias: Tensor | None = None) -> Tenso
     return product
 
 
+def linear_into(x: Tensor, weight: LinearWeight, out: Tensor) -> Tensor:
+    """Multiply x [m, k] by the weight [n, k] into `out` [m, n], and return it."""
+    if x.is_cuda:
+        assert weight.plain is not None
+        return torch.mm(x, weight.plain.t(), out=out)
+    return out.copy_(linear(x, weight))
+
+
 def _multiply_plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if x.is_cuda or x.dtype != torch.float32 or not 1 < x.numel() // x.shape[-1] <= MAX_TALL_ROWS:
         return functional.linear(x, weight, bias)

@@ -20,8 +20,10 @@ from engine.errors import ModelLoadError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fake_runner import FakePendingStep
+
     from engine.config import EngineConfig
-    from engine.step import StepPlan, StepResult
+    from engine.step import StepPlan
 
 STEP_S = 0.02
 
@@ -33,11 +35,11 @@ class _Runner(FakeRunner):
         super().__init__(max_model_len=4096, num_blocks=4096)
         self._behaviour = behaviour
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def launch(self, plan: StepPlan) -> FakePendingStep:
         if "hang" in self._behaviour:
             threading.Event().wait()
         time.sleep(STEP_S)
-        return super().execute(plan)
+        return super().launch(plan)
 
 
 def load(config: EngineConfig, on_progress: Callable[[str, int, int], None]) -> _Runner:

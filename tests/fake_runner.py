@@ -63,6 +63,14 @@ class _Row:
     num_computed_tokens: int | None = None  # the first chunk says how much the prefix cache gave
 
 
+@dataclass(frozen=True)
+class FakePendingStep:
+    result: StepResult
+
+    def collect(self) -> StepResult:
+        return self.result
+
+
 class FakeRunner:
     def __init__(
         self,
@@ -71,7 +79,9 @@ class FakeRunner:
         max_num_seqs: int = 8,
         max_num_batched_tokens: int = 32,
         max_model_len: int = 128,
+        max_steps_in_flight: int = 1,
     ) -> None:
+        self.max_steps_in_flight = max_steps_in_flight
         self.info = EngineInfo(
             architecture="HashForCausalLM",
             dtype="float32",
@@ -89,7 +99,11 @@ class FakeRunner:
         self._rows: dict[int, _Row] = {}
         self._cells = [[NEVER_WRITTEN] * block_size for _ in range(num_blocks)]
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def launch(self, plan: StepPlan) -> FakePendingStep:
+        """Compute at once, in the order of launches as a device does."""
+        return FakePendingStep(self._execute(plan))
+
+    def _execute(self, plan: StepPlan) -> StepResult:
         for row in plan.released_rows:
             del self._rows[row]
         for admission in plan.admissions:
@@ -145,6 +159,7 @@ class FakeRunner:
         row = self._rows[index]
         if index in self.failing_rows:
             self.failing_rows.remove(index)
+            row.token_ids.append(EOS)
             return SampledToken(index, -1)
         cells = [self._read(row, position) for position in range(len(row.token_ids))]
         token_id = _sample(cells, len(row.token_ids) - row.num_prompt_tokens < row.sampling.min_tokens)

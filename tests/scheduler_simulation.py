@@ -14,6 +14,7 @@ L5 all blocks are free at the end   L6 a decode, and the oldest prefill, get on 
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ from engine.messages import FinishReason
 from engine.scheduler import Scheduler
 
 if TYPE_CHECKING:
+    from fake_runner import FakePendingStep
+
     from engine.messages import EngineRequest, RequestOutput, TokenLogprobs
     from engine.request import Request
     from engine.step import StepPlan
@@ -42,6 +45,7 @@ class Profile:
     max_num_batched_tokens: int = 16
     max_model_len: int = 48
     enable_prefix_caching: bool = True
+    max_steps_in_flight: int = 1
 
 
 @dataclass
@@ -104,6 +108,7 @@ class Simulation:
         self.live: dict[str, Transcript] = {}
         self.ended: list[Transcript] = []
         self._num_bypasses: dict[str, int] = {}
+        self._in_flight: deque[tuple[StepPlan, FakePendingStep, Request | None]] = deque()
 
     # Actions
 
@@ -136,35 +141,45 @@ class Simulation:
         self.check()
 
     def step(self, abort_midway: str | None = None, sabotage: str | None = None) -> None:
-        """One step; a sequence may be aborted while it runs, and a running one get logits of NaN."""
+        """Launch a step, and collect the earliest when no other may be launched.
+
+        A sequence may be aborted while a step runs, and one of the new step gets logits of NaN.
+        """
         queue = [request.request_id for request in self.scheduler._waiting._requests]
         plan = self.scheduler.schedule()
         if plan is None:
-            assert not self.live, "L2: nothing is run"
-            return
-        self._check_order(queue)
-        self._check_plan(plan)
-        victim = self._sabotage(sabotage, plan)
-        result = self.runner.execute(plan)
-        if abort_midway is not None:
+            assert self._in_flight or not self.live, "L2: nothing is run"
+        else:
+            self._check_order(queue)
+            self._check_plan(plan)
+            victim = self._sabotage(sabotage, plan)
+            self._in_flight.append((plan, self.runner.launch(plan), victim))
+        if abort_midway is not None and self._in_flight:
             self.abort(abort_midway)
+        if self._in_flight and (plan is None or len(self._in_flight) == self.profile.max_steps_in_flight):
+            self._collect()
+        self.check()
+
+    def _collect(self) -> None:
+        plan, pending, victim = self._in_flight.popleft()
         suspect_blocks = list(victim.block_ids) if victim else []
-        for output in self.scheduler.update(plan, result):
+        for output in self.scheduler.update(plan, pending.collect()):
             self._take(output)
         keys = self.scheduler._pool._keys
         assert not any(keys[block_id] for block_id in suspect_blocks), "NaN may be shared"
-        self.check()
 
     def finish_live(self) -> None:
         """Let everything end."""
         num_tokens = sum(
             len(t.request.prompt_token_ids) + t.request.sampling.max_tokens for t in self.live.values()
         )
-        for _ in range(num_tokens * (MOST_PREEMPTIONS + 1) + 1):
+        for _ in range(2 * num_tokens * (MOST_PREEMPTIONS + 1) + 1):
             if not self.live:
                 break
             self.step()
         assert not self.live, "L1: something never ends"
+        while self._in_flight:
+            self.step()
 
     def finish(self) -> None:
         """Let everything end, and see that nothing is left."""
@@ -261,14 +276,19 @@ class Simulation:
         scheduler = self.scheduler
         pool = scheduler._pool
         assert sum(chunk.num_tokens for chunk in plan.chunks) <= self.profile.max_num_batched_tokens, "I4"
-        lengths = {chunk.row: chunk.num_tokens for chunk in plan.chunks}
+        chunks = {chunk.row: chunk for chunk in plan.chunks}
         has_oldest_prefill = False
         for row, request in scheduler._running.items():
-            if request.num_uncomputed_tokens == 1:
-                assert lengths.get(row) == 1, "L6: a decode is left out"
-            elif not has_oldest_prefill:
+            chunk = chunks.get(row)
+            is_whole = chunk is not None and chunk.samples
+            num_lacking = (chunk.num_tokens if chunk else 0) + (
+                0 if is_whole else request.num_unplanned_tokens
+            )
+            if num_lacking == 1:
+                assert chunk is not None, "L6: a decode is left out"
+            elif num_lacking > 1 and not has_oldest_prefill:
                 has_oldest_prefill = True
-                assert lengths.get(row, 0) > 0, "L6: the oldest prefill is left out"
+                assert chunk is not None, "L6: the oldest prefill is left out"
         for chunk in plan.chunks:
             first = chunk.start // self.profile.block_size
             last = (chunk.start + chunk.num_tokens - 1) // self.profile.block_size

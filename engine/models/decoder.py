@@ -138,3 +138,12 @@ class CausalLM(nn.Module):
         """Map hidden states [num_rows, hidden_size] to logits [num_rows, vocab_size] in float32."""
         logits: Tensor = self.output(hidden)
         return logits.float()
+
+    def empty_logits(self, num_rows: int) -> Tensor:
+        """Return memory for logits [num_rows, vocab_size] in the type of activations."""
+        norm = self.model.norm.weight
+        return torch.empty(num_rows, self.config.vocab_size, dtype=norm.dtype, device=norm.device)
+
+    def write_logits(self, hidden: Tensor, out: Tensor) -> Tensor:
+        """Map hidden states [num_rows, hidden_size] to `out` [num_rows, vocab_size], and return it."""
+        return self.output.write(hidden, out)

@@ -29,7 +29,9 @@ from engine.scheduler import Scheduler
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from engine.step import StepPlan, StepResult
+    from fake_runner import FakePendingStep
+
+    from engine.step import StepPlan
 
 MAX_MODEL_LEN = 128
 
@@ -79,10 +81,14 @@ def start() -> Iterator[Callable[[FakeRunner], RunningCore]]:
         core.wait_ended()
 
 
-@pytest.fixture
-def core(start: Callable[[FakeRunner], RunningCore], monkeypatch: pytest.MonkeyPatch) -> RunningCore:
+@pytest.fixture(params=[1, 2], ids=["one-step-in-flight", "two-steps-in-flight"])
+def core(
+    request: pytest.FixtureRequest,
+    start: Callable[[FakeRunner], RunningCore],
+    monkeypatch: pytest.MonkeyPatch,
+) -> RunningCore:
     monkeypatch.setattr(engine.core, "HEARTBEAT_INTERVAL_S", 0.01)
-    core = start(FakeRunner(max_model_len=MAX_MODEL_LEN))
+    core = start(FakeRunner(max_model_len=MAX_MODEL_LEN, max_steps_in_flight=request.param))
     core.server.wait_ready()
     return core
 
@@ -156,7 +162,7 @@ def test_ends_when_the_server_is_gone(core: RunningCore) -> None:
 
 def test_an_error_of_the_runner_ends_the_loop(start: Callable[[FakeRunner], RunningCore]) -> None:
     class Broken(FakeRunner):
-        def execute(self, plan: StepPlan) -> StepResult:
+        def launch(self, plan: StepPlan) -> FakePendingStep:
             raise RuntimeError("no such device")
 
     core = start(Broken())

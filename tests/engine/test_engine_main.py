@@ -46,11 +46,11 @@ def load(config, on_progress):
             time.sleep(600)
         case "breaking":
             runner = FakeRunner()
-            runner.execute = lambda plan: 1 // 0
+            runner.launch = lambda plan: 1 // 0
             return runner
         case "slow":
             runner = FakeRunner()
-            runner.execute = lambda plan: time.sleep(600)
+            runner.launch = lambda plan: time.sleep(600)
             return runner
     return FakeRunner()
 

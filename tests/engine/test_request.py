@@ -64,7 +64,16 @@ def test_the_cache_hit_is_told_once() -> None:
 
 def test_a_restart_keeps_the_known_tokens() -> None:
     request = make_request([5, 6])
+    assert request.plan(2)
+    request.num_computed_tokens = 2
     request.append(OTHER)
-    request.num_computed_tokens = 3
     request.restart()
-    assert (request.token_ids, request.num_uncomputed_tokens) == ([5, 6, OTHER], 3)
+    assert (request.token_ids, request.num_unplanned_tokens) == ([5, 6, OTHER], 3)
+
+
+def test_a_sampled_token_is_planned_upon_before_it_is_known() -> None:
+    request = make_request([5, 6, 7], SamplingParams(max_tokens=2))
+    assert (request.plan(2), request.num_unplanned_tokens) == (False, 1)
+    assert (request.plan(1), request.num_unplanned_tokens) == (True, 1)
+    assert (request.plan(1), request.num_unplanned_tokens) == (True, 0)
+    assert request.is_in_flight

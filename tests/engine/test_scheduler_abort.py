@@ -11,8 +11,16 @@ NUM_PHASES = 12
 """Steps that the sequence below takes: queued, four prefill chunks, decodes, ended."""
 
 
-def make_simulation() -> Simulation:
-    simulation = Simulation(Profile(num_blocks=24, block_size=4, max_num_seqs=2, max_num_batched_tokens=8))
+def make_simulation(max_steps_in_flight: int = 1) -> Simulation:
+    simulation = Simulation(
+        Profile(
+            num_blocks=24,
+            block_size=4,
+            max_num_seqs=2,
+            max_num_batched_tokens=8,
+            max_steps_in_flight=max_steps_in_flight,
+        )
+    )
     simulation.add(EngineRequest("neighbour", [7] * 9, SamplingParams(max_tokens=12)))
     simulation.step()
     simulation.add(make_request())
@@ -25,8 +33,9 @@ def make_request() -> EngineRequest:
 
 @pytest.mark.parametrize("is_midway", [False, True], ids=["between-steps", "while-a-step-runs"])
 @pytest.mark.parametrize("num_steps", range(NUM_PHASES))
-def test_abort_at_each_step(num_steps: int, is_midway: bool) -> None:
-    simulation = make_simulation()
+@pytest.mark.parametrize("max_steps_in_flight", [1, 2])
+def test_abort_at_each_step(max_steps_in_flight: int, num_steps: int, is_midway: bool) -> None:
+    simulation = make_simulation(max_steps_in_flight)
     for _ in range(num_steps):
         simulation.step()
     was_live = "target" in simulation.live

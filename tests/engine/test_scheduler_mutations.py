@@ -29,6 +29,7 @@ PROFILES = [
     Profile(num_blocks=12, block_size=4, max_num_seqs=6, max_num_batched_tokens=6),
     Profile(num_blocks=48, block_size=1, max_num_seqs=3),
     Profile(num_blocks=60, block_size=4, max_num_seqs=8, max_num_batched_tokens=40),
+    Profile(num_blocks=12, block_size=4, max_num_seqs=6, max_num_batched_tokens=12, max_steps_in_flight=2),
 ]
 NUM_HISTORIES = 200
 PREFIXES: tuple[list[int], ...] = ([], [2, 3, 4, 5], [2, 3, 4, 5, 6, 7, 8, 9], [9] * 20)

@@ -18,6 +18,8 @@ SHARED_PREFIXES: tuple[list[int], ...] = (
     [9] * 24,
 )
 
+DEPTHS = st.integers(1, 3)
+
 TINY = st.builds(
     Profile,
     num_blocks=st.integers(2, 12),
@@ -25,6 +27,7 @@ TINY = st.builds(
     max_num_seqs=st.integers(1, 6),
     max_num_batched_tokens=st.integers(1, 24),
     enable_prefix_caching=st.integers(0, 9).map(bool),
+    max_steps_in_flight=DEPTHS,
 )
 EXACT_FIT = st.builds(
     Profile,
@@ -33,6 +36,7 @@ EXACT_FIT = st.builds(
     max_num_seqs=st.integers(2, 6),
     max_num_batched_tokens=st.integers(2, 64),
     max_model_len=st.just(49),
+    max_steps_in_flight=DEPTHS,
 )
 HUGE = st.builds(
     Profile,
@@ -41,6 +45,7 @@ HUGE = st.builds(
     max_num_seqs=st.integers(1, 12),
     max_num_batched_tokens=st.integers(1, 64),
     max_model_len=st.just(64),
+    max_steps_in_flight=DEPTHS,
 )
 SAMPLING = st.builds(
     SamplingParams,

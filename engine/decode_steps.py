@@ -1,0 +1,138 @@
+"""Steps in which every sequence computes one token, from rows that stay on the device.
+
+Such a step needs nothing from the host but which rows take part, and that only when it changes. So on a GPU
+its whole work, from the inputs to the sampled tokens, is captured in a CUDA graph: one for each of a ladder
+of batch sizes, a smaller batch being padded to the next size. Graphs share one pool of memory, for one runs
+at a time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from engine.forward_inputs import ForwardInputs
+from kernels.decode_inputs import DecodeInputs, decode_inputs
+from kernels.paged_attention import AttentionMetadata
+from kernels.sample import sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from engine.batch import Batch
+    from engine.kv_cache import LayerCache
+    from engine.models.decoder import CausalLM
+
+MAX_NUM_SEQS = 256
+"""Larger batches keep the device busy without a graph."""
+SMALL_SIZES = (1, 2, 4)
+SIZE_STEP = 8
+PADDING = -1
+
+
+class DecodeOutput(NamedTuple):
+    """What a step computed, on the device; the next one overwrites it."""
+
+    rows: Tensor
+    """[num_seqs] int64."""
+    ends: Tensor
+    """[num_seqs] int32: tokens of each row before the sampled one, which is that one's position."""
+    token_ids: Tensor
+    """[num_seqs] int64: sampled by temperature alone, and appended to the rows."""
+    logits: Tensor
+    """[num_seqs, vocab] in the model's type."""
+
+
+def graph_sizes(max_num_seqs: int) -> list[int]:
+    """Return the ladder of batch sizes, ascending, up to `max_num_seqs` or the largest."""
+    largest = min(max_num_seqs, MAX_NUM_SEQS)
+    ladder = [*SMALL_SIZES, *range(SIZE_STEP, largest, SIZE_STEP)]
+    return [size for size in ladder if size < largest] + [largest]
+
+
+class DecodeSteps:
+    """Runs steps of one token for each row; on a GPU, by graphs that `capture` made."""
+
+    def __init__(
+        self, model: CausalLM, caches: Sequence[LayerCache], batch: Batch, max_num_seqs: int
+    ) -> None:
+        self._model = model
+        self._caches = caches
+        self._batch = batch
+        self._sizes = graph_sizes(max_num_seqs)
+        self.max_num_seqs = self._sizes[-1]
+        device = batch.token_table.device
+        self._rows = torch.full((self.max_num_seqs,), PADDING, dtype=torch.int64, device=device)
+        self._current: list[int] = []  # what `_rows` holds
+        self._inputs = DecodeInputs.allocate(self.max_num_seqs, batch.block_table.shape[1], device)
+        self._query_start = torch.arange(self.max_num_seqs + 1, dtype=torch.int32, device=device)
+        self._logits = model.empty_logits(self.max_num_seqs)
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}  # with the tokens it samples
+
+    @torch.inference_mode()
+    def capture(self, on_progress: Callable[[int, int], None]) -> None:
+        """Capture all graphs, the largest first, so that the others find their memory in its pool."""
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        pool = torch.cuda.graph_pool_handle()
+        with torch.cuda.stream(stream):
+            for num_done, size in enumerate(reversed(self._sizes)):
+                on_progress(num_done, len(self._sizes))
+                self._compute(size)  # what is compiled or loaded at first use cannot be captured
+                graph = torch.cuda.CUDAGraph()
+                graph.capture_begin(pool, capture_error_mode="thread_local")
+                token_ids = self._compute(size)
+                graph.capture_end()
+                self._graphs[size] = graph, token_ids
+        torch.cuda.current_stream().wait_stream(stream)
+
+    def run(self, rows: list[int]) -> DecodeOutput:
+        """Compute the last known token of each row, and append the next to it."""
+        num_seqs = len(rows)
+        size = next(size for size in self._sizes if size >= num_seqs) if self._graphs else num_seqs
+        if rows != self._current:
+            padded = rows + [PADDING] * (self.max_num_seqs - num_seqs)
+            self._rows.copy_(self._batch.upload(padded), non_blocking=True)
+            self._current = rows
+        if self._graphs:
+            graph, token_ids = self._graphs[size]
+            graph.replay()
+        else:
+            token_ids = self._compute(size)
+        return DecodeOutput(
+            self._rows[:num_seqs],
+            self._inputs.context_lens[:num_seqs],
+            token_ids[:num_seqs],
+            self._logits[:num_seqs],
+        )
+
+    def _compute(self, size: int) -> Tensor:
+        rows, batch = self._rows[:size], self._batch
+        inputs = self._inputs.head(size)
+        decode_inputs(rows, batch.num_tokens, batch.token_table, batch.block_table, batch.block_size, inputs)
+        forward = ForwardInputs(
+            token_ids=inputs.token_ids,
+            positions=inputs.positions,
+            slots=inputs.slots,
+            attention=AttentionMetadata(
+                query_start=self._query_start[: size + 1],
+                context_lens=inputs.context_lens,
+                block_tables=inputs.block_tables,
+                query_lens=[1] * size,
+                context_lens_list=self._context_lens(inputs),
+                num_decodes=size,
+            ),
+        )
+        hidden = self._model(forward, self._caches)
+        logits = self._model.write_logits(hidden, self._logits[:size])
+        return sample(logits, rows, batch.temperatures, batch.keys, batch.num_tokens, batch.token_table)
+
+    def _context_lens(self, inputs: DecodeInputs) -> list[int]:
+        """The contexts' lengths; on a GPU, where a graph must serve any, the longest there can be."""
+        if inputs.context_lens.is_cuda:
+            return [self._batch.max_model_len] * len(inputs.context_lens)
+        lens: list[int] = inputs.context_lens.tolist()
+        return lens

@@ -1,0 +1,56 @@
+"""A step that was launched: its tokens are on their way to the host."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.step import SampledToken, StepResult
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from engine.messages import TokenLogprobs
+
+
+class PendingStep:
+    """Reads a step's tokens back without holding up what was launched after it.
+
+    Args:
+        rows: the row of each sampled token.
+        token_ids: [num_rows] int64 on the device; it may be overwritten by later steps.
+        logprobs: of each sampled token, if the step brought any.
+        prompt_logprobs: by row.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[int],
+        token_ids: Tensor,
+        logprobs: Sequence[TokenLogprobs | None] | None,
+        prompt_logprobs: dict[int, list[TokenLogprobs]],
+    ) -> None:
+        self._rows = rows
+        self._token_ids = token_ids
+        self._logprobs = logprobs
+        self._prompt_logprobs = prompt_logprobs
+        self._copied: torch.cuda.Event | None = None
+        if token_ids.is_cuda:
+            self._token_ids = torch.empty(token_ids.shape, dtype=token_ids.dtype, pin_memory=True)
+            self._token_ids.copy_(token_ids, non_blocking=True)
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record()
+
+    def collect(self) -> StepResult:
+        """Wait for the tokens."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        token_ids: list[int] = self._token_ids.tolist()
+        logprobs = self._logprobs or [None] * len(token_ids)
+        return StepResult(
+            sampled=tuple(map(SampledToken, self._rows, token_ids, logprobs)),
+            prompt_logprobs=self._prompt_logprobs,
+        )
