@@ -8,7 +8,7 @@ The GPU takes `F.linear`. On a CPU the weight is packed once, for whichever libr
 Milliseconds for all matrices of SmolLM2-135M (269 MB in 16 bits) on two cores:
 
     rows                                          1     2     4     8    16    64   256   1024
-    Zen 3 (AVX2)             F.linear, bfloat16  17    29    57   120   238   767         12574
+    Zen 3 (AVX2)             F.linear, bfloat16  17    29    57         238   767         12574
                              F.linear, float32   40    78    83    70    84   174   534   1650
                              weight @ x.T, f32   45    29    31    60    60   150   430   1560
     Xeon held to AVX2        F.linear, bfloat16  28    32    57   106   271
