@@ -116,7 +116,7 @@ class Batch:
             attention=AttentionMetadata(
                 query_start=torch.nn.functional.pad(query_end.int(), (1, 0)),
                 context_lens=ends.int(),
-                block_tables=self.block_table[rows, : -(-max(context_lens) // self.block_size)],
+                block_tables=self.block_table[rows][:, : -(-max(context_lens) // self.block_size)],
                 query_lens=query_lens,
                 context_lens_list=context_lens,
                 num_decodes=next((i for i, size in enumerate(query_lens) if size > 1), len(query_lens)),

@@ -2,34 +2,35 @@
 
 Such a step needs nothing from the host but which rows take part, and that only when it changes. So on a GPU
 its whole work, from the inputs to the sampled tokens, is captured in a CUDA graph: one for each of a ladder
-of batch sizes, a smaller batch being padded to the next size. Graphs share one pool of memory, for one runs
-at a time.
+of batch sizes, a smaller batch being padded to the next size.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from engine.cuda_graphs import rounded_up
 from engine.forward_inputs import ForwardInputs
 from kernels.decode_inputs import DecodeInputs, decode_inputs
 from kernels.paged_attention import AttentionMetadata
 from kernels.sample import sample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
     from engine.batch import Batch
+    from engine.cuda_graphs import CapturedGraph, GraphCapturer
     from engine.kv_cache import LayerCache
     from engine.models.decoder import CausalLM
 
 MAX_NUM_SEQS = 256
 """Larger batches keep the device busy without a graph."""
-SMALL_SIZES = (1, 2, 4)
-SIZE_STEP = 8
+SIZES = (1, 2, 4, *range(8, 64, 8), *range(64, MAX_NUM_SEQS + 1, 16))
 PADDING = -1
 
 
@@ -49,8 +50,7 @@ class DecodeOutput(NamedTuple):
 def graph_sizes(max_num_seqs: int) -> list[int]:
     """Return the ladder of batch sizes, ascending, up to `max_num_seqs` or the largest."""
     largest = min(max_num_seqs, MAX_NUM_SEQS)
-    ladder = [*SMALL_SIZES, *range(SIZE_STEP, largest, SIZE_STEP)]
-    return [size for size in ladder if size < largest] + [largest]
+    return [size for size in SIZES if size < largest] + [largest]
 
 
 class DecodeSteps:
@@ -63,6 +63,7 @@ class DecodeSteps:
         self._caches = caches
         self._batch = batch
         self._sizes = graph_sizes(max_num_seqs)
+        self._size_of = list(rounded_up(self._sizes))
         self.max_num_seqs = self._sizes[-1]
         device = batch.token_table.device
         self._rows = torch.full((self.max_num_seqs,), PADDING, dtype=torch.int64, device=device)
@@ -70,38 +71,24 @@ class DecodeSteps:
         self._inputs = DecodeInputs.allocate(self.max_num_seqs, batch.block_table.shape[1], device)
         self._query_start = torch.arange(self.max_num_seqs + 1, dtype=torch.int32, device=device)
         self._logits = model.empty_logits(self.max_num_seqs)
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}  # with the tokens it samples
+        self._graphs: dict[int, CapturedGraph] = {}
 
-    @torch.inference_mode()
-    def capture(self, on_progress: Callable[[int, int], None]) -> None:
-        """Capture all graphs, the largest first, so that the others find their memory in its pool."""
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        pool = torch.cuda.graph_pool_handle()
-        with torch.cuda.stream(stream):
-            for num_done, size in enumerate(reversed(self._sizes)):
-                on_progress(num_done, len(self._sizes))
-                self._compute(size)  # what is compiled or loaded at first use cannot be captured
-                graph = torch.cuda.CUDAGraph()
-                graph.capture_begin(pool, capture_error_mode="thread_local")
-                token_ids = self._compute(size)
-                graph.capture_end()
-                self._graphs[size] = graph, token_ids
-        torch.cuda.current_stream().wait_stream(stream)
+    def capture(self, capturer: GraphCapturer) -> None:
+        """Capture all graphs."""
+        for size in reversed(self._sizes):
+            self._graphs[size] = capturer.capture(partial(self._compute, size))
 
     def run(self, rows: list[int]) -> DecodeOutput:
         """Compute the last known token of each row, and append the next to it."""
         num_seqs = len(rows)
-        size = next(size for size in self._sizes if size >= num_seqs) if self._graphs else num_seqs
         if rows != self._current:
             padded = rows + [PADDING] * (self.max_num_seqs - num_seqs)
             self._rows.copy_(self._batch.upload(padded), non_blocking=True)
             self._current = rows
         if self._graphs:
-            graph, token_ids = self._graphs[size]
-            graph.replay()
+            token_ids = self._graphs[self._size_of[num_seqs]].replay()
         else:
-            token_ids = self._compute(size)
+            token_ids = self._compute(num_seqs)
         return DecodeOutput(
             self._rows[:num_seqs],
             self._inputs.context_lens[:num_seqs],

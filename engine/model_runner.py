@@ -79,8 +79,11 @@ class ModelRunner:
         )
         max_model_len = _fitting_len(config, limits, num_blocks)
         steps = _make_steps(model, shape, num_blocks, limits, device)
-        _warm_up(steps, num_seqs=1, num_tokens=min(limits.block_size, max_model_len))
-        steps.capture(lambda done, total: on_progress("capturing graphs", done, total))
+        _warm_up(steps, limits, num_seqs=1, num_tokens=min(limits.block_size, max_model_len))
+        if device.type == "cuda":
+            _warm_up(steps, limits, num_seqs=1, num_tokens=min(limits.max_num_batched_tokens, max_model_len))
+            on_progress("capturing graphs", 0, 0)
+            steps.capture()
         info = EngineInfo(
             architecture=model_config.architecture,
             dtype=precision.name,
@@ -102,14 +105,15 @@ def _make_steps(
     return StepRunner(model, caches, limits, device, is_device_resident=is_device_resident)
 
 
-def _warm_up(steps: StepRunner, num_seqs: int, num_tokens: int) -> None:
+def _warm_up(steps: StepRunner, limits: Limits, num_seqs: int, num_tokens: int) -> None:
     """Compute sequences of zeros, all in the cache's first block, and forget them again."""
     sampling = SamplingParams(max_tokens=1, top_p=0.9, top_k=50)
     rows = range(num_seqs)
+    block_ids = (0,) * -(-num_tokens // limits.block_size)
     plan = StepPlan(
         released_rows=(),
         admissions=tuple(Admission(row, [0] * num_tokens, num_tokens, sampling) for row in rows),
-        chunks=tuple(Chunk(row, 0, num_tokens, (0,), samples=True) for row in rows),
+        chunks=tuple(Chunk(row, 0, num_tokens, block_ids, samples=True) for row in rows),
     )
     steps.launch(plan).collect()
     steps.launch(StepPlan(released_rows=tuple(rows), admissions=(), chunks=()))
@@ -120,7 +124,7 @@ def _run_largest_step(model: CausalLM, shape: KVCacheShape, limits: Limits, devi
     num_seqs = min(limits.max_num_seqs, limits.max_num_batched_tokens)
     num_tokens = min(limits.max_num_batched_tokens // num_seqs, limits.max_model_len)
     steps = _make_steps(model, shape, 1, limits, device)
-    _warm_up(steps, num_seqs, num_tokens)
+    _warm_up(steps, limits, num_seqs, num_tokens)
 
 
 def _fitting_len(config: EngineConfig, limits: Limits, num_blocks: int) -> int:

@@ -1,6 +1,6 @@
 """Computes steps: a forward pass over the plan's chunks, then one token for each that samples.
 
-A step of single tokens alone goes to `decode_steps.py` on a GPU.
+On a GPU, steps of single tokens alone go to `decode_steps.py`, and short ones to `short_steps.py`.
 """
 
 from __future__ import annotations
@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.batch import Batch
+from engine.cuda_graphs import GraphCapturer
 from engine.decode_steps import DecodeSteps
 from engine.logprobs import token_logprobs
 from engine.pending_step import PendingStep
 from engine.sampler import Sampler, SamplingRow
+from engine.short_steps import ShortSteps
 from kernels.sample import sample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
     from engine.batch import StepInputs
+    from engine.forward_inputs import ForwardInputs
     from engine.kv_cache import LayerCache
     from engine.limits import Limits
     from engine.messages import TokenLogprobs
@@ -57,13 +60,20 @@ class StepRunner:
         self._batch = Batch(limits.max_num_seqs, limits.max_model_len, limits.block_size, device)
         self._sampler = Sampler(self._batch.token_table)
         self._decodes: DecodeSteps | None = None
+        self._short_steps: ShortSteps | None = None
         if is_device_resident:
+            max_blocks = self._batch.block_table.shape[1]
             self._decodes = DecodeSteps(model, caches, self._batch, limits.max_num_seqs)
+            self._short_steps = ShortSteps(model, caches, limits.max_num_batched_tokens, max_blocks, device)
 
-    def capture(self, on_progress: Callable[[int, int], None]) -> None:
-        """Capture the graphs of decode steps, calling with how many are done and how many there are."""
-        if self._decodes is not None:
-            self._decodes.capture(on_progress)
+    @torch.inference_mode()
+    def capture(self) -> None:
+        """Capture graphs of what the host would launch too slowly. The rows must be free."""
+        assert self._decodes is not None
+        assert self._short_steps is not None
+        capturer = GraphCapturer()
+        self._short_steps.capture(capturer)
+        self._decodes.capture(capturer)
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> PendingStep:
@@ -75,11 +85,18 @@ class StepRunner:
         if self._decodes is not None and self._is_decode(chunks, self._decodes.max_num_seqs):
             return self._launch_decodes(chunks, self._decodes)
         inputs = self._batch.inputs(chunks)
-        hidden = self._model(inputs.forward, self._caches)
+        hidden = self._forward(inputs.forward)
         sampling = [index for index, chunk in enumerate(chunks) if chunk.samples]
         rows = [chunks[index].row for index in sampling]
         token_ids, logprobs = self._sample(chunks, sampling, inputs, hidden)
         return PendingStep(rows, token_ids, logprobs, self._prompt_logprobs(chunks, hidden))
+
+    def _forward(self, inputs: ForwardInputs) -> Tensor:
+        num_tokens, num_seqs = len(inputs.token_ids), len(inputs.attention.query_lens)
+        if self._short_steps is not None and self._short_steps.suit(num_tokens, num_seqs):
+            return self._short_steps.run(inputs)
+        hidden: Tensor = self._model(inputs, self._caches)
+        return hidden
 
     @staticmethod
     def _is_decode(chunks: Sequence[Chunk], max_num_seqs: int) -> bool:

@@ -36,6 +36,17 @@ class AttentionLaunch:
     num_stages: int
 
 
+@dataclass(frozen=True, slots=True)
+class VectorLaunch:
+    """One way to multiply one row by a weight."""
+
+    block_n: int
+    """Outputs of a program."""
+    block_k: int
+    """Inputs of an inner step."""
+    num_warps: int
+
+
 # Keys are (architecture, bytes of an element, head_dim padded to a power of two, at least 64).
 _PREFILL = {
     # for short queries, for long ones
@@ -65,6 +76,8 @@ _DECODE_MIN_SPLIT_TOKENS = 256
 _DECODE_MAX_SPLITS = 64
 _DECODE_PROGRAMS_PER_MULTIPROCESSOR = 2
 
+_VECTOR = VectorLaunch(block_n=2, block_k=1024, num_warps=4)
+
 
 def row_launch(num_columns: int) -> Launch:
     """For kernels that hold one row of `num_columns` elements in a program."""
@@ -91,12 +104,18 @@ def decode_launch(arch: str, head_dim: int, element_size: int, heads_per_kv_head
 def decode_splits(num_multiprocessors: int, num_groups: int, max_context_len: int) -> int:
     """How many programs share one sequence's context.
 
-    As many as fill the device once, but none with fewer than 256 tokens. `num_groups` is the number
-    of sequences times key/value heads.
+    As many as fill the device once, but none with fewer than 256 tokens; a power of two, for each number
+    is a kernel of its own to compile. `num_groups` is the number of sequences times key/value heads.
     """
     wanted = num_multiprocessors * _DECODE_PROGRAMS_PER_MULTIPROCESSOR // num_groups
     useful = -(-max_context_len // _DECODE_MIN_SPLIT_TOKENS)
-    return max(1, min(wanted, useful, _DECODE_MAX_SPLITS))
+    most = max(1, min(wanted, useful, _DECODE_MAX_SPLITS))
+    return 1 << (most.bit_length() - 1)
+
+
+def vector_launch(num_rows: int, num_columns: int) -> VectorLaunch | None:
+    """For one row times a weight [num_rows, num_columns]; None where it is left to a matrix product."""
+    return None if num_columns % _VECTOR.block_k else _VECTOR
 
 
 def _key(arch: str, head_dim: int, element_size: int) -> tuple[str, int, int]:

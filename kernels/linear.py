@@ -36,6 +36,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from kernels import vector_linear
+from kernels.silu_mul import silu_mul
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -78,14 +81,25 @@ def linear(x: Tensor, weight: LinearWeight, bias: Tensor | None = None) -> Tenso
         product = torch.ops.mkldnn._linear_pointwise(x, weight.onednn, bias, "none", [], "")
     else:
         assert weight.plain is not None
+        if bias is None and vector_linear.takes(x, weight.plain):
+            return vector_linear.vector_linear(x, weight.plain)
         product = _multiply_plain(x, weight.plain, bias)
     return product
+
+
+def linear_silu_mul(x: Tensor, weight: LinearWeight, bias: Tensor | None = None) -> Tensor:
+    """Multiply x [num_rows, k] by the weight [2 * d, k], and apply `silu_mul`; returns [num_rows, d]."""
+    if bias is None and weight.plain is not None and vector_linear.takes(x, weight.plain):
+        return vector_linear.gated_vector_linear(x, weight.plain)
+    return silu_mul(linear(x, weight, bias))
 
 
 def linear_into(x: Tensor, weight: LinearWeight, out: Tensor) -> Tensor:
     """Multiply x [m, k] by the weight [n, k] into `out` [m, n], and return it."""
     if x.is_cuda:
         assert weight.plain is not None
+        if vector_linear.takes(x, weight.plain):
+            return vector_linear.vector_linear(x, weight.plain, out)
         return torch.mm(x, weight.plain.t(), out=out)
     return out.copy_(linear(x, weight))
 

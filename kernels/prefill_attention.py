@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["query_start_ptr", "context_lens_ptr", "block_tables_ptr"])
 def prefill_attention_kernel(
     q_ptr,
     k_cache_ptr,

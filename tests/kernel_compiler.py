@@ -30,6 +30,7 @@ from kernels.rotary import rotary_kernel
 from kernels.rotary_write import rotary_write_kernel
 from kernels.sample import choose_token_kernel, reduce_tiles_kernel
 from kernels.silu_mul import silu_mul_kernel
+from kernels.vector_linear import vector_linear_kernel
 
 TARGET = GPUTarget("cuda", 90, 32)
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -146,7 +147,9 @@ def compile_others() -> dict[str, Report]:
     halves = {"NUM_HEADS": 32, "NUM_KV_HEADS": 8, "HALF": 64, "BLOCK_HEADS": 32, "BLOCK_HALF": 64}
     turned = halves | {"BLOCK_SIZE": 64, "BLOCK_KV_HEADS": 8, "NORMS": 1}
     tiles = {"VOCAB": 151936, "NUM_TILES": 38, "TILE": 4096}
+    vector = {"GATED": 1, "BLOCK_N": 2, "BLOCK_K": 1024}
     return {
+        "vector_linear": compile_kernel(vector_linear_kernel, vector, 4),
         "rotary_write": compile_kernel(rotary_write_kernel, turned, 4),
         "inputs of decodes": compile_kernel(decode_inputs_kernel, {"BLOCK_SIZE": 64, "BLOCK": 256}, 2),
         "reduce_tiles": compile_kernel(reduce_tiles_kernel, tiles, 8),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from kernels.linear import LinearWeight, linear, linear_into, prepare_weight
+from kernels.linear import LinearWeight, linear, linear_into, linear_silu_mul, prepare_weight
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,6 +52,11 @@ class Linear(nn.Module):
         """Multiply x [..., in_features]; returns [..., sum of parts]."""
         assert self._prepared is not None, "prepare() was not called"
         return linear(x, self._prepared, self.bias)
+
+    def silu_mul(self, x: Tensor) -> Tensor:
+        """Multiply x [num_rows, in_features], and gate the second half of the outputs by the first."""
+        assert self._prepared is not None, "prepare() was not called"
+        return linear_silu_mul(x, self._prepared, self.bias)
 
     def write(self, x: Tensor, out: Tensor) -> Tensor:
         """Multiply x [num_rows, in_features] into `out` [num_rows, sum of parts], and return it."""

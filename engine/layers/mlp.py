@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from engine.layers.linear import Linear
-from kernels.silu_mul import silu_mul
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,5 +28,5 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [num_tokens, hidden_size] to the same shape."""
-        gated: Tensor = self.down(silu_mul(self.gate_up(x)))
-        return gated
+        output: Tensor = self.down(self.gate_up.silu_mul(x))
+        return output
