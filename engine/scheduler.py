@@ -195,13 +195,21 @@ class Scheduler:
                 draft.give(request, 1)
             elif num_tokens > 1:
                 prefills.append(request)
-        may_admit = len(self._waiting) > 0 and len(self._free_rows) > 0
         for request in prefills:
             if not draft.budget:
                 break
-            # The oldest leaves a part to the others, lest short prompts wait for all of a long one.
-            is_sharing = request is prefills[0] and (len(prefills) > 1 or may_admit)
+            is_sharing = request is prefills[0] and self._has_shorter(prefills)
             draft.give(request, -(-draft.budget * 3 // 4) if is_sharing else draft.budget)
+
+    def _has_shorter(self, prefills: list[Request]) -> bool:
+        """Whether a prompt would wait for more of the oldest one than it lacks itself.
+
+        Then the oldest leaves a part of the step to the others. Among equals that would only delay it.
+        """
+        num_tokens = prefills[0].num_unplanned_tokens
+        if any(request.num_unplanned_tokens < num_tokens for request in prefills):
+            return True
+        return len(self._free_rows) > 0 and self._waiting.has_shorter(num_tokens)
 
     def _admit_waiting(self, draft: StepDraft) -> None:
         if not self._waiting:

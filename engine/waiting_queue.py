@@ -53,6 +53,10 @@ class WaitingQueue:
         assert self._requests[index] is request, request.request_id
         del self._requests[index]
 
+    def has_shorter(self, num_tokens: int) -> bool:
+        """Whether one of those that may be admitted soon has fewer known tokens."""
+        return any(len(request.token_ids) < num_tokens for request in self._requests[:MAX_SCANNED])
+
     def offer(self, admit: Callable[[Request], bool]) -> None:
         """Call `admit` with one sequence after another; where it returns True, the sequence leaves."""
         num_passed = 0

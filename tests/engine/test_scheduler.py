@@ -96,6 +96,13 @@ def test_a_long_prompt_leaves_a_part_of_the_step_to_a_short_one() -> None:
     assert list(lengths(run_step(scheduler)).values()) == [12, 3]
 
 
+def test_long_prompts_of_one_length_come_one_after_the_other() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(make_request("first", 40))
+    scheduler.add(make_request("second", 40))
+    assert [list(lengths(run_step(scheduler)).values()) for _ in range(4)] == [[16], [16], [8, 8], [1, 15]]
+
+
 def test_never_more_sequences_than_tokens_in_a_step() -> None:
     scheduler = make_scheduler(max_num_seqs=8, max_num_batched_tokens=2)
     for name in "abcd":
