@@ -14,6 +14,7 @@ import torch
 
 from engine.forward_inputs import ForwardInputs
 from engine.sampler import is_plain
+from engine.upload import to_device, upload
 from kernels.paged_attention import AttentionMetadata
 from kernels.uniform import seed_keys
 
@@ -136,12 +137,7 @@ class Batch:
         self, values: Sequence[Sequence[float]] | Sequence[int], dtype: torch.dtype = torch.int64
     ) -> Tensor:
         """Return values on the device; the copy does not wait for what runs there."""
-        return self._to_device(torch.tensor(values, dtype=dtype))
-
-    def _to_device(self, tensor: Tensor) -> Tensor:
-        if self._device.type == "cpu":
-            return tensor
-        return tensor.pin_memory().to(self._device, non_blocking=True)
+        return upload(values, dtype, self._device)
 
     def _admit(self, admissions: Sequence[Admission]) -> None:
         for admission in admissions:
@@ -150,7 +146,9 @@ class Batch:
             self._rows[admission.row] = Row(sampling, admission.num_prompt_tokens, is_plain(sampling))
         lens = [len(admission.token_ids) for admission in admissions]
         known = torch.tensor([token for each in admissions for token in each.token_ids], dtype=torch.int32)
-        for admission, tokens in zip(admissions, torch.split(self._to_device(known), lens), strict=True):
+        for admission, tokens in zip(
+            admissions, torch.split(to_device(known, self._device), lens), strict=True
+        ):
             self.token_table[admission.row, : len(tokens)] = tokens
         keys = seed_keys([admission.sampling.seed for admission in admissions], torch.device("cpu"))
         rows, num_tokens, new_keys = self.upload([[each.row for each in admissions], lens, keys.tolist()])

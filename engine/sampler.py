@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.logprobs import token_logprobs
+from engine.upload import to_device, upload
 from kernels.uniform import seed_keys, uniform_reference
 
 if TYPE_CHECKING:
@@ -81,8 +82,10 @@ class Sampler:
         finite = logits.gather(1, token_ids[:, None])[:, 0].isfinite()
         healthy = finite if healthy is None else finite & healthy
         if plan.drawing:
-            drawn = logits if len(plan.drawing) == len(rows) else logits[plan.drawing]
-            token_ids[plan.drawing] = _draw(drawn, plan, uniform_reference(plan.keys, _positions(rows, plan)))
+            drawn = logits if len(plan.drawing) == len(rows) else logits[plan.drawing_index]
+            token_ids[plan.drawing_index] = _draw(
+                drawn, plan, uniform_reference(plan.keys, _positions(rows, plan))
+            )
         token_ids = torch.where(healthy, token_ids, -1)
         return token_ids, _report(raw, token_ids, plan)
 
@@ -132,6 +135,7 @@ class _Plan:
         self.num_logprobs = [params[index].num_logprobs or 0 for index in self.reported]
 
         self.drawing = where(lambda each: each.temperature > 0)
+        self.drawing_index = upload(self.drawing, torch.int64, device)
         drawing = [params[index] for index in self.drawing]
         self.temperature = _column([each.temperature for each in drawing], torch.float32, device)
         self.min_p = _column([each.min_p for each in drawing], torch.float32, device)
@@ -140,11 +144,11 @@ class _Plan:
         self.max_top_k = max((each.top_k for each in drawing), default=0)
         self.has_min_p = any(each.min_p > 0 for each in drawing)
         self.has_top_p = any(each.top_p < 1 for each in drawing)
-        self.keys = seed_keys([each.seed for each in drawing], device)
+        self.keys = to_device(seed_keys([each.seed for each in drawing], torch.device("cpu")), device)
 
 
 def _column(values: list[float] | list[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=dtype, device=device)[:, None]
+    return upload(values, dtype, device)[:, None]
 
 
 def _is_penalised(params: SamplingParams) -> bool:
@@ -162,9 +166,9 @@ def _bias_of(
         return None
     indices, token_ids, biases = zip(*entries, strict=True)
     return (
-        torch.tensor(indices, device=device),
-        torch.tensor(token_ids, device=device),
-        torch.tensor(biases, dtype=torch.float32, device=device),
+        upload(indices, torch.int64, device),
+        upload(token_ids, torch.int64, device),
+        upload(biases, torch.float32, device),
     )
 
 
@@ -173,7 +177,7 @@ def _penalise(logits: Tensor, token_table: Tensor, rows: Sequence[SamplingRow]) 
 
     device = logits.device
     num_rows, vocab_size = logits.shape
-    table_rows = torch.tensor([row.row for row in rows], device=device)
+    table_rows = upload([row.row for row in rows], torch.int64, device)
     tokens = token_table[table_rows, : max(row.num_tokens for row in rows)].long()
     position = torch.arange(tokens.shape[1], device=device)
     known = position < _column([row.num_tokens for row in rows], torch.int64, device)
@@ -247,4 +251,4 @@ def _report(logits: Tensor, token_ids: Tensor, plan: _Plan) -> list[TokenLogprob
 
 
 def _positions(rows: Sequence[SamplingRow], plan: _Plan) -> Tensor:
-    return torch.tensor([rows[index].num_tokens for index in plan.drawing], device=plan.keys.device)
+    return upload([rows[index].num_tokens for index in plan.drawing], torch.int64, plan.keys.device)
