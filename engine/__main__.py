@@ -43,9 +43,9 @@ logger = logging.getLogger("engine")
 def main(argv: Sequence[str] | None = None, load: Load | None = None) -> int:
     """Run the engine process. Return its exit code."""
     arguments = _parse(argv)
-    # Before torch is imported: threads that spin at barriers take the cores that the server and others
-    # need, and then wait for each other: on two busy cores tokens came four to eight times as slowly.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Before torch is imported: threads that spin long at barriers take the cores that the server and
+    # others need, and then wait for each other. This is some tens of microseconds, a step's usual gap.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too, but the server decides
     connection = socket.socket(fileno=arguments.channel_fd)

@@ -82,10 +82,25 @@ class GGUFFile:
         for info in self.tensors.values():
             if info.name != FREQUENCY_DIVISORS:
                 name = transformers_name(info.name)
-                yield name, torch.from_numpy(self._in_transformers_layout(info))
+                yield name, torch.from_numpy(self._in_transformers_layout(info, self._read(info)))
 
-    def _in_transformers_layout(self, info: TensorInfo) -> numpy.ndarray:
-        weight = self._read(info)
+    def four_bit_blocks(self) -> dict[str, Tensor]:
+        """Return the weights in Q4_1, by their names in transformers, for `few_rows.linear_four_bit`.
+
+        Each is uint8 [rows, columns / 32, 24]. The file's blocks hold scale and minimum in float16; these,
+        in float32.
+        """
+        blocks = {}
+        for info in self.tensors.values():
+            if info.kind == gguf.GGMLQuantizationType.Q4_1:
+                data = self._in_transformers_layout(info, self._map(info)).reshape(info.shape[0], -1, 20)
+                scales = data[..., :4].copy().view(numpy.float16).astype(numpy.float32).view(numpy.uint8)
+                wide = numpy.concatenate((scales, data[..., 4:]), axis=-1)
+                blocks[transformers_name(info.name)] = torch.from_numpy(wide)
+        return blocks
+
+    def _in_transformers_layout(self, info: TensorInfo, weight: numpy.ndarray) -> numpy.ndarray:
+        """Put the rows of a tensor, as numbers or as bytes, in order."""
         if self.metadata["general.architecture"] != "llama":
             return weight
         num_heads = int(self.metadata["llama.attention.head_count"])
@@ -99,14 +114,17 @@ class GGUFFile:
         """Return a tensor as float32, whatever its quantisation."""
         try:
             kind = gguf.GGMLQuantizationType(info.kind)
-            block_size, block_bytes = gguf.GGML_QUANT_SIZES[kind]
-            *rows, columns = info.shape
-            shape = (*rows, columns // block_size * block_bytes)
-            data = numpy.memmap(self.path, mode="c", offset=info.offset, shape=shape, dtype=numpy.uint8)
-            weight = dequantize(_typed(data, kind), kind)
+            weight = dequantize(_typed(self._map(info), kind), kind)
         except (NotImplementedError, OSError, ValueError) as error:
             raise ModelLoadError(f"{self.path}: the tensor {info.name!r} cannot be read: {error}") from error
         return numpy.ascontiguousarray(weight, dtype=numpy.float32)
+
+    def _map(self, info: TensorInfo) -> numpy.ndarray:
+        """Return a tensor's bytes, uint8 [..., bytes of a row]."""
+        block_size, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(info.kind)]
+        *rows, columns = info.shape
+        shape = (*rows, columns // block_size * block_bytes)
+        return numpy.memmap(self.path, mode="c", offset=info.offset, shape=shape, dtype=numpy.uint8)
 
 
 def _typed(data: numpy.ndarray, kind: gguf.GGMLQuantizationType) -> numpy.ndarray:

@@ -18,7 +18,7 @@ from engine.gguf import GGUFFile
 from engine.layers.linear import Linear
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -55,8 +55,21 @@ def load_weights(
         return
     if load_format == "auto":
         load_format = "gguf" if path.is_file() else "safetensors"
-    weights = GGUFFile.open(path).weights() if load_format == "gguf" else read_safetensors(path)
-    fill(model, weights, on_progress)
+    if load_format == "gguf":
+        file = GGUFFile.open(path)
+        fill(model, file.weights(), on_progress)
+        keep_four_bit(model, file.four_bit_blocks())
+    else:
+        fill(model, read_safetensors(path), on_progress)
+
+
+def keep_four_bit(model: nn.Module, blocks: Mapping[str, Tensor]) -> None:
+    """Give linear layers their weights in four bits too, where the file has all their parts so."""
+    for path, module in model.named_modules():
+        if isinstance(module, Linear) and not module.weight.is_cuda:
+            names = [name for name, _ in split_rows(path, module) if name.endswith(".weight")]
+            if all(name in blocks for name in names):
+                module.four_bit = torch.cat([blocks[name] for name in names])
 
 
 def fill(

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from kernels.launch import row_launch
+from kernels.native import few_rows
 from kernels.rms_norm import rms_norm_reference
 
 
@@ -86,4 +87,6 @@ def add_rms_norm(
     """Return (the normalised sum, the sum) of x and residual, both [num_tokens, d]; inputs are kept."""
     if x.is_cuda:
         return add_rms_norm_triton(x, residual, weight, epsilon)
+    if few_rows.takes(x):
+        return few_rows.add_rms_norm(x, residual, weight, epsilon)
     return add_rms_norm_reference(x, residual, weight, epsilon)

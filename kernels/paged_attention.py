@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from kernels.decode_attention import decode_attention_triton
+from kernels.native import few_rows
 from kernels.prefill_attention import prefill_attention_triton
 
 SMALL_CONTEXT = 256
@@ -220,4 +221,9 @@ def paged_attention(
     """
     if q.is_cuda:
         return paged_attention_triton(q, k_cache, v_cache, metadata, scale)
+    if metadata.num_decodes == len(metadata.query_lens) and few_rows.takes(q) and q.stride(2) == 1:
+        lens, tables = metadata.context_lens, metadata.block_tables
+        return few_rows.decode_attention(
+            q, k_cache, v_cache, lens, tables, max(metadata.context_lens_list), scale
+        )
     return paged_attention_reference(q, k_cache, v_cache, metadata, scale)

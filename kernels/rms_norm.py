@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from kernels.launch import row_launch
+from kernels.native import few_rows
 
 
 def rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -85,4 +86,6 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Ten
     """Normalise the rows of x[..., d] and scale them by weight[d]; returns a new tensor."""
     if x.is_cuda:
         return rms_norm_triton(x, weight, epsilon)
+    if x.dim() == 2 and few_rows.takes(x):
+        return few_rows.rms_norm(x, weight, epsilon)
     return rms_norm_reference(x, weight, epsilon)

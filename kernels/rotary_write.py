@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 
 from kernels.kv_write import kv_write_reference
+from kernels.native import few_rows
 from kernels.rms_norm import rms_norm_reference
 from kernels.rotary import rotary_reference
 
@@ -206,5 +207,9 @@ def rotary_write(
     slots: torch.Tensor,
 ) -> torch.Tensor:
     """Make a step's queries ready, and store its keys and values; returns the queries. Uses up q and k."""
-    compute = rotary_write_triton if q.is_cuda else rotary_write_reference
-    return compute(q, k, v, norms, positions, cos_sin, k_cache, v_cache, slots)
+    if q.is_cuda:
+        return rotary_write_triton(q, k, v, norms, positions, cos_sin, k_cache, v_cache, slots)
+    if few_rows.takes(q) and q.stride() == (k.stride(0), q.shape[2], 1):
+        few_rows.rotary_write(q, k, v, norms, positions, cos_sin, k_cache, v_cache, slots)
+        return q
+    return rotary_write_reference(q, k, v, norms, positions, cos_sin, k_cache, v_cache, slots)

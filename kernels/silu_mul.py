@@ -10,6 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.native import few_rows
+
 BLOCK = 1024
 NUM_WARPS = 4
 
@@ -51,4 +53,6 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     """Activate gate_up[num_tokens, 2 * d]; returns [num_tokens, d]."""
     if gate_up.is_cuda:
         return silu_mul_triton(gate_up)
+    if few_rows.takes(gate_up):
+        return few_rows.silu_mul(gate_up)
     return silu_mul_reference(gate_up)

@@ -41,12 +41,15 @@ class Linear(nn.Module):
                 torch.empty(out_features, dtype=precision.activations), requires_grad=False
             )
         self._activations = precision.activations
+        self.four_bit: Tensor | None = None
+        """The weight as a GGUF file has it, where `kernels.linear` can use that."""
         self._prepared: LinearWeight | None = None
 
     def prepare(self) -> None:
         """Bring the loaded weight into the form that the device multiplies fastest, and drop the original."""
-        self._prepared = prepare_weight(self.weight.data, self._activations)
+        self._prepared = prepare_weight(self.weight.data, self._activations, self.four_bit)
         del self.weight
+        self.four_bit = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply x [..., in_features]; returns [..., sum of parts]."""

@@ -43,5 +43,5 @@ def test_reference_matches_the_formula(shape: tuple[int, int], dtype: torch.dtyp
 
 
 def test_the_cpu_takes_the_reference() -> None:
-    gate_up = torch.randn(3, 64)
+    gate_up = torch.randn(100, 64)
     assert torch.equal(silu_mul(gate_up), silu_mul_reference(gate_up))

@@ -1,0 +1,1 @@
+"""The CPU path of steps with few tokens: one C file, compiled on first use."""
