@@ -22,7 +22,8 @@ Milliseconds for all matrices of SmolLM2-135M (269 MB in 16 bits) on two cores:
 - Few rows under float32 activations (a CPU without matrix instructions for 16 bits) go to
   `native/few_rows.c`, if the machine has a C compiler: weights that a GGUF file holds in Q4_1 stay in four
   bits, others are bfloat16. SmolLM2's layers and head then take 8 ms for 1 row, 26 for 8 and 51 for 16 on
-  the Zen 3 above, from four bits.
+  the Zen 3 above, from four bits. For more rows, four bits are widened to float32 piece by piece, so that
+  a sequence meets the same weights whatever the batch.
 - More rows of 16-bit weights under float32 activations are multiplied by FBGEMM, which keeps them in
   float16 and widens them in registers, with float32 sums. A bfloat16 becomes a float16 without loss where
   it is a normal one, from 6e-5 up; below, it is rounded by at most 3e-8.
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 
 MAX_TALL_ROWS = 128
 MAX_FLOAT16 = 65504.0
+SCRATCH_ELEMENTS = 1 << 21
+"""Of float32: 8 MB, about the cache that two cores share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +85,20 @@ def prepare_weight(weight: Tensor, activations: torch.dtype, four_bit: Tensor | 
 
 
 def _prepare_for_float32(weight: Tensor, four_bit: Tensor | None) -> LinearWeight:
+    if four_bit is not None and few_rows.is_available():
+        return LinearWeight(four_bit=four_bit)
     if weight.dtype == torch.float32:
-        return LinearWeight(plain=weight.contiguous(), four_bit=four_bit)
+        return LinearWeight(plain=weight.contiguous())
     if not _fbgemm_takes(weight):
-        return LinearWeight(plain=weight.float(), four_bit=four_bit)
+        return LinearWeight(plain=weight.float())
     packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), None)
-    plain = weight.contiguous() if four_bit is None else None
-    return LinearWeight(plain, packed, four_bit=four_bit)
+    return LinearWeight(weight.contiguous(), packed)
 
 
 def linear(x: Tensor, weight: LinearWeight, bias: Tensor | None = None) -> Tensor:
     """Multiply x [..., k] by the weight [n, k]; returns [..., n]."""
-    if weight.four_bit is not None and few_rows.multiplies(x):
-        return few_rows.linear_four_bit(x, weight.four_bit, bias)
+    if weight.four_bit is not None:
+        return _multiply_four_bit(x, weight.four_bit, bias)
     if weight.fbgemm is not None:
         return _multiply_float16(x, weight, bias)
     if weight.onednn is not None:
@@ -121,6 +125,24 @@ def linear_into(x: Tensor, weight: LinearWeight, out: Tensor) -> Tensor:
             return vector_linear.vector_linear(x, weight.plain, out)
         return torch.mm(x, weight.plain.t(), out=out)
     return out.copy_(linear(x, weight))
+
+
+def _multiply_four_bit(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Few rows multiply as they are; for more, a piece of the weight at a time is widened to float32."""
+    if few_rows.multiplies(x):
+        return few_rows.linear_four_bit(x, weight, bias)
+    num_outputs, size = weight.shape[0], x.shape[-1]
+    rows = x.reshape(-1, size)
+    out = rows.new_empty(len(rows), num_outputs)
+    num_rows = max(1, SCRATCH_ELEMENTS // size)
+    scratch = rows.new_empty(min(num_rows, num_outputs), size)
+    for start in range(0, num_outputs, num_rows):
+        piece = scratch[: min(num_rows, num_outputs - start)]
+        few_rows.widen_four_bit(weight[start : start + num_rows], piece)
+        torch.mm(rows, piece.t(), out=out[:, start : start + num_rows])
+    if bias is not None:
+        out += bias
+    return out.view(*x.shape[:-1], num_outputs)
 
 
 def _multiply_float16(x: Tensor, weight: LinearWeight, bias: Tensor | None) -> Tensor:

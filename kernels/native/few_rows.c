@@ -207,6 +207,17 @@ void linear_four_bit(
     multiply(&four_bit_tiles, weight, k / BLOCK * (long)sizeof *weight, x, sums_of_x, bias, y, n, k, m);
 }
 
+/* What num_blocks blocks stand for. */
+void widen_four_bit(const struct block *blocks, float *out, long num_blocks) {
+#pragma omp parallel for schedule(static)
+    for (long b = 0; b < num_blocks; b++)
+        for (int i = 0; i < BLOCK / 2; i++) {
+            uint8_t pair = blocks[b].numbers[i];
+            out[b * BLOCK + i] = blocks[b].scale * (float)(pair & 15) + blocks[b].minimum;
+            out[b * BLOCK + BLOCK / 2 + i] = blocks[b].scale * (float)(pair >> 4) + blocks[b].minimum;
+        }
+}
+
 static void norm_row(const float *x, const float *weight, float epsilon, float *y, long d) {
     floats squares = {};
     long i = 0;

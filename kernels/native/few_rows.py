@@ -29,6 +29,7 @@ _POINTER, _LONG, _FLOAT = c_void_p, c_long, c_float
 _ARGUMENTS = {
     "linear_bfloat16": [_POINTER] * 4 + [_LONG] * 3,
     "linear_four_bit": [_POINTER] * 5 + [_LONG] * 3,
+    "widen_four_bit": [_POINTER] * 2 + [_LONG],
     "rms_norm": [_POINTER] * 2 + [_FLOAT, _POINTER] + [_LONG] * 2,
     "add_rms_norm": [_POINTER] * 3 + [_FLOAT] + [_POINTER] * 2 + [_LONG] * 2,
     "silu_mul": [_POINTER] * 2 + [_LONG] * 2,
@@ -50,13 +51,15 @@ def _library() -> dict[str, Callable[..., None]] | None:
     return functions
 
 
+def is_available() -> bool:
+    """Return whether this machine has the compiled functions."""
+    return _library() is not None
+
+
 def takes(x: torch.Tensor) -> bool:
     """Return whether the functions here are for activations x [num_rows, ...]."""
     return (
-        x.dtype == torch.float32
-        and 0 < x.shape[0] <= MAX_ROWS
-        and x.device.type == "cpu"
-        and _library() is not None
+        x.dtype == torch.float32 and 0 < x.shape[0] <= MAX_ROWS and x.device.type == "cpu" and is_available()
     )
 
 
@@ -91,6 +94,11 @@ def linear_four_bit(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | 
     sums_of_x = x.new_empty(num_rows, size // BLOCK)
     _call("linear_four_bit", weight, x, bias, y, sums_of_x, num_outputs, size, num_rows)
     return y
+
+
+def widen_four_bit(weight: torch.Tensor, out: torch.Tensor) -> None:
+    """Write what uint8 [n, k / 32, 24] stands for into float32 [n, k]."""
+    _call("widen_four_bit", weight, out, weight.shape[0] * weight.shape[1])
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:

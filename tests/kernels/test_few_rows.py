@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kernels.add_rms_norm import add_rms_norm_reference
+from kernels.linear import linear, prepare_weight
 from kernels.native import few_rows, library
 from kernels.paged_attention import AttentionMetadata, paged_attention_reference
 from kernels.rms_norm import rms_norm_reference
@@ -62,6 +63,17 @@ def test_four_bit_products(num_rows: int, num_outputs: int, size: int, has_bias:
     torch.testing.assert_close(result.double(), truth, rtol=1e-5, atol=1e-3)
     for row in range(num_rows):
         assert torch.equal(few_rows.linear_four_bit(x[row : row + 1], blocks, bias)[0], result[row])
+
+
+@pytest.mark.parametrize("num_rows", [1, 33, 100])
+@pytest.mark.parametrize(("num_outputs", "size"), [*SHAPES, (4100, 576)])
+def test_a_four_bit_weight_is_the_same_for_any_number_of_rows(
+    num_rows: int, num_outputs: int, size: int
+) -> None:
+    x, bias, (blocks, weight) = random(num_rows, size), random(num_outputs), four_bit(num_outputs, size)
+    prepared = prepare_weight(weight.bfloat16(), torch.float32, blocks)
+    truth = torch.nn.functional.linear(x.double(), weight, bias.double())
+    torch.testing.assert_close(linear(x, prepared, bias).double(), truth, rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("num_rows", NUM_ROWS)
