@@ -3,7 +3,7 @@
 A GPU computes in the requested type. So does a CPU with matrix instructions for it. Other CPUs convert
 16-bit operands on every use, several times slower than float32. There the weights keep the requested
 type, as memory bounds their speed, and all else is float32, which is at least as precise; `kernels/linear.py`
-multiplies the two.
+multiplies the two, and keeps what a GGUF file holds in Q4_1 in its four bits.
 """
 
 from __future__ import annotations
