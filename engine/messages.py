@@ -48,6 +48,21 @@ class SamplingParams(_Value, frozen=True):
     """How many most likely tokens to report beside the chosen one; None reports nothing."""
     num_prompt_logprobs: int | None = None
     """The same for the prompt's tokens."""
+    allowed_token_ids: tuple[int, ...] = ()
+    """Only these may be chosen; empty allows all."""
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    """Token sequences that must not be generated: the last one is masked where the others precede it."""
+    logprob_token_ids: tuple[int, ...] = ()
+    """With `num_logprobs`: the tokens to report instead of the most likely ones."""
+
+
+class Pooling(enum.Enum):
+    """How the vectors of a sequence's tokens become one."""
+
+    LAST = "last"
+    MEAN = "mean"
+    CLS = "cls"
+    """The first token's."""
 
 
 class EngineRequest(_Value, frozen=True):
@@ -62,6 +77,12 @@ class EngineRequest(_Value, frozen=True):
     cache_salt: str = ""
     """Sequences share cached blocks only with sequences of an equal salt."""
     bypass_prefix_cache: bool = False
+    grammar: str = ""
+    """What the output must look like: a grammar in llguidance's JSON notation that compiles. Empty: any."""
+    adapter: str = ""
+    """Name of a loaded LoRA adapter; empty is the base model."""
+    pooling: Pooling | None = None
+    """Asks for an embedding instead of tokens."""
 
 
 class FinishReason(enum.Enum):

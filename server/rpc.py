@@ -88,6 +88,7 @@ def generic_handler(
     handlers = {
         method.name: _method_handler(method, getattr(servicer, _snake_case(method.name)), write_timeout_s)
         for method in service.methods
+        if hasattr(servicer, _snake_case(method.name))
     }
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 

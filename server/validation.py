@@ -31,6 +31,9 @@ UNIMPLEMENTED = (
     "sampling.allowed_token_ids",
     "sampling.bad_words",
     "sampling.beam_search",
+    "output.logprob_token_ids",
+    "output.min_delta_tokens",
+    "chat.template",
 )
 
 MAX_CHOICES = 128

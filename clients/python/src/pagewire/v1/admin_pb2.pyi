@@ -4,8 +4,10 @@ isort:skip_file
 Operation of a server. Served on a listener of its own, never on the public one."""
 
 import builtins
+import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.duration_pb2
+import google.protobuf.internal.containers
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
 import sys
@@ -218,3 +220,162 @@ class DrainResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["num_aborted", b"num_aborted"]) -> None: ...
 
 Global___DrainResponse: typing_extensions.TypeAlias = DrainResponse
+
+@typing.final
+class Adapter(google.protobuf.message.Message):
+    """A LoRA adapter."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    PATH_FIELD_NUMBER: builtins.int
+    RANK_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """The name to use in requests."""
+    path: builtins.str
+    """Its folder, in PEFT's format, on the server's machine."""
+    rank: builtins.int
+    """Rank of its matrices."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        path: builtins.str = ...,
+        rank: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "path", b"path", "rank", b"rank"]) -> None: ...
+
+Global___Adapter: typing_extensions.TypeAlias = Adapter
+
+@typing.final
+class LoadAdapterRequest(google.protobuf.message.Message):
+    """Request of LoadAdapter."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    PATH_FIELD_NUMBER: builtins.int
+    REPLACE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """The name to serve it by. Must not be empty."""
+    path: builtins.str
+    """Its folder, in PEFT's format, on the server's machine. Must not be empty."""
+    replace: builtins.bool
+    """Takes the place of an adapter of the same name. Default false."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        path: builtins.str = ...,
+        replace: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "path", b"path", "replace", b"replace"]) -> None: ...
+
+Global___LoadAdapterRequest: typing_extensions.TypeAlias = LoadAdapterRequest
+
+@typing.final
+class LoadAdapterResponse(google.protobuf.message.Message):
+    """Response of LoadAdapter."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: builtins.int
+    @property
+    def adapter(self) -> Global___Adapter:
+        """The adapter."""
+
+    def __init__(
+        self,
+        *,
+        adapter: Global___Adapter | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["adapter", b"adapter"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["adapter", b"adapter"]) -> None: ...
+
+Global___LoadAdapterResponse: typing_extensions.TypeAlias = LoadAdapterResponse
+
+@typing.final
+class UnloadAdapterRequest(google.protobuf.message.Message):
+    """Request of UnloadAdapter."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name"]) -> None: ...
+
+Global___UnloadAdapterRequest: typing_extensions.TypeAlias = UnloadAdapterRequest
+
+@typing.final
+class UnloadAdapterResponse(google.protobuf.message.Message):
+    """Response of UnloadAdapter."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___UnloadAdapterResponse: typing_extensions.TypeAlias = UnloadAdapterResponse
+
+@typing.final
+class ListAdaptersRequest(google.protobuf.message.Message):
+    """Request of ListAdapters."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___ListAdaptersRequest: typing_extensions.TypeAlias = ListAdaptersRequest
+
+@typing.final
+class ListAdaptersResponse(google.protobuf.message.Message):
+    """Response of ListAdapters."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ADAPTERS_FIELD_NUMBER: builtins.int
+    @property
+    def adapters(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Adapter]:
+        """The adapters, in the order in which they were loaded."""
+
+    def __init__(
+        self,
+        *,
+        adapters: collections.abc.Iterable[Global___Adapter] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adapters", b"adapters"]) -> None: ...
+
+Global___ListAdaptersResponse: typing_extensions.TypeAlias = ListAdaptersResponse
+
+@typing.final
+class ResetPrefixCacheRequest(google.protobuf.message.Message):
+    """Request of ResetPrefixCache."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___ResetPrefixCacheRequest: typing_extensions.TypeAlias = ResetPrefixCacheRequest
+
+@typing.final
+class ResetPrefixCacheResponse(google.protobuf.message.Message):
+    """Response of ResetPrefixCache."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___ResetPrefixCacheResponse: typing_extensions.TypeAlias = ResetPrefixCacheResponse

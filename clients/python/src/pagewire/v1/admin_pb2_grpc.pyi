@@ -73,7 +73,71 @@ _AdminServiceDrainType = typing_extensions.TypeVar(
     ],
 )
 
-class AdminServiceStub(typing.Generic[_AdminServiceGetStatsType, _AdminServiceAbortRequestType, _AdminServiceDrainType]):
+_AdminServiceLoadAdapterType = typing_extensions.TypeVar(
+    '_AdminServiceLoadAdapterType',
+    grpc.UnaryUnaryMultiCallable[
+        pagewire.v1.admin_pb2.LoadAdapterRequest,
+        pagewire.v1.admin_pb2.LoadAdapterResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pagewire.v1.admin_pb2.LoadAdapterRequest,
+        pagewire.v1.admin_pb2.LoadAdapterResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pagewire.v1.admin_pb2.LoadAdapterRequest,
+        pagewire.v1.admin_pb2.LoadAdapterResponse,
+    ],
+)
+
+_AdminServiceUnloadAdapterType = typing_extensions.TypeVar(
+    '_AdminServiceUnloadAdapterType',
+    grpc.UnaryUnaryMultiCallable[
+        pagewire.v1.admin_pb2.UnloadAdapterRequest,
+        pagewire.v1.admin_pb2.UnloadAdapterResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pagewire.v1.admin_pb2.UnloadAdapterRequest,
+        pagewire.v1.admin_pb2.UnloadAdapterResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pagewire.v1.admin_pb2.UnloadAdapterRequest,
+        pagewire.v1.admin_pb2.UnloadAdapterResponse,
+    ],
+)
+
+_AdminServiceListAdaptersType = typing_extensions.TypeVar(
+    '_AdminServiceListAdaptersType',
+    grpc.UnaryUnaryMultiCallable[
+        pagewire.v1.admin_pb2.ListAdaptersRequest,
+        pagewire.v1.admin_pb2.ListAdaptersResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pagewire.v1.admin_pb2.ListAdaptersRequest,
+        pagewire.v1.admin_pb2.ListAdaptersResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pagewire.v1.admin_pb2.ListAdaptersRequest,
+        pagewire.v1.admin_pb2.ListAdaptersResponse,
+    ],
+)
+
+_AdminServiceResetPrefixCacheType = typing_extensions.TypeVar(
+    '_AdminServiceResetPrefixCacheType',
+    grpc.UnaryUnaryMultiCallable[
+        pagewire.v1.admin_pb2.ResetPrefixCacheRequest,
+        pagewire.v1.admin_pb2.ResetPrefixCacheResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pagewire.v1.admin_pb2.ResetPrefixCacheRequest,
+        pagewire.v1.admin_pb2.ResetPrefixCacheResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pagewire.v1.admin_pb2.ResetPrefixCacheRequest,
+        pagewire.v1.admin_pb2.ResetPrefixCacheResponse,
+    ],
+)
+
+class AdminServiceStub(typing.Generic[_AdminServiceGetStatsType, _AdminServiceAbortRequestType, _AdminServiceDrainType, _AdminServiceLoadAdapterType, _AdminServiceUnloadAdapterType, _AdminServiceListAdaptersType, _AdminServiceResetPrefixCacheType]):
     """Watches and steers a running server."""
 
     @typing.overload
@@ -89,6 +153,22 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetStatsType, _AdminServiceAb
         grpc.UnaryUnaryMultiCallable[
             pagewire.v1.admin_pb2.DrainRequest,
             pagewire.v1.admin_pb2.DrainResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pagewire.v1.admin_pb2.LoadAdapterRequest,
+            pagewire.v1.admin_pb2.LoadAdapterResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pagewire.v1.admin_pb2.UnloadAdapterRequest,
+            pagewire.v1.admin_pb2.UnloadAdapterResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pagewire.v1.admin_pb2.ListAdaptersRequest,
+            pagewire.v1.admin_pb2.ListAdaptersResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pagewire.v1.admin_pb2.ResetPrefixCacheRequest,
+            pagewire.v1.admin_pb2.ResetPrefixCacheResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -106,6 +186,22 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetStatsType, _AdminServiceAb
             pagewire.v1.admin_pb2.DrainRequest,
             pagewire.v1.admin_pb2.DrainResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pagewire.v1.admin_pb2.LoadAdapterRequest,
+            pagewire.v1.admin_pb2.LoadAdapterResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pagewire.v1.admin_pb2.UnloadAdapterRequest,
+            pagewire.v1.admin_pb2.UnloadAdapterResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pagewire.v1.admin_pb2.ListAdaptersRequest,
+            pagewire.v1.admin_pb2.ListAdaptersResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pagewire.v1.admin_pb2.ResetPrefixCacheRequest,
+            pagewire.v1.admin_pb2.ResetPrefixCacheResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     GetStats: _AdminServiceGetStatsType
@@ -116,6 +212,18 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetStatsType, _AdminServiceAb
 
     Drain: _AdminServiceDrainType
     """Refuses new requests, waits for the running ones, then answers. The server stays up, not ready."""
+
+    LoadAdapter: _AdminServiceLoadAdapterType
+    """Loads a LoRA adapter, which requests then name as their model. ALREADY_EXISTS for a name in use."""
+
+    UnloadAdapter: _AdminServiceUnloadAdapterType
+    """Forgets an adapter once the requests that use it have ended. NOT_FOUND for an unknown name."""
+
+    ListAdapters: _AdminServiceListAdaptersType
+    """Lists the loaded adapters."""
+
+    ResetPrefixCache: _AdminServiceResetPrefixCacheType
+    """Forgets all cached prefixes that no running request holds."""
 
 AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -129,6 +237,22 @@ AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         pagewire.v1.admin_pb2.DrainRequest,
         pagewire.v1.admin_pb2.DrainResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pagewire.v1.admin_pb2.LoadAdapterRequest,
+        pagewire.v1.admin_pb2.LoadAdapterResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pagewire.v1.admin_pb2.UnloadAdapterRequest,
+        pagewire.v1.admin_pb2.UnloadAdapterResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pagewire.v1.admin_pb2.ListAdaptersRequest,
+        pagewire.v1.admin_pb2.ListAdaptersResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pagewire.v1.admin_pb2.ResetPrefixCacheRequest,
+        pagewire.v1.admin_pb2.ResetPrefixCacheResponse,
     ],
 ]
 
@@ -158,5 +282,37 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pagewire.v1.admin_pb2.DrainResponse, collections.abc.Awaitable[pagewire.v1.admin_pb2.DrainResponse]]:
         """Refuses new requests, waits for the running ones, then answers. The server stays up, not ready."""
+
+    @abc.abstractmethod
+    def LoadAdapter(
+        self,
+        request: pagewire.v1.admin_pb2.LoadAdapterRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pagewire.v1.admin_pb2.LoadAdapterResponse, collections.abc.Awaitable[pagewire.v1.admin_pb2.LoadAdapterResponse]]:
+        """Loads a LoRA adapter, which requests then name as their model. ALREADY_EXISTS for a name in use."""
+
+    @abc.abstractmethod
+    def UnloadAdapter(
+        self,
+        request: pagewire.v1.admin_pb2.UnloadAdapterRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pagewire.v1.admin_pb2.UnloadAdapterResponse, collections.abc.Awaitable[pagewire.v1.admin_pb2.UnloadAdapterResponse]]:
+        """Forgets an adapter once the requests that use it have ended. NOT_FOUND for an unknown name."""
+
+    @abc.abstractmethod
+    def ListAdapters(
+        self,
+        request: pagewire.v1.admin_pb2.ListAdaptersRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pagewire.v1.admin_pb2.ListAdaptersResponse, collections.abc.Awaitable[pagewire.v1.admin_pb2.ListAdaptersResponse]]:
+        """Lists the loaded adapters."""
+
+    @abc.abstractmethod
+    def ResetPrefixCache(
+        self,
+        request: pagewire.v1.admin_pb2.ResetPrefixCacheRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pagewire.v1.admin_pb2.ResetPrefixCacheResponse, collections.abc.Awaitable[pagewire.v1.admin_pb2.ResetPrefixCacheResponse]]:
+        """Forgets all cached prefixes that no running request holds."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

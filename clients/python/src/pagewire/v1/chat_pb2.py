@@ -24,27 +24,27 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16pagewire/v1/chat.proto\x12\x0bpagewire.v1\"\xb7\x02\n\x04\x43hat\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.pagewire.v1.Message\x12 \n\x05tools\x18\x02 \x03(\x0b\x32\x11.pagewire.v1.Tool\x12,\n\x0btool_choice\x18\x03 \x01(\x0b\x32\x17.pagewire.v1.ToolChoice\x12 \n\x13parallel_tool_calls\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12\x1f\n\x17template_arguments_json\x18\x05 \x01(\t\x12\"\n\x15\x61\x64\x64_generation_prompt\x18\x06 \x01(\x08H\x01\x88\x01\x01\x12\x1e\n\x16\x63ontinue_final_message\x18\x07 \x01(\x08\x42\x16\n\x14_parallel_tool_callsB\x18\n\x16_add_generation_prompt\"\xc5\x01\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12*\n\x05parts\x18\x03 \x01(\x0b\x32\x19.pagewire.v1.ContentPartsH\x00\x12\x0c\n\x04name\x18\x04 \x01(\t\x12)\n\ntool_calls\x18\x05 \x03(\x0b\x32\x15.pagewire.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x06 \x01(\t\x12\x16\n\x0ereasoning_text\x18\x07 \x01(\tB\t\n\x07\x63ontent\"7\n\x0c\x43ontentParts\x12\'\n\x05parts\x18\x01 \x03(\x0b\x32\x18.pagewire.v1.ContentPart\":\n\x0b\x43ontentPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x13\n\timage_url\x18\x02 \x01(\tH\x00\x42\x06\n\x04kind\"R\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x17\n\x0fparameters_json\x18\x03 \x01(\t\x12\x0e\n\x06strict\x18\x04 \x01(\x08\"Z\n\nToolChoice\x12+\n\x04mode\x18\x01 \x01(\x0e\x32\x1b.pagewire.v1.ToolChoiceModeH\x00\x12\x17\n\rfunction_name\x18\x02 \x01(\tH\x00\x42\x06\n\x04kind\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t*\x87\x01\n\x0eToolChoiceMode\x12 \n\x1cTOOL_CHOICE_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15TOOL_CHOICE_MODE_NONE\x10\x01\x12\x19\n\x15TOOL_CHOICE_MODE_AUTO\x10\x02\x12\x1d\n\x19TOOL_CHOICE_MODE_REQUIRED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16pagewire/v1/chat.proto\x12\x0bpagewire.v1\"\xc9\x02\n\x04\x43hat\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.pagewire.v1.Message\x12 \n\x05tools\x18\x02 \x03(\x0b\x32\x11.pagewire.v1.Tool\x12,\n\x0btool_choice\x18\x03 \x01(\x0b\x32\x17.pagewire.v1.ToolChoice\x12 \n\x13parallel_tool_calls\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12\x1f\n\x17template_arguments_json\x18\x05 \x01(\t\x12\"\n\x15\x61\x64\x64_generation_prompt\x18\x06 \x01(\x08H\x01\x88\x01\x01\x12\x1e\n\x16\x63ontinue_final_message\x18\x07 \x01(\x08\x12\x10\n\x08template\x18\x08 \x01(\tB\x16\n\x14_parallel_tool_callsB\x18\n\x16_add_generation_prompt\"\xc5\x01\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12*\n\x05parts\x18\x03 \x01(\x0b\x32\x19.pagewire.v1.ContentPartsH\x00\x12\x0c\n\x04name\x18\x04 \x01(\t\x12)\n\ntool_calls\x18\x05 \x03(\x0b\x32\x15.pagewire.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x06 \x01(\t\x12\x16\n\x0ereasoning_text\x18\x07 \x01(\tB\t\n\x07\x63ontent\"7\n\x0c\x43ontentParts\x12\'\n\x05parts\x18\x01 \x03(\x0b\x32\x18.pagewire.v1.ContentPart\":\n\x0b\x43ontentPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x13\n\timage_url\x18\x02 \x01(\tH\x00\x42\x06\n\x04kind\"R\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x17\n\x0fparameters_json\x18\x03 \x01(\t\x12\x0e\n\x06strict\x18\x04 \x01(\x08\"Z\n\nToolChoice\x12+\n\x04mode\x18\x01 \x01(\x0e\x32\x1b.pagewire.v1.ToolChoiceModeH\x00\x12\x17\n\rfunction_name\x18\x02 \x01(\tH\x00\x42\x06\n\x04kind\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t*\x87\x01\n\x0eToolChoiceMode\x12 \n\x1cTOOL_CHOICE_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15TOOL_CHOICE_MODE_NONE\x10\x01\x12\x19\n\x15TOOL_CHOICE_MODE_AUTO\x10\x02\x12\x1d\n\x19TOOL_CHOICE_MODE_REQUIRED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pagewire.v1.chat_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TOOLCHOICEMODE']._serialized_start=904
-  _globals['_TOOLCHOICEMODE']._serialized_end=1039
+  _globals['_TOOLCHOICEMODE']._serialized_start=922
+  _globals['_TOOLCHOICEMODE']._serialized_end=1057
   _globals['_CHAT']._serialized_start=40
-  _globals['_CHAT']._serialized_end=351
-  _globals['_MESSAGE']._serialized_start=354
-  _globals['_MESSAGE']._serialized_end=551
-  _globals['_CONTENTPARTS']._serialized_start=553
-  _globals['_CONTENTPARTS']._serialized_end=608
-  _globals['_CONTENTPART']._serialized_start=610
-  _globals['_CONTENTPART']._serialized_end=668
-  _globals['_TOOL']._serialized_start=670
-  _globals['_TOOL']._serialized_end=752
-  _globals['_TOOLCHOICE']._serialized_start=754
-  _globals['_TOOLCHOICE']._serialized_end=844
-  _globals['_TOOLCALL']._serialized_start=846
-  _globals['_TOOLCALL']._serialized_end=901
+  _globals['_CHAT']._serialized_end=369
+  _globals['_MESSAGE']._serialized_start=372
+  _globals['_MESSAGE']._serialized_end=569
+  _globals['_CONTENTPARTS']._serialized_start=571
+  _globals['_CONTENTPARTS']._serialized_end=626
+  _globals['_CONTENTPART']._serialized_start=628
+  _globals['_CONTENTPART']._serialized_end=686
+  _globals['_TOOL']._serialized_start=688
+  _globals['_TOOL']._serialized_end=770
+  _globals['_TOOLCHOICE']._serialized_start=772
+  _globals['_TOOLCHOICE']._serialized_end=862
+  _globals['_TOOLCALL']._serialized_start=864
+  _globals['_TOOLCALL']._serialized_end=919
 # @@protoc_insertion_point(module_scope)

@@ -60,6 +60,7 @@ class Chat(google.protobuf.message.Message):
     TEMPLATE_ARGUMENTS_JSON_FIELD_NUMBER: builtins.int
     ADD_GENERATION_PROMPT_FIELD_NUMBER: builtins.int
     CONTINUE_FINAL_MESSAGE_FIELD_NUMBER: builtins.int
+    TEMPLATE_FIELD_NUMBER: builtins.int
     parallel_tool_calls: builtins.bool
     """Whether the model may call several tools in one turn. Default true."""
     template_arguments_json: builtins.str
@@ -70,6 +71,10 @@ class Chat(google.protobuf.message.Message):
     """Whether the rendered prompt ends by opening the assistant's turn. Default true."""
     continue_final_message: builtins.bool
     """Whether the last message is left open, for the model to go on with. Default false."""
+    template: builtins.str
+    """A Jinja template to use instead of the model's own. Refused unless the server is set to trust
+    the templates of requests.
+    """
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Message]:
         """The messages, oldest first. At least one, at most 2048."""
@@ -92,9 +97,10 @@ class Chat(google.protobuf.message.Message):
         template_arguments_json: builtins.str = ...,
         add_generation_prompt: builtins.bool | None = ...,
         continue_final_message: builtins.bool = ...,
+        template: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_add_generation_prompt", b"_add_generation_prompt", "_parallel_tool_calls", b"_parallel_tool_calls", "add_generation_prompt", b"add_generation_prompt", "parallel_tool_calls", b"parallel_tool_calls", "tool_choice", b"tool_choice"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_add_generation_prompt", b"_add_generation_prompt", "_parallel_tool_calls", b"_parallel_tool_calls", "add_generation_prompt", b"add_generation_prompt", "continue_final_message", b"continue_final_message", "messages", b"messages", "parallel_tool_calls", b"parallel_tool_calls", "template_arguments_json", b"template_arguments_json", "tool_choice", b"tool_choice", "tools", b"tools"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_add_generation_prompt", b"_add_generation_prompt", "_parallel_tool_calls", b"_parallel_tool_calls", "add_generation_prompt", b"add_generation_prompt", "continue_final_message", b"continue_final_message", "messages", b"messages", "parallel_tool_calls", b"parallel_tool_calls", "template", b"template", "template_arguments_json", b"template_arguments_json", "tool_choice", b"tool_choice", "tools", b"tools"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_add_generation_prompt", b"_add_generation_prompt"]) -> typing.Literal["add_generation_prompt"] | None: ...
     @typing.overload

@@ -82,6 +82,34 @@ FINISH_REASON_TOOL_CALLS: FinishReason.ValueType  # 3
 """The model called tools."""
 Global___FinishReason: typing_extensions.TypeAlias = FinishReason
 
+class _Pooling:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _PoolingEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Pooling.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    POOLING_UNSPECIFIED: _Pooling.ValueType  # 0
+    """The model's own way; LAST for a decoder that does not say."""
+    POOLING_LAST: _Pooling.ValueType  # 1
+    """The last token's vector."""
+    POOLING_MEAN: _Pooling.ValueType  # 2
+    """The mean over all tokens."""
+    POOLING_CLS: _Pooling.ValueType  # 3
+    """The first token's vector."""
+
+class Pooling(_Pooling, metaclass=_PoolingEnumTypeWrapper):
+    """How the vectors of an input's tokens become one."""
+
+POOLING_UNSPECIFIED: Pooling.ValueType  # 0
+"""The model's own way; LAST for a decoder that does not say."""
+POOLING_LAST: Pooling.ValueType  # 1
+"""The last token's vector."""
+POOLING_MEAN: Pooling.ValueType  # 2
+"""The mean over all tokens."""
+POOLING_CLS: Pooling.ValueType  # 3
+"""The first token's vector."""
+Global___Pooling: typing_extensions.TypeAlias = Pooling
+
 @typing.final
 class GenerateRequest(google.protobuf.message.Message):
     """Request of Generate."""
@@ -227,7 +255,7 @@ class GenerationSpec(google.protobuf.message.Message):
     truncation_side: Global___TruncationSide.ValueType
     """Which end of a prompt that is too long is cut. Default: left."""
     adapter: builtins.str
-    """Name of a loaded LoRA adapter. Empty: the base model."""
+    """Name of a loaded LoRA adapter. Empty: the base model, or the adapter that `model` names."""
     @property
     def token_ids(self) -> Global___TokenIds:
         """Token ids, used as they are. Must not be empty; each below the vocabulary size."""
@@ -504,6 +532,8 @@ class OutputOptions(google.protobuf.message.Message):
     LOGPROBS_FIELD_NUMBER: builtins.int
     PROMPT_LOGPROBS_FIELD_NUMBER: builtins.int
     SKIP_SPECIAL_TOKENS_FIELD_NUMBER: builtins.int
+    LOGPROB_TOKEN_IDS_FIELD_NUMBER: builtins.int
+    MIN_DELTA_TOKENS_FIELD_NUMBER: builtins.int
     token_ids: builtins.bool
     """Returns the ids of generated tokens. Default false."""
     prompt_token_ids: builtins.bool
@@ -518,6 +548,14 @@ class OutputOptions(google.protobuf.message.Message):
     """The same for each prompt token, in `started`. Range 0 to 20. Absent: none."""
     skip_special_tokens: builtins.bool
     """Drops special tokens from the text. Default true."""
+    min_delta_tokens: builtins.int
+    """Fewest tokens in a delta of a choice, but for its last. At least 1. Default 1."""
+    @property
+    def logprob_token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Reports the log probabilities of these token ids instead of the most likely ones. Needs
+        `logprobs`. At most 128.
+        """
+
     def __init__(
         self,
         *,
@@ -527,11 +565,15 @@ class OutputOptions(google.protobuf.message.Message):
         logprobs: builtins.int | None = ...,
         prompt_logprobs: builtins.int | None = ...,
         skip_special_tokens: builtins.bool | None = ...,
+        logprob_token_ids: collections.abc.Iterable[builtins.int] | None = ...,
+        min_delta_tokens: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "_prompt_logprobs", b"_prompt_logprobs", "_skip_special_tokens", b"_skip_special_tokens", "logprobs", b"logprobs", "prompt_logprobs", b"prompt_logprobs", "skip_special_tokens", b"skip_special_tokens"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "_prompt_logprobs", b"_prompt_logprobs", "_skip_special_tokens", b"_skip_special_tokens", "logprobs", b"logprobs", "prompt_logprobs", b"prompt_logprobs", "prompt_text", b"prompt_text", "prompt_token_ids", b"prompt_token_ids", "skip_special_tokens", b"skip_special_tokens", "token_ids", b"token_ids"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "_min_delta_tokens", b"_min_delta_tokens", "_prompt_logprobs", b"_prompt_logprobs", "_skip_special_tokens", b"_skip_special_tokens", "logprobs", b"logprobs", "min_delta_tokens", b"min_delta_tokens", "prompt_logprobs", b"prompt_logprobs", "skip_special_tokens", b"skip_special_tokens"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "_min_delta_tokens", b"_min_delta_tokens", "_prompt_logprobs", b"_prompt_logprobs", "_skip_special_tokens", b"_skip_special_tokens", "logprob_token_ids", b"logprob_token_ids", "logprobs", b"logprobs", "min_delta_tokens", b"min_delta_tokens", "prompt_logprobs", b"prompt_logprobs", "prompt_text", b"prompt_text", "prompt_token_ids", b"prompt_token_ids", "skip_special_tokens", b"skip_special_tokens", "token_ids", b"token_ids"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_logprobs", b"_logprobs"]) -> typing.Literal["logprobs"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_min_delta_tokens", b"_min_delta_tokens"]) -> typing.Literal["min_delta_tokens"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_prompt_logprobs", b"_prompt_logprobs"]) -> typing.Literal["prompt_logprobs"] | None: ...
     @typing.overload
@@ -551,6 +593,7 @@ class Constraint(google.protobuf.message.Message):
     CHOICES_FIELD_NUMBER: builtins.int
     GRAMMAR_FIELD_NUMBER: builtins.int
     STRUCTURAL_TAG_FIELD_NUMBER: builtins.int
+    JSON_STYLE_FIELD_NUMBER: builtins.int
     json_object: builtins.bool
     """Any JSON object. Must be true."""
     json_schema: builtins.str
@@ -565,6 +608,10 @@ class Constraint(google.protobuf.message.Message):
     def choices(self) -> Global___Choices:
         """One of these texts."""
 
+    @property
+    def json_style(self) -> Global___JsonStyle:
+        """How JSON is written. Only with `json_object` and `json_schema`."""
+
     def __init__(
         self,
         *,
@@ -574,12 +621,39 @@ class Constraint(google.protobuf.message.Message):
         choices: Global___Choices | None = ...,
         grammar: builtins.str = ...,
         structural_tag: builtins.str = ...,
+        json_style: Global___JsonStyle | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["choices", b"choices", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "kind", b"kind", "regex", b"regex", "structural_tag", b"structural_tag"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["choices", b"choices", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "kind", b"kind", "regex", b"regex", "structural_tag", b"structural_tag"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["choices", b"choices", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "json_style", b"json_style", "kind", b"kind", "regex", b"regex", "structural_tag", b"structural_tag"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["choices", b"choices", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "json_style", b"json_style", "kind", b"kind", "regex", b"regex", "structural_tag", b"structural_tag"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["json_object", "json_schema", "regex", "choices", "grammar", "structural_tag"] | None: ...
 
 Global___Constraint: typing_extensions.TypeAlias = Constraint
+
+@typing.final
+class JsonStyle(google.protobuf.message.Message):
+    """How constrained JSON is written."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COMPACT_FIELD_NUMBER: builtins.int
+    WHITESPACE_PATTERN_FIELD_NUMBER: builtins.int
+    NO_ADDITIONAL_PROPERTIES_FIELD_NUMBER: builtins.int
+    compact: builtins.bool
+    """Writes no white space between tokens. Default false."""
+    whitespace_pattern: builtins.str
+    """Regular expression for the white space between tokens. Not with `compact`."""
+    no_additional_properties: builtins.bool
+    """Treats objects that do not say otherwise as closed to further properties. Default false."""
+    def __init__(
+        self,
+        *,
+        compact: builtins.bool = ...,
+        whitespace_pattern: builtins.str = ...,
+        no_additional_properties: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compact", b"compact", "no_additional_properties", b"no_additional_properties", "whitespace_pattern", b"whitespace_pattern"]) -> None: ...
+
+Global___JsonStyle: typing_extensions.TypeAlias = JsonStyle
 
 @typing.final
 class Choices(google.protobuf.message.Message):
@@ -658,18 +732,22 @@ class Reasoning(google.protobuf.message.Message):
 
     SEPARATE_FIELD_NUMBER: builtins.int
     MAX_TOKENS_FIELD_NUMBER: builtins.int
+    EXCLUDE_FIELD_NUMBER: builtins.int
     separate: builtins.bool
     """Returns reasoning text in its own field. Default: true where the model has a reasoning format."""
     max_tokens: builtins.int
     """Most reasoning tokens, after which the model is made to answer. At least 0. Default: no limit."""
+    exclude: builtins.bool
+    """Leaves reasoning text out of the answer, though it is generated and counted. Default false."""
     def __init__(
         self,
         *,
         separate: builtins.bool | None = ...,
         max_tokens: builtins.int | None = ...,
+        exclude: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_max_tokens", b"_max_tokens", "_separate", b"_separate", "max_tokens", b"max_tokens", "separate", b"separate"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_tokens", b"_max_tokens", "_separate", b"_separate", "max_tokens", b"max_tokens", "separate", b"separate"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_max_tokens", b"_max_tokens", "_separate", b"_separate", "exclude", b"exclude", "max_tokens", b"max_tokens", "separate", b"separate"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_max_tokens", b"_max_tokens"]) -> typing.Literal["max_tokens"] | None: ...
     @typing.overload
@@ -1052,3 +1130,152 @@ class Usage(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["num_cached_tokens", b"num_cached_tokens", "num_completion_tokens", b"num_completion_tokens", "num_prompt_tokens", b"num_prompt_tokens", "num_reasoning_tokens", b"num_reasoning_tokens", "queue_time", b"queue_time", "time_to_first_token", b"time_to_first_token", "total_time", b"total_time"]) -> None: ...
 
 Global___Usage: typing_extensions.TypeAlias = Usage
+
+@typing.final
+class EmbedRequest(google.protobuf.message.Message):
+    """Request of Embed."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    INPUTS_FIELD_NUMBER: builtins.int
+    ADD_SPECIAL_TOKENS_FIELD_NUMBER: builtins.int
+    TRUNCATE_PROMPT_TOKENS_FIELD_NUMBER: builtins.int
+    TRUNCATION_SIDE_FIELD_NUMBER: builtins.int
+    POOLING_FIELD_NUMBER: builtins.int
+    NORMALIZE_FIELD_NUMBER: builtins.int
+    DIMENSIONS_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """Name of a served model or one of its aliases. Empty means the server's model."""
+    add_special_tokens: builtins.bool
+    """Whether the tokenizer adds its special tokens to texts. Default true."""
+    truncate_prompt_tokens: builtins.int
+    """Keeps only this many tokens of each input. Range 1 to the context length; -1 means the context
+    length. Default: a longer input is refused.
+    """
+    truncation_side: Global___TruncationSide.ValueType
+    """Which end of an input that is too long is cut. Default: right."""
+    pooling: Global___Pooling.ValueType
+    """How token vectors become one. Default: the model's own way."""
+    normalize: builtins.bool
+    """Whether vectors are scaled to length 1. Default: as the model has it; true where it does not say."""
+    dimensions: builtins.int
+    """Keeps this many leading components, before scaling. Range 1 to the model's number."""
+    @property
+    def inputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___EmbedInput]:
+        """What to embed. At least one, at most 2048."""
+
+    @property
+    def cache(self) -> Global___CacheOptions:
+        """Which cached prefixes may be shared."""
+
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        inputs: collections.abc.Iterable[Global___EmbedInput] | None = ...,
+        add_special_tokens: builtins.bool | None = ...,
+        truncate_prompt_tokens: builtins.int | None = ...,
+        truncation_side: Global___TruncationSide.ValueType = ...,
+        pooling: Global___Pooling.ValueType = ...,
+        normalize: builtins.bool | None = ...,
+        dimensions: builtins.int | None = ...,
+        cache: Global___CacheOptions | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_add_special_tokens", b"_add_special_tokens", "_dimensions", b"_dimensions", "_normalize", b"_normalize", "_truncate_prompt_tokens", b"_truncate_prompt_tokens", "add_special_tokens", b"add_special_tokens", "cache", b"cache", "dimensions", b"dimensions", "normalize", b"normalize", "truncate_prompt_tokens", b"truncate_prompt_tokens"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_add_special_tokens", b"_add_special_tokens", "_dimensions", b"_dimensions", "_normalize", b"_normalize", "_truncate_prompt_tokens", b"_truncate_prompt_tokens", "add_special_tokens", b"add_special_tokens", "cache", b"cache", "dimensions", b"dimensions", "inputs", b"inputs", "model", b"model", "normalize", b"normalize", "pooling", b"pooling", "truncate_prompt_tokens", b"truncate_prompt_tokens", "truncation_side", b"truncation_side"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_add_special_tokens", b"_add_special_tokens"]) -> typing.Literal["add_special_tokens"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_dimensions", b"_dimensions"]) -> typing.Literal["dimensions"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_normalize", b"_normalize"]) -> typing.Literal["normalize"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_truncate_prompt_tokens", b"_truncate_prompt_tokens"]) -> typing.Literal["truncate_prompt_tokens"] | None: ...
+
+Global___EmbedRequest: typing_extensions.TypeAlias = EmbedRequest
+
+@typing.final
+class EmbedInput(google.protobuf.message.Message):
+    """One input of Embed."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: builtins.int
+    TOKEN_IDS_FIELD_NUMBER: builtins.int
+    CHAT_FIELD_NUMBER: builtins.int
+    text: builtins.str
+    """Text. Must not be empty."""
+    @property
+    def token_ids(self) -> Global___TokenIds:
+        """Token ids, used as they are. Must not be empty; each below the vocabulary size."""
+
+    @property
+    def chat(self) -> pagewire.v1.chat_pb2.Chat:
+        """A conversation, rendered by the model's own chat template."""
+
+    def __init__(
+        self,
+        *,
+        text: builtins.str = ...,
+        token_ids: Global___TokenIds | None = ...,
+        chat: pagewire.v1.chat_pb2.Chat | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["chat", b"chat", "kind", b"kind", "text", b"text", "token_ids", b"token_ids"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["chat", b"chat", "kind", b"kind", "text", b"text", "token_ids", b"token_ids"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["text", "token_ids", "chat"] | None: ...
+
+Global___EmbedInput: typing_extensions.TypeAlias = EmbedInput
+
+@typing.final
+class EmbedResponse(google.protobuf.message.Message):
+    """Response of Embed."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    EMBEDDINGS_FIELD_NUMBER: builtins.int
+    NUM_PROMPT_TOKENS_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """Name of the model that answers."""
+    num_prompt_tokens: builtins.int
+    """Tokens of all inputs."""
+    @property
+    def embeddings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Embedding]:
+        """One for each input, in order."""
+
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        embeddings: collections.abc.Iterable[Global___Embedding] | None = ...,
+        num_prompt_tokens: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["embeddings", b"embeddings", "model", b"model", "num_prompt_tokens", b"num_prompt_tokens"]) -> None: ...
+
+Global___EmbedResponse: typing_extensions.TypeAlias = EmbedResponse
+
+@typing.final
+class Embedding(google.protobuf.message.Message):
+    """The vector of one input."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: builtins.int
+    NUM_TOKENS_FIELD_NUMBER: builtins.int
+    num_tokens: builtins.int
+    """Number of the input's tokens, after truncation."""
+    @property
+    def values(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Its components."""
+
+    def __init__(
+        self,
+        *,
+        values: collections.abc.Iterable[builtins.float] | None = ...,
+        num_tokens: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["num_tokens", b"num_tokens", "values", b"values"]) -> None: ...
+
+Global___Embedding: typing_extensions.TypeAlias = Embedding

@@ -66,7 +66,23 @@ _InferenceServiceStreamGenerateType = typing_extensions.TypeVar(
     ],
 )
 
-class InferenceServiceStub(typing.Generic[_InferenceServiceGenerateType, _InferenceServiceStreamGenerateType]):
+_InferenceServiceEmbedType = typing_extensions.TypeVar(
+    '_InferenceServiceEmbedType',
+    grpc.UnaryUnaryMultiCallable[
+        pagewire.v1.inference_pb2.EmbedRequest,
+        pagewire.v1.inference_pb2.EmbedResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pagewire.v1.inference_pb2.EmbedRequest,
+        pagewire.v1.inference_pb2.EmbedResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pagewire.v1.inference_pb2.EmbedRequest,
+        pagewire.v1.inference_pb2.EmbedResponse,
+    ],
+)
+
+class InferenceServiceStub(typing.Generic[_InferenceServiceGenerateType, _InferenceServiceStreamGenerateType, _InferenceServiceEmbedType]):
     """Generates text from text, token ids or a chat."""
 
     @typing.overload
@@ -78,6 +94,10 @@ class InferenceServiceStub(typing.Generic[_InferenceServiceGenerateType, _Infere
         grpc.UnaryStreamMultiCallable[
             pagewire.v1.inference_pb2.StreamGenerateRequest,
             pagewire.v1.inference_pb2.StreamGenerateResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pagewire.v1.inference_pb2.EmbedRequest,
+            pagewire.v1.inference_pb2.EmbedResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -91,6 +111,10 @@ class InferenceServiceStub(typing.Generic[_InferenceServiceGenerateType, _Infere
             pagewire.v1.inference_pb2.StreamGenerateRequest,
             pagewire.v1.inference_pb2.StreamGenerateResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pagewire.v1.inference_pb2.EmbedRequest,
+            pagewire.v1.inference_pb2.EmbedResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     Generate: _InferenceServiceGenerateType
@@ -101,6 +125,9 @@ class InferenceServiceStub(typing.Generic[_InferenceServiceGenerateType, _Infere
     A status before `started` means that nothing ran, so the call may be retried.
     """
 
+    Embed: _InferenceServiceEmbedType
+    """Turns texts into vectors. FAILED_PRECONDITION for a model that cannot."""
+
 InferenceServiceAsyncStub: typing_extensions.TypeAlias = InferenceServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         pagewire.v1.inference_pb2.GenerateRequest,
@@ -109,6 +136,10 @@ InferenceServiceAsyncStub: typing_extensions.TypeAlias = InferenceServiceStub[
     grpc.aio.UnaryStreamMultiCallable[
         pagewire.v1.inference_pb2.StreamGenerateRequest,
         pagewire.v1.inference_pb2.StreamGenerateResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pagewire.v1.inference_pb2.EmbedRequest,
+        pagewire.v1.inference_pb2.EmbedResponse,
     ],
 ]
 
@@ -132,5 +163,13 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
         """Streams a generation: one `started`, any number of `delta`, one `finished`, then status OK.
         A status before `started` means that nothing ran, so the call may be retried.
         """
+
+    @abc.abstractmethod
+    def Embed(
+        self,
+        request: pagewire.v1.inference_pb2.EmbedRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pagewire.v1.inference_pb2.EmbedResponse, collections.abc.Awaitable[pagewire.v1.inference_pb2.EmbedResponse]]:
+        """Turns texts into vectors. FAILED_PRECONDITION for a model that cannot."""
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

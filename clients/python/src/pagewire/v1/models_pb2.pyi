@@ -42,7 +42,7 @@ class ListModelsResponse(google.protobuf.message.Message):
     MODELS_FIELD_NUMBER: builtins.int
     @property
     def models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Model]:
-        """The base model under each of its names, first the name that responses carry."""
+        """The base model under each of its names, first the name that responses carry, then the adapters."""
 
     def __init__(
         self,
@@ -110,6 +110,10 @@ class Model(google.protobuf.message.Message):
     ARCHITECTURE_FIELD_NUMBER: builtins.int
     DTYPE_FIELD_NUMBER: builtins.int
     TOKENIZER_FINGERPRINT_FIELD_NUMBER: builtins.int
+    CAN_GENERATE_FIELD_NUMBER: builtins.int
+    EMBEDDING_DIMENSIONS_FIELD_NUMBER: builtins.int
+    TOOL_FORMAT_FIELD_NUMBER: builtins.int
+    REASONING_FORMAT_FIELD_NUMBER: builtins.int
     name: builtins.str
     """The name to use in requests."""
     root: builtins.str
@@ -128,6 +132,14 @@ class Model(google.protobuf.message.Message):
     """Data type of weights and activations, such as "bfloat16"."""
     tokenizer_fingerprint: builtins.str
     """SHA-256 over tokenizer and chat template, in hexadecimal: equal prints mean equal token ids."""
+    can_generate: builtins.bool
+    """Whether it generates text."""
+    embedding_dimensions: builtins.int
+    """Number of components of its embeddings; 0 where it makes none."""
+    tool_format: builtins.str
+    """The format in which it calls tools, such as "hermes". Empty: tool_choice AUTO is refused."""
+    reasoning_format: builtins.str
+    """The format in which it reasons, such as "qwen3". Empty: reasoning is not separated."""
     @property
     def created(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When the server loaded it."""
@@ -155,9 +167,13 @@ class Model(google.protobuf.message.Message):
         architecture: builtins.str = ...,
         dtype: builtins.str = ...,
         tokenizer_fingerprint: builtins.str = ...,
+        can_generate: builtins.bool = ...,
+        embedding_dimensions: builtins.int = ...,
+        tool_format: builtins.str = ...,
+        reasoning_format: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["created", b"created", "default_sampling", b"default_sampling"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["architecture", b"architecture", "created", b"created", "default_sampling", b"default_sampling", "dtype", b"dtype", "eos_token_ids", b"eos_token_ids", "has_chat_template", b"has_chat_template", "max_model_len", b"max_model_len", "name", b"name", "parent", b"parent", "root", b"root", "tokenizer_fingerprint", b"tokenizer_fingerprint", "vocab_size", b"vocab_size"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["architecture", b"architecture", "can_generate", b"can_generate", "created", b"created", "default_sampling", b"default_sampling", "dtype", b"dtype", "embedding_dimensions", b"embedding_dimensions", "eos_token_ids", b"eos_token_ids", "has_chat_template", b"has_chat_template", "max_model_len", b"max_model_len", "name", b"name", "parent", b"parent", "reasoning_format", b"reasoning_format", "root", b"root", "tokenizer_fingerprint", b"tokenizer_fingerprint", "tool_format", b"tool_format", "vocab_size", b"vocab_size"]) -> None: ...
 
 Global___Model: typing_extensions.TypeAlias = Model
 
@@ -326,3 +342,39 @@ class RenderChatResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["text", b"text", "token_ids", b"token_ids"]) -> None: ...
 
 Global___RenderChatResponse: typing_extensions.TypeAlias = RenderChatResponse
+
+@typing.final
+class GetTokenizerInfoRequest(google.protobuf.message.Message):
+    """Request of GetTokenizerInfo."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """A served name. Empty: the server's model."""
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model", b"model"]) -> None: ...
+
+Global___GetTokenizerInfoRequest: typing_extensions.TypeAlias = GetTokenizerInfoRequest
+
+@typing.final
+class GetTokenizerInfoResponse(google.protobuf.message.Message):
+    """Response of GetTokenizerInfo."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TOKENIZER_CONFIG_JSON_FIELD_NUMBER: builtins.int
+    tokenizer_config_json: builtins.str
+    """The tokenizer's settings, such as its special tokens and chat template: a JSON object, as text."""
+    def __init__(
+        self,
+        *,
+        tokenizer_config_json: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["tokenizer_config_json", b"tokenizer_config_json"]) -> None: ...
+
+Global___GetTokenizerInfoResponse: typing_extensions.TypeAlias = GetTokenizerInfoResponse

@@ -60,6 +60,11 @@ class ModelServiceStub(object):
                 request_serializer=pagewire_dot_v1_dot_models__pb2.RenderChatRequest.SerializeToString,
                 response_deserializer=pagewire_dot_v1_dot_models__pb2.RenderChatResponse.FromString,
                 _registered_method=True)
+        self.GetTokenizerInfo = channel.unary_unary(
+                '/pagewire.v1.ModelService/GetTokenizerInfo',
+                request_serializer=pagewire_dot_v1_dot_models__pb2.GetTokenizerInfoRequest.SerializeToString,
+                response_deserializer=pagewire_dot_v1_dot_models__pb2.GetTokenizerInfoResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer(object):
@@ -101,6 +106,13 @@ class ModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTokenizerInfo(self, request, context):
+        """Returns the tokenizer's settings.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -128,6 +140,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.RenderChat,
                     request_deserializer=pagewire_dot_v1_dot_models__pb2.RenderChatRequest.FromString,
                     response_serializer=pagewire_dot_v1_dot_models__pb2.RenderChatResponse.SerializeToString,
+            ),
+            'GetTokenizerInfo': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTokenizerInfo,
+                    request_deserializer=pagewire_dot_v1_dot_models__pb2.GetTokenizerInfoRequest.FromString,
+                    response_serializer=pagewire_dot_v1_dot_models__pb2.GetTokenizerInfoResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -266,6 +283,33 @@ class ModelService(object):
             '/pagewire.v1.ModelService/RenderChat',
             pagewire_dot_v1_dot_models__pb2.RenderChatRequest.SerializeToString,
             pagewire_dot_v1_dot_models__pb2.RenderChatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTokenizerInfo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pagewire.v1.ModelService/GetTokenizerInfo',
+            pagewire_dot_v1_dot_models__pb2.GetTokenizerInfoRequest.SerializeToString,
+            pagewire_dot_v1_dot_models__pb2.GetTokenizerInfoResponse.FromString,
             options,
             channel_credentials,
             insecure,

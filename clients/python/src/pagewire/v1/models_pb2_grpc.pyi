@@ -105,7 +105,23 @@ _ModelServiceRenderChatType = typing_extensions.TypeVar(
     ],
 )
 
-class ModelServiceStub(typing.Generic[_ModelServiceListModelsType, _ModelServiceGetModelType, _ModelServiceTokenizeType, _ModelServiceDetokenizeType, _ModelServiceRenderChatType]):
+_ModelServiceGetTokenizerInfoType = typing_extensions.TypeVar(
+    '_ModelServiceGetTokenizerInfoType',
+    grpc.UnaryUnaryMultiCallable[
+        pagewire.v1.models_pb2.GetTokenizerInfoRequest,
+        pagewire.v1.models_pb2.GetTokenizerInfoResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pagewire.v1.models_pb2.GetTokenizerInfoRequest,
+        pagewire.v1.models_pb2.GetTokenizerInfoResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pagewire.v1.models_pb2.GetTokenizerInfoRequest,
+        pagewire.v1.models_pb2.GetTokenizerInfoResponse,
+    ],
+)
+
+class ModelServiceStub(typing.Generic[_ModelServiceListModelsType, _ModelServiceGetModelType, _ModelServiceTokenizeType, _ModelServiceDetokenizeType, _ModelServiceRenderChatType, _ModelServiceGetTokenizerInfoType]):
     """Describes the served models and gives access to their tokenizer and chat template."""
 
     @typing.overload
@@ -129,6 +145,10 @@ class ModelServiceStub(typing.Generic[_ModelServiceListModelsType, _ModelService
         grpc.UnaryUnaryMultiCallable[
             pagewire.v1.models_pb2.RenderChatRequest,
             pagewire.v1.models_pb2.RenderChatResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pagewire.v1.models_pb2.GetTokenizerInfoRequest,
+            pagewire.v1.models_pb2.GetTokenizerInfoResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -154,6 +174,10 @@ class ModelServiceStub(typing.Generic[_ModelServiceListModelsType, _ModelService
             pagewire.v1.models_pb2.RenderChatRequest,
             pagewire.v1.models_pb2.RenderChatResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pagewire.v1.models_pb2.GetTokenizerInfoRequest,
+            pagewire.v1.models_pb2.GetTokenizerInfoResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     ListModels: _ModelServiceListModelsType
@@ -170,6 +194,9 @@ class ModelServiceStub(typing.Generic[_ModelServiceListModelsType, _ModelService
 
     RenderChat: _ModelServiceRenderChatType
     """Renders a chat with the model's chat template."""
+
+    GetTokenizerInfo: _ModelServiceGetTokenizerInfoType
+    """Returns the tokenizer's settings."""
 
 ModelServiceAsyncStub: typing_extensions.TypeAlias = ModelServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -191,6 +218,10 @@ ModelServiceAsyncStub: typing_extensions.TypeAlias = ModelServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         pagewire.v1.models_pb2.RenderChatRequest,
         pagewire.v1.models_pb2.RenderChatResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pagewire.v1.models_pb2.GetTokenizerInfoRequest,
+        pagewire.v1.models_pb2.GetTokenizerInfoResponse,
     ],
 ]
 
@@ -236,5 +267,13 @@ class ModelServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pagewire.v1.models_pb2.RenderChatResponse, collections.abc.Awaitable[pagewire.v1.models_pb2.RenderChatResponse]]:
         """Renders a chat with the model's chat template."""
+
+    @abc.abstractmethod
+    def GetTokenizerInfo(
+        self,
+        request: pagewire.v1.models_pb2.GetTokenizerInfoRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pagewire.v1.models_pb2.GetTokenizerInfoResponse, collections.abc.Awaitable[pagewire.v1.models_pb2.GetTokenizerInfoResponse]]:
+        """Returns the tokenizer's settings."""
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
