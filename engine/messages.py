@@ -162,6 +162,11 @@ class EngineInfo(_Value, frozen=True):
     block_size: int
     num_blocks: int
     load_seconds: float
+    num_step_weights: int = 0
+    """Weights that a token is multiplied with."""
+    step_weight_bytes: int = 0
+    """Of these, in memory."""
+    kv_bytes_per_token: int = 0
 
 
 # Commands, from the server to the engine.

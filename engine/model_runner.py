@@ -15,6 +15,7 @@ from engine.kv_cache import KVCacheShape
 from engine.limits import Limits, choose_device
 from engine.messages import EngineInfo, SamplingParams
 from engine.model_config import ModelConfig
+from engine.model_size import ModelSize
 from engine.models import MODELS
 from engine.precision import choose_precision
 from engine.step import Admission, Chunk, StepPlan
@@ -71,6 +72,7 @@ class ModelRunner:
         with torch.device(device):
             model = MODELS[model_config.architecture](model_config, limits.max_model_len, precision)
         load_weights(model, path, config.load_format, config.seed, on_progress)
+        size = ModelSize.of(model)
         model.prepare()
         on_progress("warming up", 0, 0)
         shape = KVCacheShape.of(model_config, limits.block_size, precision.activations)
@@ -93,6 +95,9 @@ class ModelRunner:
             block_size=limits.block_size,
             num_blocks=num_blocks,
             load_seconds=time.monotonic() - started,
+            num_step_weights=size.num_step_weights,
+            step_weight_bytes=size.step_weight_bytes,
+            kv_bytes_per_token=shape.bytes_per_block // limits.block_size,
         )
         return ModelRunner(info, limits, steps)
 

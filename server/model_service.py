@@ -113,4 +113,8 @@ def _describe(model: ServedModel, name: str) -> models_pb2.Model:
         architecture=model.info.architecture,
         dtype=model.info.dtype,
         tokenizer_fingerprint=model.tokenizer.fingerprint,
+        num_step_weights=model.info.num_step_weights,
+        step_weight_bytes=model.info.step_weight_bytes,
+        kv_bytes_per_token=model.info.kv_bytes_per_token,
+        device=model.info.device,
     )

@@ -27,7 +27,7 @@ from pagewire.v1 import chat_pb2 as pagewire_dot_v1_dot_chat__pb2
 from pagewire.v1 import inference_pb2 as pagewire_dot_v1_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18pagewire/v1/models.proto\x12\x0bpagewire.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16pagewire/v1/chat.proto\x1a\x1bpagewire/v1/inference.proto\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.pagewire.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.pagewire.v1.Model\"\x95\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04root\x18\x02 \x01(\t\x12\x0e\n\x06parent\x18\x03 \x01(\t\x12+\n\x07\x63reated\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rmax_model_len\x18\x05 \x01(\r\x12\x12\n\nvocab_size\x18\x06 \x01(\r\x12\x15\n\reos_token_ids\x18\x07 \x03(\r\x12/\n\x10\x64\x65\x66\x61ult_sampling\x18\x08 \x01(\x0b\x32\x15.pagewire.v1.Sampling\x12\x19\n\x11has_chat_template\x18\t \x01(\x08\x12\x14\n\x0c\x61rchitecture\x18\n \x01(\t\x12\r\n\x05\x64type\x18\x0b \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x0c \x01(\t\x12\x14\n\x0c\x63\x61n_generate\x18\r \x01(\x08\x12\x1c\n\x14\x65mbedding_dimensions\x18\x0e \x01(\r\x12\x13\n\x0btool_format\x18\x0f \x01(\t\x12\x18\n\x10reasoning_format\x18\x10 \x01(\t\"\xa9\x01\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12!\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x11.pagewire.v1.ChatH\x00\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x04 \x01(\x08H\x01\x88\x01\x01\x12\x13\n\x0btoken_texts\x18\x05 \x01(\x08\x42\x07\n\x05inputB\x15\n\x13_add_special_tokens\"Q\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x13\n\x0btoken_texts\x18\x02 \x03(\t\x12\x15\n\rmax_model_len\x18\x03 \x01(\r\"R\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x1b\n\x13skip_special_tokens\x18\x03 \x01(\x08\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"C\n\x11RenderChatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1f\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x11.pagewire.v1.Chat\"5\n\x12RenderChatResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"(\n\x17GetTokenizerInfoRequest\x12\r\n\x05model\x18\x01 \x01(\t\"9\n\x18GetTokenizerInfoResponse\x12\x1d\n\x15tokenizer_config_json\x18\x01 \x01(\t2\xee\x03\n\x0cModelService\x12M\n\nListModels\x12\x1e.pagewire.v1.ListModelsRequest\x1a\x1f.pagewire.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.pagewire.v1.GetModelRequest\x1a\x1d.pagewire.v1.GetModelResponse\x12G\n\x08Tokenize\x12\x1c.pagewire.v1.TokenizeRequest\x1a\x1d.pagewire.v1.TokenizeResponse\x12M\n\nDetokenize\x12\x1e.pagewire.v1.DetokenizeRequest\x1a\x1f.pagewire.v1.DetokenizeResponse\x12M\n\nRenderChat\x12\x1e.pagewire.v1.RenderChatRequest\x1a\x1f.pagewire.v1.RenderChatResponse\x12_\n\x10GetTokenizerInfo\x12$.pagewire.v1.GetTokenizerInfoRequest\x1a%.pagewire.v1.GetTokenizerInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18pagewire/v1/models.proto\x12\x0bpagewire.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16pagewire/v1/chat.proto\x1a\x1bpagewire/v1/inference.proto\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.pagewire.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.pagewire.v1.Model\"\xf6\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04root\x18\x02 \x01(\t\x12\x0e\n\x06parent\x18\x03 \x01(\t\x12+\n\x07\x63reated\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rmax_model_len\x18\x05 \x01(\r\x12\x12\n\nvocab_size\x18\x06 \x01(\r\x12\x15\n\reos_token_ids\x18\x07 \x03(\r\x12/\n\x10\x64\x65\x66\x61ult_sampling\x18\x08 \x01(\x0b\x32\x15.pagewire.v1.Sampling\x12\x19\n\x11has_chat_template\x18\t \x01(\x08\x12\x14\n\x0c\x61rchitecture\x18\n \x01(\t\x12\r\n\x05\x64type\x18\x0b \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x0c \x01(\t\x12\x14\n\x0c\x63\x61n_generate\x18\r \x01(\x08\x12\x1c\n\x14\x65mbedding_dimensions\x18\x0e \x01(\r\x12\x13\n\x0btool_format\x18\x0f \x01(\t\x12\x18\n\x10reasoning_format\x18\x10 \x01(\t\x12\x18\n\x10num_step_weights\x18\x11 \x01(\x04\x12\x19\n\x11step_weight_bytes\x18\x12 \x01(\x04\x12\x1a\n\x12kv_bytes_per_token\x18\x13 \x01(\x04\x12\x0e\n\x06\x64\x65vice\x18\x14 \x01(\t\"\xa9\x01\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12!\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x11.pagewire.v1.ChatH\x00\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x04 \x01(\x08H\x01\x88\x01\x01\x12\x13\n\x0btoken_texts\x18\x05 \x01(\x08\x42\x07\n\x05inputB\x15\n\x13_add_special_tokens\"Q\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x13\n\x0btoken_texts\x18\x02 \x03(\t\x12\x15\n\rmax_model_len\x18\x03 \x01(\r\"R\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x1b\n\x13skip_special_tokens\x18\x03 \x01(\x08\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"C\n\x11RenderChatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1f\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x11.pagewire.v1.Chat\"5\n\x12RenderChatResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"(\n\x17GetTokenizerInfoRequest\x12\r\n\x05model\x18\x01 \x01(\t\"9\n\x18GetTokenizerInfoResponse\x12\x1d\n\x15tokenizer_config_json\x18\x01 \x01(\t2\xee\x03\n\x0cModelService\x12M\n\nListModels\x12\x1e.pagewire.v1.ListModelsRequest\x1a\x1f.pagewire.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.pagewire.v1.GetModelRequest\x1a\x1d.pagewire.v1.GetModelResponse\x12G\n\x08Tokenize\x12\x1c.pagewire.v1.TokenizeRequest\x1a\x1d.pagewire.v1.TokenizeResponse\x12M\n\nDetokenize\x12\x1e.pagewire.v1.DetokenizeRequest\x1a\x1f.pagewire.v1.DetokenizeResponse\x12M\n\nRenderChat\x12\x1e.pagewire.v1.RenderChatRequest\x1a\x1f.pagewire.v1.RenderChatResponse\x12_\n\x10GetTokenizerInfo\x12$.pagewire.v1.GetTokenizerInfoRequest\x1a%.pagewire.v1.GetTokenizerInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,23 +43,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMODELRESPONSE']._serialized_start=239
   _globals['_GETMODELRESPONSE']._serialized_end=292
   _globals['_MODEL']._serialized_start=295
-  _globals['_MODEL']._serialized_end=700
-  _globals['_TOKENIZEREQUEST']._serialized_start=703
-  _globals['_TOKENIZEREQUEST']._serialized_end=872
-  _globals['_TOKENIZERESPONSE']._serialized_start=874
-  _globals['_TOKENIZERESPONSE']._serialized_end=955
-  _globals['_DETOKENIZEREQUEST']._serialized_start=957
-  _globals['_DETOKENIZEREQUEST']._serialized_end=1039
-  _globals['_DETOKENIZERESPONSE']._serialized_start=1041
-  _globals['_DETOKENIZERESPONSE']._serialized_end=1075
-  _globals['_RENDERCHATREQUEST']._serialized_start=1077
-  _globals['_RENDERCHATREQUEST']._serialized_end=1144
-  _globals['_RENDERCHATRESPONSE']._serialized_start=1146
-  _globals['_RENDERCHATRESPONSE']._serialized_end=1199
-  _globals['_GETTOKENIZERINFOREQUEST']._serialized_start=1201
-  _globals['_GETTOKENIZERINFOREQUEST']._serialized_end=1241
-  _globals['_GETTOKENIZERINFORESPONSE']._serialized_start=1243
-  _globals['_GETTOKENIZERINFORESPONSE']._serialized_end=1300
-  _globals['_MODELSERVICE']._serialized_start=1303
-  _globals['_MODELSERVICE']._serialized_end=1797
+  _globals['_MODEL']._serialized_end=797
+  _globals['_TOKENIZEREQUEST']._serialized_start=800
+  _globals['_TOKENIZEREQUEST']._serialized_end=969
+  _globals['_TOKENIZERESPONSE']._serialized_start=971
+  _globals['_TOKENIZERESPONSE']._serialized_end=1052
+  _globals['_DETOKENIZEREQUEST']._serialized_start=1054
+  _globals['_DETOKENIZEREQUEST']._serialized_end=1136
+  _globals['_DETOKENIZERESPONSE']._serialized_start=1138
+  _globals['_DETOKENIZERESPONSE']._serialized_end=1172
+  _globals['_RENDERCHATREQUEST']._serialized_start=1174
+  _globals['_RENDERCHATREQUEST']._serialized_end=1241
+  _globals['_RENDERCHATRESPONSE']._serialized_start=1243
+  _globals['_RENDERCHATRESPONSE']._serialized_end=1296
+  _globals['_GETTOKENIZERINFOREQUEST']._serialized_start=1298
+  _globals['_GETTOKENIZERINFOREQUEST']._serialized_end=1338
+  _globals['_GETTOKENIZERINFORESPONSE']._serialized_start=1340
+  _globals['_GETTOKENIZERINFORESPONSE']._serialized_end=1397
+  _globals['_MODELSERVICE']._serialized_start=1400
+  _globals['_MODELSERVICE']._serialized_end=1894
 # @@protoc_insertion_point(module_scope)

@@ -114,6 +114,10 @@ class Model(google.protobuf.message.Message):
     EMBEDDING_DIMENSIONS_FIELD_NUMBER: builtins.int
     TOOL_FORMAT_FIELD_NUMBER: builtins.int
     REASONING_FORMAT_FIELD_NUMBER: builtins.int
+    NUM_STEP_WEIGHTS_FIELD_NUMBER: builtins.int
+    STEP_WEIGHT_BYTES_FIELD_NUMBER: builtins.int
+    KV_BYTES_PER_TOKEN_FIELD_NUMBER: builtins.int
+    DEVICE_FIELD_NUMBER: builtins.int
     name: builtins.str
     """The name to use in requests."""
     root: builtins.str
@@ -140,6 +144,14 @@ class Model(google.protobuf.message.Message):
     """The format in which it calls tools, such as "hermes". Empty: tool_choice AUTO is refused."""
     reasoning_format: builtins.str
     """The format in which it reasons, such as "qwen3". Empty: reasoning is not separated."""
+    num_step_weights: builtins.int
+    """Number of weights that a token is multiplied with, which is half its arithmetic."""
+    step_weight_bytes: builtins.int
+    """Bytes of these weights in memory: what every step reads."""
+    kv_bytes_per_token: builtins.int
+    """Bytes of keys and values that the cache holds for a token."""
+    device: builtins.str
+    """What computes: "cpu" or "cuda"."""
     @property
     def created(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When the server loaded it."""
@@ -171,9 +183,13 @@ class Model(google.protobuf.message.Message):
         embedding_dimensions: builtins.int = ...,
         tool_format: builtins.str = ...,
         reasoning_format: builtins.str = ...,
+        num_step_weights: builtins.int = ...,
+        step_weight_bytes: builtins.int = ...,
+        kv_bytes_per_token: builtins.int = ...,
+        device: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["created", b"created", "default_sampling", b"default_sampling"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["architecture", b"architecture", "can_generate", b"can_generate", "created", b"created", "default_sampling", b"default_sampling", "dtype", b"dtype", "embedding_dimensions", b"embedding_dimensions", "eos_token_ids", b"eos_token_ids", "has_chat_template", b"has_chat_template", "max_model_len", b"max_model_len", "name", b"name", "parent", b"parent", "reasoning_format", b"reasoning_format", "root", b"root", "tokenizer_fingerprint", b"tokenizer_fingerprint", "tool_format", b"tool_format", "vocab_size", b"vocab_size"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["architecture", b"architecture", "can_generate", b"can_generate", "created", b"created", "default_sampling", b"default_sampling", "device", b"device", "dtype", b"dtype", "embedding_dimensions", b"embedding_dimensions", "eos_token_ids", b"eos_token_ids", "has_chat_template", b"has_chat_template", "kv_bytes_per_token", b"kv_bytes_per_token", "max_model_len", b"max_model_len", "name", b"name", "num_step_weights", b"num_step_weights", "parent", b"parent", "reasoning_format", b"reasoning_format", "root", b"root", "step_weight_bytes", b"step_weight_bytes", "tokenizer_fingerprint", b"tokenizer_fingerprint", "tool_format", b"tool_format", "vocab_size", b"vocab_size"]) -> None: ...
 
 Global___Model: typing_extensions.TypeAlias = Model
 
