@@ -20,6 +20,11 @@ class Endpoint(enum.Flag):
 
     CHAT = enum.auto()
     COMPLETIONS = enum.auto()
+    RESPONSES = enum.auto()
+    MESSAGES = enum.auto()
+    EMBEDDINGS = enum.auto()
+    TOKENIZE = enum.auto()
+    DETOKENIZE = enum.auto()
     BOTH = CHAT | COMPLETIONS
 
 
@@ -34,6 +39,8 @@ class Support(enum.Enum):
 
 
 CHAT, COMPLETIONS, BOTH = Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.BOTH
+RESPONSES, MESSAGES, EMBEDDINGS = Endpoint.RESPONSES, Endpoint.MESSAGES, Endpoint.EMBEDDINGS
+TOKENIZE, DETOKENIZE = Endpoint.TOKENIZE, Endpoint.DETOKENIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +207,7 @@ _PATHS: dict[Endpoint, dict[str, str]] = {
         for field in reversed(FIELDS)
         if field.contract and field.endpoint & endpoint
     }
-    for endpoint in (CHAT, COMPLETIONS)
+    for endpoint in (*Endpoint, BOTH)
 }
 _PATHS[CHAT] |= {
     "prompt": "messages",

@@ -36,7 +36,18 @@ class StreamOptions(msgspec.Struct, kw_only=True):
     continuous_usage_stats: bool | None = None
 
 
-class GenerationOptions(msgspec.Struct, kw_only=True):
+class RequestBody(msgspec.Struct, kw_only=True):
+    """The body of a request."""
+
+    def check_combinations(self) -> None:
+        """Refuse fields that exclude each other.
+
+        Raises:
+            ApiError: 400; it names the field.
+        """
+
+
+class GenerationOptions(RequestBody, kw_only=True):
     """The fields that chat and completions share; `fields.py` says what each does."""
 
     model: str | None = None
@@ -89,7 +100,7 @@ class GenerationOptions(msgspec.Struct, kw_only=True):
         return self.include_usage and options is not None and bool(options.continuous_usage_stats)
 
 
-RequestType = TypeVar("RequestType", bound=GenerationOptions)
+RequestType = TypeVar("RequestType", bound=RequestBody)
 
 
 def parse_request(body: bytes, request_type: type[RequestType], endpoint: Endpoint) -> RequestType:
@@ -154,8 +165,7 @@ def apply_options(spec: inference_pb2.GenerationSpec, options: GenerationOptions
 
 
 _REFUSED: Mapping[Endpoint, tuple[Field, ...]] = {
-    endpoint: tuple(fields_of(endpoint, Support.REFUSED))
-    for endpoint in (Endpoint.CHAT, Endpoint.COMPLETIONS)
+    endpoint: tuple(fields_of(endpoint, Support.REFUSED)) for endpoint in Endpoint
 }
 _PLAIN: Mapping[Endpoint, tuple[tuple[tuple[str, ...], str], ...]] = {
     endpoint: tuple(
@@ -163,7 +173,7 @@ _PLAIN: Mapping[Endpoint, tuple[tuple[tuple[str, ...], str], ...]] = {
         for field in fields_of(endpoint, Support.HONOURED)
         if field.plain
     )
-    for endpoint in (Endpoint.CHAT, Endpoint.COMPLETIONS)
+    for endpoint in Endpoint
 }
 
 
