@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from translator import chat, completions, health, models
 from translator.backend import Backend
+from translator.error_bodies import error_body
 from translator.errors import ApiError, ClientDisconnectedError, internal_error
 from translator.http_server import make_server, open_listener
 from translator.middleware import RequestIdMiddleware, RequestLimitMiddleware
@@ -71,7 +72,7 @@ def build_app(config: TranslatorConfig, backend: Backend) -> ASGIApp:
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return Response(error.body(request_id_of(request)), error.status, error.headers())
+    return Response(_body(request, error), error.status, error.headers())
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
@@ -84,7 +85,11 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code)
     answer = ApiError(error.status_code, message, code=code)
     headers = answer.headers() | dict(error.headers or {})
-    return Response(answer.body(request_id_of(request)), error.status_code, headers)
+    return Response(_body(request, answer), error.status_code, headers)
+
+
+def _body(request: Request, error: ApiError) -> bytes:
+    return error_body(error, request_id_of(request), request.url.path)
 
 
 async def _answer_nobody(request: Request, error: Exception) -> Response:

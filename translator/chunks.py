@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Protocol
 
 from pagewire.v1 import inference_pb2
-from translator.sse import DONE, encode_json
+from translator.sse import encode_json
 from translator.usage import UsageTally
 from translator.version import SYSTEM_FINGERPRINT
 
@@ -39,8 +39,10 @@ class ChunkRenderer(Protocol):
         """Return what comes after all generations."""
 
 
-async def render_frames(group: GenerationGroup, renderer: ChunkRenderer) -> AsyncGenerator[bytes, None]:
-    """Yield the frames of a whole stream, in OpenAI's order.
+async def render_frames(
+    group: GenerationGroup, renderer: ChunkRenderer, done: bytes
+) -> AsyncGenerator[bytes, None]:
+    """Yield the frames of a whole stream; `done` is the last one.
 
     Raises:
         ApiError: a generation failed.
@@ -56,7 +58,7 @@ async def render_frames(group: GenerationGroup, renderer: ChunkRenderer) -> Asyn
                     yield frame
             else:
                 yield renderer.end(prompt, event)
-    yield renderer.usage() + DONE
+    yield renderer.usage() + done
 
 
 class ChunkWriter:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from translator.chunks import ChunkRenderer, render_frames
 from translator.generation_group import GenerationGroup
 from translator.requests import backend_of, config_of, request_id_of, until_disconnect
-from translator.sse import EventStream, encode_json
+from translator.sse import OPENAI_STREAM, EventStream, encode_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +29,7 @@ class Answer(ABC):
     """Of the response's id."""
     streams: bool
     """Whether the client asked for a stream."""
+    stream_format = OPENAI_STREAM
 
     @abstractmethod
     def chunks(self, response_id: str, starts: Sequence[inference_pb2.Started]) -> ChunkRenderer:
@@ -57,8 +58,10 @@ async def generate(
     try:
         starts = await until_disconnect(request.receive, group.start())
         if answer.streams:
-            frames = render_frames(group, answer.chunks(response_id, starts))
-            response = EventStream(frames, group.cancel, request_id, config_of(request).sse_keep_alive_s)
+            frames = render_frames(group, answer.chunks(response_id, starts), answer.stream_format.done)
+            response = EventStream(
+                frames, group.cancel, request_id, config_of(request).sse_keep_alive_s, answer.stream_format
+            )
             is_handed_over = True
             return response
         body = await until_disconnect(request.receive, answer.whole(response_id, starts, group))

@@ -6,6 +6,7 @@ import re
 import uuid
 from typing import TYPE_CHECKING
 
+from translator.error_bodies import error_body
 from translator.errors import ApiError
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class RequestLimitMiddleware:
 
 async def send_error(error: ApiError, scope: Scope, send: Send, *, close: bool = False) -> None:
     """Answer with an error, and close the connection after it if its framing is not to be trusted."""
-    body = error.body(scope["state"]["request_id"])
+    body = error_body(error, scope["state"]["request_id"], scope["path"])
     headers = [*error.headers().items(), ("content-length", str(len(body)))]
     if close:
         headers.append(("connection", "close"))

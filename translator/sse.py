@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("translator")
 
-DONE = b"data: [DONE]\n\n"
-_KEEP_ALIVE = b": keep-alive\n\n"
 _HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",
@@ -41,6 +40,24 @@ def encode_text(text: str) -> bytes:
     return encoded.decode().translate(_LINE_ENDS).encode()
 
 
+def _error_frame(error: ApiError, request_id: str) -> bytes:
+    return b"data: " + error.body(request_id) + b"\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFormat:
+    """What an API's streams hold beside the frames of a generation."""
+
+    error: Callable[[ApiError, str], bytes]
+    """Makes the last frame of a stream that fails, for the request of this id."""
+    done: bytes
+    """The last frame of a stream that does not."""
+    keep_alive: bytes = b": keep-alive\n\n"
+
+
+OPENAI_STREAM = StreamFormat(_error_frame, done=b"data: [DONE]\n\n")
+
+
 class EventStream(Response):
     """Writes frames until they end, fail, or the client goes."""
 
@@ -50,6 +67,7 @@ class EventStream(Response):
         close: Callable[[], None],
         request_id: str,
         keep_alive_s: float,
+        stream_format: StreamFormat,
     ) -> None:
         """Prepare the response.
 
@@ -57,7 +75,8 @@ class EventStream(Response):
             frames: whole frames, one write each. An ApiError from it becomes the last frame.
             close: called once in the end, however it comes.
             request_id: for errors.
-            keep_alive_s: a comment is written after this much silence; 0 writes none.
+            keep_alive_s: a sign of life is written after this much silence; 0 writes none.
+            stream_format: what errors and signs of life look like.
         """
         self.status_code = 200
         self.background = None
@@ -66,6 +85,7 @@ class EventStream(Response):
         self._close = close
         self._request_id = request_id
         self._keep_alive_s = keep_alive_s
+        self._format = stream_format
         self._last_write_s = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,17 +111,14 @@ class EventStream(Response):
                 self._last_write_s = time.monotonic()
             last = b""
         except ApiError as error:
-            last = self._error_frame(error)
+            last = self._format.error(error, self._request_id)
         except Exception:
             log.exception("request %s: a stream failed", self._request_id)
-            last = self._error_frame(internal_error())
+            last = self._format.error(internal_error(), self._request_id)
         finally:
             if keep_alive is not None:
                 keep_alive.cancel()
         await send({"type": "http.response.body", "body": last, "more_body": False})
-
-    def _error_frame(self, error: ApiError) -> bytes:
-        return b"data: " + error.body(self._request_id) + b"\n\n"
 
     async def _keep_alive(self, send: Send) -> None:
         while True:
@@ -109,5 +126,5 @@ class EventStream(Response):
             if silence_s < self._keep_alive_s:
                 await asyncio.sleep(self._keep_alive_s - silence_s)
                 continue
-            await send({"type": "http.response.body", "body": _KEEP_ALIVE, "more_body": True})
+            await send({"type": "http.response.body", "body": self._format.keep_alive, "more_body": True})
             self._last_write_s = time.monotonic()
