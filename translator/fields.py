@@ -80,6 +80,7 @@ _UNCONSTRAINED = "constrained output is not supported"
 _NO_TOOLS = "tool calls are not supported"
 _NO_MEDIA = "only text is supported"
 _NO_SAMPLER = "this kind of sampling is not supported"
+_NOTHING_CLEARED = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
 
 FIELDS: tuple[Field, ...] = (
     _plain("model", "model", "A served name. Absent: the server's model."),
@@ -188,6 +189,32 @@ FIELDS: tuple[Field, ...] = (
     _refused("mirostat", _NO_SAMPLER, 0),
     _refused("dry_multiplier", _NO_SAMPLER, 0),
     _refused("xtc_probability", _NO_SAMPLER, 0),
+    # Anthropic's Messages, and the counting of their tokens.
+    _plain("model", "model", "A served name. Absent: the server's model.", MESSAGES),
+    _honoured("messages", "chat.messages", "The conversation, in blocks of text. Required.", MESSAGES),
+    _honoured("system", "chat.messages", "What comes before it: a text or text blocks.", MESSAGES),
+    _plain("max_tokens", "stopping.max_tokens", "Most tokens to generate. Required.", MESSAGES),
+    _honoured("stop_sequences", "stopping.stop", "Texts that end the answer.", MESSAGES),
+    _plain("temperature", "sampling.temperature", "0 is greedy.", MESSAGES),
+    _plain("top_p", "sampling.top_p", "Nucleus sampling.", MESSAGES),
+    _plain("top_k", "sampling.top_k", "Keeps the k most likely tokens.", MESSAGES),
+    _honoured("stream", "", "Answers with server-sent events.", MESSAGES),
+    _honoured("tools", "chat.tools", "Functions that the model may call.", MESSAGES),
+    _honoured("tool_choice", "chat.tool_choice", "Whether it must, and how many at once.", MESSAGES),
+    _honoured("thinking", "reasoning", "Whether and how long the model reasons.", MESSAGES),
+    _honoured("output_config", "constraint", "`format` and `effort` of the answer.", MESSAGES),
+    _honoured("cache_control", "", "Prefixes are always cached; `usage` then says how much was.", MESSAGES),
+    _ignored("metadata", "for abuse monitoring", MESSAGES),
+    _ignored("service_tier", "there is one tier", MESSAGES),
+    _ignored("speed", "there is one speed", MESSAGES),
+    _ignored("inference_geo", "the server stays where it is", MESSAGES),
+    _ignored("diagnostics", "prefixes are found by their content", MESSAGES),
+    _ignored("user_profile_id", "there are no accounts", MESSAGES),
+    _ignored("betas", "a header for Anthropic's own service", MESSAGES),
+    _refused("container", "there is no code execution", endpoint=MESSAGES),
+    _refused("mcp_servers", "the server calls no tools itself", endpoint=MESSAGES),
+    _refused("output_format", "use output_config.format", endpoint=MESSAGES),
+    _refused("context_management", "conversations are not edited", _NOTHING_CLEARED, endpoint=MESSAGES),
 )
 
 

@@ -142,10 +142,7 @@ def _field_error(message: str) -> ApiError:
 
 def apply_options(spec: inference_pb2.GenerationSpec, options: GenerationOptions, endpoint: Endpoint) -> None:
     """Write the options of a request into the contract's message."""
-    for path, name in _PLAIN[endpoint]:
-        value = getattr(options, name)
-        if value is not None:
-            _put(spec, path, value)
+    apply_plain(spec, options, endpoint)
     if options.n is not None:
         spec.sampling.n = options.n
     if options.stop is not None:
@@ -162,6 +159,14 @@ def apply_options(spec: inference_pb2.GenerationSpec, options: GenerationOptions
             if options.truncation_side == "left"
             else inference_pb2.TRUNCATION_SIDE_RIGHT
         )
+
+
+def apply_plain(spec: inference_pb2.GenerationSpec, body: RequestBody, endpoint: Endpoint) -> None:
+    """Write the fields that go into the contract's message unchanged."""
+    for path, name in _PLAIN[endpoint]:
+        value = getattr(body, name)
+        if value is not None:
+            _put(spec, path, value)
 
 
 _REFUSED: Mapping[Endpoint, tuple[Field, ...]] = {
