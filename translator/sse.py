@@ -40,6 +40,14 @@ def encode_text(text: str) -> bytes:
     return encoded.decode().translate(_LINE_ENDS).encode()
 
 
+def encode_event(kind: str, value: object) -> bytes:
+    """Return the frame of a named event that holds a value as JSON."""
+    encoded = encode_json(value)
+    if not encoded.isascii():
+        encoded = encoded.decode().translate(_LINE_ENDS).encode()
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), encoded)
+
+
 def _error_frame(error: ApiError, request_id: str) -> bytes:
     return b"data: " + error.body(request_id) + b"\n\n"
 
