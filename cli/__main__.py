@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich_argparse import RawDescriptionRichHelpFormatter
 
-from cli import chat, health, serve, translate, up
+from cli import bench, chat, doctor, health, serve, translate, up
 from cli.flags import UsageError, add_groups
 
 if TYPE_CHECKING:
@@ -23,9 +23,17 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "serve": (serve, "Run the gRPC server."),
     "translate": (translate, "Run the HTTP translator in front of a gRPC server."),
     "chat": (chat, "Talk to a running server over gRPC."),
+    "bench": (bench, "Measure a server: time to first token, time per token, tokens per second."),
+    "doctor": (doctor, "Show what this machine can do, and what the engine makes of it."),
     "health": (health, "Say whether a server accepts requests: exit code 0 or 1."),
 }
-USAGE = {"up": "[MODEL] ", "serve": "[MODEL] ", "chat": "[MESSAGE] "}
+USAGE = {
+    "up": "[MODEL] ",
+    "serve": "[MODEL] ",
+    "chat": "[MESSAGE] ",
+    "doctor": "[MODEL] ",
+    "bench": "{" + ",".join(bench.KINDS) + "} [MODEL] ",
+}
 
 
 class _Version(argparse.Action):
@@ -60,6 +68,8 @@ def make_parser() -> argparse.ArgumentParser:
         )
         if name == "chat":
             command.add_argument("message", metavar="MESSAGE", nargs="?", help="Absent: a conversation.")
+        if name == "bench":
+            command.add_argument("kind", metavar="KIND", choices=bench.KINDS, help=bench.KIND_HELP)
         add_groups(command, module.GROUPS)
     return parser
 
