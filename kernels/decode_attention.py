@@ -4,23 +4,25 @@
 
 q, out: [num_seqs, num_heads, head_dim]; caches: [num_blocks, num_kv_heads, block_size, head_dim];
 context_lens: [num_seqs] int32; block_tables: [num_seqs, max_blocks] int32. The query heads that share a
-key/value head form the rows of one matrix product, padded to 16. Where there are too few (sequence, head)
+key/value head form the rows of one matrix product, padded to 16. `attention_variant.py` says what a variant
+adds. Where there are too few (sequence, head)
 pairs to fill the device, a context is split among programs; a second kernel merges their parts.
 Reads 2 * context * num_kv_heads * head_dim elements a sequence, each once.
 """
 
 from __future__ import annotations
 
-import math
+from typing import TYPE_CHECKING
 
 import torch
 import triton
 import triton.language as tl
 
 from kernels.launch import architecture, decode_launch, decode_splits, num_multiprocessors
-from kernels.paged_tile import attend, load_tile, tile_rows
+from kernels.paged_tile import attend, load_tile, softcap_scale, tile_rows
 
-LOG2_E = math.log2(math.e)
+if TYPE_CHECKING:
+    from kernels.attention_variant import AttentionVariant
 
 
 @triton.jit
@@ -32,9 +34,11 @@ def decode_attention_kernel(
     block_tables_ptr,
     parts_ptr,
     log_weights_ptr,
+    sinks_ptr,
     q_stride,
     table_stride,
     scale_log2,
+    softcap_log2,
     NUM_KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
@@ -43,8 +47,11 @@ def decode_attention_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
     SPLITS: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SOFTCAPPED: tl.constexpr,
+    SINKS: tl.constexpr,
 ):
-    """One program for each (key/value head, sequence, split).
+    """One program for each (key/value head, sequence, split). WINDOW is 0 where all tokens are seen.
 
     parts: [num_seqs, num_heads, SPLITS, head_dim], which is `out` itself for one split;
     log_weights: [num_seqs, num_heads, SPLITS] float32, the base-2 logarithm of each part's softmax sum.
@@ -59,8 +66,11 @@ def decode_attention_kernel(
     in_group = rows < GROUP
 
     context_len = tl.load(context_lens_ptr + seq)
-    split_len = tl.cdiv(tl.cdiv(context_len, BLOCK_N), SPLITS) * BLOCK_N
-    start = split * split_len
+    first = 0
+    if WINDOW > 0:
+        first = tl.maximum(context_len - WINDOW, 0) // BLOCK_N * BLOCK_N
+    split_len = tl.cdiv(tl.cdiv(context_len - first, BLOCK_N), SPLITS) * BLOCK_N
+    start = first + split * split_len
     end = tl.minimum(start + split_len, context_len)
 
     if SPLITS > 1 and start >= end:
@@ -73,12 +83,22 @@ def decode_attention_kernel(
     total = tl.zeros((BLOCK_M, BLOCK_D), dtype=tl.float32)
     top = tl.full((BLOCK_M,), float("-inf"), dtype=tl.float32)
     weight = tl.zeros((BLOCK_M,), dtype=tl.float32)
+    if SINKS:  # the first split counts it
+        sinks = tl.load(sinks_ptr + heads, mask=in_group, other=0.0).to(tl.float32) * 1.4426950408889634
+        top = tl.where(split == 0, sinks, top)
+        weight = tl.where(split == 0, 1.0, weight)
     for tile in range(start, end, BLOCK_N):
-        in_context = tile + tl.arange(0, BLOCK_N) < end
+        tokens = tile + tl.arange(0, BLOCK_N)
+        in_context = tokens < end
+        visible = in_context
+        if WINDOW > 0:
+            visible = in_context & (tokens >= context_len - WINDOW)
         cache_rows = tile_rows(table_ptr, tile, end, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N)
         k = load_tile(k_cache_ptr, cache_rows, in_context, HEAD_DIM, BLOCK_D, True)
         v = load_tile(v_cache_ptr, cache_rows, in_context, HEAD_DIM, BLOCK_D, True)
-        total, top, weight = attend(q, k, v, in_context[None, :], total, top, weight, scale_log2, True)
+        total, top, weight = attend(
+            q, k, v, visible[None, :], total, top, weight, scale_log2, softcap_log2, True, SOFTCAPPED
+        )
 
     weight = tl.where(weight == 0.0, 1.0, weight)  # an empty context yields zeros
     result = (total / weight[:, None]).to(parts_ptr.dtype.element_ty)
@@ -122,6 +142,7 @@ def decode_attention_triton(
     block_tables: torch.Tensor,
     max_context_len: int,
     scale: float,
+    variant: AttentionVariant,
     out: torch.Tensor,
 ) -> None:
     """Launch the kernels, writing `out`; `max_context_len` bounds context_lens."""
@@ -132,11 +153,13 @@ def decode_attention_triton(
     if num_seqs == 0:
         return
     launch = decode_launch(architecture(q.device), head_dim, q.element_size(), group)
-    splits = decode_splits(num_multiprocessors(q.device), num_seqs * num_kv_heads, max_context_len)
+    max_seen = min(max_context_len, variant.window or max_context_len)
+    splits = decode_splits(num_multiprocessors(q.device), num_seqs * num_kv_heads, max_seen)
     parts, log_weights = out, None
     if splits > 1:
         parts = torch.empty((*q.shape[:2], splits, head_dim), dtype=torch.float32, device=q.device)
         log_weights = torch.empty((*q.shape[:2], splits), dtype=torch.float32, device=q.device)
+    scale_log2, softcap_log2 = softcap_scale(scale, variant.softcap)
     block_d = max(16, triton.next_power_of_2(head_dim))
     decode_attention_kernel[(num_kv_heads, num_seqs, splits)](
         q,
@@ -146,9 +169,11 @@ def decode_attention_triton(
         block_tables,
         parts,
         log_weights,
+        variant.sinks,
         q.stride(0),
         block_tables.stride(0),
-        scale * LOG2_E,
+        scale_log2,
+        softcap_log2,
         NUM_KV_HEADS=num_kv_heads,
         GROUP=group,
         BLOCK_SIZE=block_size,
@@ -157,6 +182,9 @@ def decode_attention_triton(
         BLOCK_N=launch.block_n,
         BLOCK_D=block_d,
         SPLITS=splits,
+        WINDOW=variant.window or 0,
+        SOFTCAPPED=variant.softcap is not None,
+        SINKS=variant.sinks is not None,
         num_warps=launch.num_warps,
         num_stages=launch.num_stages,
     )

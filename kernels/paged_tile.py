@@ -7,8 +7,19 @@ seen as [num_blocks * num_kv_heads * block_size, head_dim]; rows are int64, as a
 
 from __future__ import annotations
 
+import math
+
 import triton
 import triton.language as tl
+
+LOG2_E = math.log2(math.e)
+
+
+def softcap_scale(scale: float, softcap: float | None) -> tuple[float, float]:
+    """Return the scale_log2 and softcap_log2 of `attend`."""
+    if softcap is None:
+        return scale * LOG2_E, 0.0
+    return 2.0 * scale / softcap * LOG2_E, softcap * LOG2_E
 
 
 @triton.jit
@@ -43,14 +54,30 @@ def load_tile(
 
 
 @triton.jit
-def attend(q, k, v, visible, total, top, weight, scale_log2, MASKED: tl.constexpr):
+def attend(
+    q,
+    k,
+    v,
+    visible,
+    total,
+    top,
+    weight,
+    scale_log2,
+    softcap_log2,
+    MASKED: tl.constexpr,
+    SOFTCAPPED: tl.constexpr,
+):
     """One step of the online softmax.
 
     q: [BLOCK_M, BLOCK_D]; k, v: [BLOCK_N, BLOCK_D]; visible: [BLOCK_M, BLOCK_N], used if MASKED.
     The state is total: sum of exp2(score - top) * v; top: largest score; weight: sum of exp2(score - top).
-    Each row must see a token in its first step, else top stays -inf and the result is NaN.
+    Each row must see a token in its first step, unless top begins above -inf: else the result is NaN.
+    If SOFTCAPPED, scale_log2 is that of `softcap_scale`.
     """
     scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
+    if SOFTCAPPED:
+        # tanh(x) = 1 - 2 / (exp(2x) + 1), which is 1 long before exp2 overflows.
+        scores = softcap_log2 * (1.0 - 2.0 / (tl.exp2(tl.minimum(scores, 100.0)) + 1.0))
     if MASKED:
         scores = tl.where(visible, scores, float("-inf"))
     new_top = tl.maximum(top, tl.max(scores, axis=1))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from kernels.attention_variant import PLAIN, AttentionVariant
 from kernels.paged_attention import AttentionMetadata
 
 
@@ -29,7 +30,12 @@ class PagedBatch:
 
 
 def make_paged_batch(
-    shape: Shape, lens: list[tuple[int, int]], dtype: torch.dtype, device: torch.device, seed: int = 0
+    shape: Shape,
+    lens: list[tuple[int, int]],
+    dtype: torch.dtype,
+    device: torch.device,
+    seed: int = 0,
+    variant: AttentionVariant = PLAIN,
 ) -> PagedBatch:
     """Make a batch of (query length, context length), scattered over the cache.
 
@@ -64,7 +70,7 @@ def make_paged_batch(
         blocks, offsets = table[positions // shape.block_size], positions % shape.block_size
         k_cache[blocks, :, offsets] = k
         v_cache[blocks, :, offsets] = v
-        expected.append(dense_attention(query, k, v, scale))
+        expected.append(dense_attention(query, k, v, scale, variant))
     starts = torch.tensor([0, *query_lens], dtype=torch.int32).cumsum(0, dtype=torch.int32)
     metadata = AttentionMetadata(
         query_start=starts.to(device),
@@ -82,11 +88,26 @@ def make_paged_batch(
     )
 
 
-def dense_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+def dense_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    scale: float,
+    variant: AttentionVariant = PLAIN,
+) -> torch.Tensor:
     """Causal attention in float64 of q [query, heads, d] at the end of k, v [context, kv_heads, d]."""
-    group = q.shape[1] // k.shape[1]
+    num_heads = q.shape[1]
+    group = num_heads // k.shape[1]
     keys, values = k.double().repeat_interleave(group, 1), v.double().repeat_interleave(group, 1)
     scores = torch.einsum("qhd,chd->hqc", q.double(), keys) * scale
-    positions = torch.arange(len(k) - len(q), len(k))
-    hidden = torch.arange(len(k)) > positions[:, None]
-    return torch.einsum("hqc,chd->qhd", scores.masked_fill(hidden, -torch.inf).softmax(-1), values)
+    if variant.softcap is not None:
+        scores = variant.softcap * torch.tanh(scores / variant.softcap)
+    positions = torch.arange(len(k) - len(q), len(k))[:, None]
+    seen = torch.arange(len(k)) <= positions
+    if variant.window is not None:
+        seen &= torch.arange(len(k)) > positions - variant.window
+    scores = scores.masked_fill(~seen, -torch.inf)
+    if variant.sinks is not None:
+        sinks = variant.sinks.double().cpu().view(num_heads, 1, 1).expand(-1, len(q), 1)
+        scores = torch.cat((scores, sinks), -1)
+    return torch.einsum("hqc,chd->qhd", scores.softmax(-1)[..., : len(k)], values)

@@ -5,6 +5,7 @@ import torch
 from kernel_checks import assert_close, poisoned
 from paged_batch import Shape, dense_attention, make_paged_batch
 
+from kernels.attention_variant import AttentionVariant
 from kernels.paged_attention import (
     AttentionMetadata,
     paged_attention,
@@ -67,6 +68,62 @@ def test_reference_matches_dense_attention(
     with poisoned():
         out = paged_attention_reference(batch.q, batch.k_cache, batch.v_cache, batch.metadata, batch.scale)
     assert out.is_contiguous()
+    assert_close(out, batch.expected)
+
+
+def make_variant(name: str, num_heads: int, device: torch.device) -> AttentionVariant:
+    sinks = torch.linspace(-2.0, 3.0, num_heads, device=device)
+    return {
+        "window": AttentionVariant(window=20),
+        "window of one": AttentionVariant(window=1),
+        "softcap": AttentionVariant(softcap=1.5),
+        "sinks": AttentionVariant(sinks=sinks),
+        "all": AttentionVariant(window=100, softcap=2.0, sinks=sinks),
+    }[name]
+
+
+VARIANTS = ["window", "window of one", "softcap", "sinks", "all"]
+VARIANT_BATCH = [(1, 700), (1, 7), (1, 129), (7, 7), (20, 90), (70, 130), (33, 33)]
+
+
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[4]], ids=shape_id)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_match_dense_attention(device: torch.device, name: str, shape: Shape) -> None:
+    variant = make_variant(name, shape.num_heads, device)
+    batch = make_paged_batch(shape, VARIANT_BATCH, torch.float32, device, variant=variant)
+    with poisoned():
+        out = paged_attention_triton(
+            batch.q, batch.k_cache, batch.v_cache, batch.metadata, batch.scale, variant
+        )
+    assert_close(out, batch.expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_variants_match_dense_attention_on_a_gpu(name: str, head_dim: int, dtype: torch.dtype) -> None:
+    device = torch.device("cuda")
+    shape = Shape(num_heads=8, num_kv_heads=2, head_dim=head_dim, block_size=64)
+    variant = make_variant(name, shape.num_heads, device)
+    batch = make_paged_batch(shape, [*VARIANT_BATCH, (2100, 2150)], dtype, device, variant=variant)
+    with poisoned():
+        out = paged_attention_triton(
+            batch.q, batch.k_cache, batch.v_cache, batch.metadata, batch.scale, variant
+        )
+    assert_close(out, batch.expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[4]], ids=shape_id)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_reference_of_variants_matches_dense_attention(name: str, shape: Shape, dtype: torch.dtype) -> None:
+    device = torch.device("cpu")
+    variant = make_variant(name, shape.num_heads, device)
+    batch = make_paged_batch(shape, VARIANT_BATCH, dtype, device, variant=variant)
+    with poisoned():
+        out = paged_attention(batch.q, batch.k_cache, batch.v_cache, batch.metadata, batch.scale, variant)
     assert_close(out, batch.expected)
 
 
