@@ -56,6 +56,13 @@ MODEL = Group(
             metavar="FILE",
         ),
         Flag(
+            name="trust-request-chat-template",
+            field="trust_request_chat_template",
+            help="Lets a chat bring its own template: a program, which may take as long as it likes.",
+            switch=True,
+            default="off",
+        ),
+        Flag(
             name="revision",
             field="revision",
             help="Revision of a Hugging Face id.",

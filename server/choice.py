@@ -13,8 +13,8 @@ from server.fields import invalid
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from server.generation_request import GenerationRequest
     from server.tokenizer import Tokenizer
-    from server.validation import GenerationRequest
 
 LEAST_LOGPROB = -9999.0
 _FINISH_REASONS = {
@@ -38,6 +38,7 @@ class Choice:
         self._tokenizer = tokenizer
         self._returns_token_ids = request.returns_token_ids
         self._includes_stop = request.include_stop_text
+        self._min_delta_tokens = request.min_delta_tokens
         self._detokenizer = Detokenizer(
             tokenizer, prompt_token_ids, request.stop, request.include_stop_text, request.skip_special_tokens
         )
@@ -74,7 +75,9 @@ class Choice:
             self._gather(text, token_ids[:num_tokens], output.logprobs[:num_tokens])
 
     def pop_delta(self) -> inference_pb2.ChoiceDelta | None:
-        """Return what was gathered since the last call, if anything."""
+        """Return what was gathered since the last call, if it is enough for a delta or the last one."""
+        if self.end is None and self._delta is not None and self._delta.num_tokens < self._min_delta_tokens:
+            return None
         delta, self._delta = self._delta, None
         return delta
 

@@ -24,6 +24,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A local folder or .gguf file to take tokenizer and template from. None is the model."""
     chat_template: Path | None = None
     """A Jinja file that replaces the model's chat template."""
+    trust_request_chat_template: bool = False
+    """Whether a chat may bring its own template, which is a program that runs here."""
     revision: str | None = None
     """Revision of a Hugging Face model id."""
     cache_dir: Path | None = None

@@ -28,6 +28,8 @@ class Conversation:
     arguments: dict[str, Any]
     add_generation_prompt: bool
     continue_final_message: bool
+    template: str = ""
+    """The chat's own template; empty: the model's."""
 
     def render(self, template: ChatTemplate | None) -> str:
         """Return the prompt.
@@ -73,6 +75,7 @@ def parse_chat(fields: Fields, path: str, chat: chat_pb2.Chat) -> Conversation:
         ),
         add_generation_prompt=add_generation_prompt,
         continue_final_message=continues,
+        template=chat.template,
     )
 
 

@@ -10,6 +10,8 @@ from server.errors import InvalidRequestError, Violation
 if TYPE_CHECKING:
     from collections.abc import Sequence, Sized
 
+    from google.protobuf.message import Message
+
 _MAX_VIOLATIONS = 16
 _MAX_VALUE_CHARACTERS = 64
 
@@ -61,6 +63,13 @@ class Fields:
         """Raise InvalidRequestError if any field was refused."""
         if self._violations:
             raise InvalidRequestError(self._violations)
+
+
+def is_given(message: Message, path: str) -> bool:
+    """Whether the field at `path` is present, or not empty where it is repeated."""
+    name, _, rest = path.partition(".")
+    given = {field.name: value for field, value in message.ListFields()}
+    return name in given and (not rest or is_given(given[name], rest))
 
 
 def shown(text: str) -> str:

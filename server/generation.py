@@ -16,6 +16,7 @@ from google.protobuf import duration_pb2
 
 from engine.messages import EngineRequest, SamplingParams
 from pagewire.v1 import inference_pb2
+from server.beam_search import BeamSearch
 from server.choice import Choice, token_logprob
 from server.errors import QueueTimeoutError, SlowReaderError
 from server.prompts import text_of
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 
     from engine.messages import RequestOutput
     from server.engine import Engine
+    from server.generation_request import GenerationRequest
     from server.prompts import EncodedPrompt
     from server.served_model import ServedModel
-    from server.validation import GenerationRequest
 
 # Tokens and alternatives that may gather for one reader: about 2 MiB.
 MAX_GATHERED = 65_536
@@ -60,6 +61,7 @@ class Generation:
         self._choices = [
             Choice(index, request, model.tokenizer, prompt.token_ids) for index in range(request.num_choices)
         ]
+        self._pumps: list[asyncio.Task[None]] = []
         self._gathered = 0
         self._changed = asyncio.Event()
         self._error: BaseException | None = None
@@ -71,11 +73,8 @@ class Generation:
             ServiceError: the request failed.
             EngineUnavailableError: the engine was lost.
         """
-        pumps: list[asyncio.Task[None]] = []
         try:
-            for choice in self._choices:
-                pumps.append(asyncio.create_task(self._pump(choice, self._submit(choice))))
-                pumps[-1].add_done_callback(self._on_pump_done)
+            self._start()
             await self._until_admitted()
             yield inference_pb2.StreamGenerateResponse(started=self._started())
             while True:
@@ -89,47 +88,73 @@ class Generation:
             yield inference_pb2.StreamGenerateResponse(finished=self._finished())
         finally:
             self.abort()
-            for pump in pumps:
+            for pump in self._pumps:
                 pump.cancel()
 
     def abort(self) -> None:
         """Free what the request holds in the engine. May be called at any time, more than once."""
+        if self._is_search:
+            for pump in self._pumps:
+                pump.cancel()
+            return
         for choice in self._choices:
             if choice.end is None:
                 self._engine.abort(self._sequence_id(choice))
 
+    def _start(self) -> None:
+        for work in [self._search()] if self._is_search else map(self._pump, self._choices):
+            self._pumps.append(asyncio.create_task(work))
+            self._pumps[-1].add_done_callback(self._on_pump_done)
+
+    @property
+    def _is_search(self) -> bool:
+        return self._request.length_penalty is not None
+
     def _sequence_id(self, choice: Choice) -> str:
         return f"{self._request_id}#{self._serial}.{choice.index}"
 
-    def _submit(self, choice: Choice) -> AsyncGenerator[RequestOutput, None]:
+    def _engine_request(self, choice: Choice) -> EngineRequest:
         request = self._request
-        sampling = request.for_choice(self._sampling, choice.index)
-        return self._engine.submit(
-            EngineRequest(
-                request_id=self._sequence_id(choice),
-                prompt_token_ids=self._prompt.token_ids,
-                sampling=sampling,
-                priority=request.priority,
-                cache_salt=request.cache_salt,
-                bypass_prefix_cache=request.bypass_prefix_cache,
-            )
+        return EngineRequest(
+            request_id=self._sequence_id(choice),
+            prompt_token_ids=self._prompt.token_ids,
+            sampling=request.for_choice(self._sampling, choice.index),
+            priority=request.priority,
+            cache_salt=request.cache_salt,
+            bypass_prefix_cache=request.bypass_prefix_cache,
         )
 
-    async def _pump(self, choice: Choice, outputs: AsyncGenerator[RequestOutput, None]) -> None:
+    async def _pump(self, choice: Choice) -> None:
         """Move a sequence's outputs into its choice. Ending early, by a stop text, aborts the sequence."""
-        async with contextlib.aclosing(outputs):
+        async with contextlib.aclosing(self._engine.submit(self._engine_request(choice))) as outputs:
             async for output in outputs:
                 choice.take(output)
                 self._note(output)
                 if choice.end is not None:
                     break
 
-    def _note(self, output: RequestOutput) -> None:
+    async def _search(self) -> None:
+        """Move what a beam search finds into the choices. It comes at once, when the search has ended."""
+        request = self._request
+        assert request.length_penalty is not None
+        first = self._engine_request(self._choices[0])
+        vocab_size = self._model.info.vocab_size
+        search = BeamSearch(self._engine, first, request.num_choices, request.length_penalty, vocab_size)
+        async with contextlib.aclosing(search.outputs()) as outputs:
+            async for index, output in outputs:
+                self._choices[index].take(output)
+                self._note_time(output)
+                self._changed.set()
+
+    def _note_time(self, output: RequestOutput) -> None:
         now_s = time.monotonic()
         if self._first_step_s is None:
             self._first_step_s = now_s
         if self._first_token_s is None and output.token_ids:
             self._first_token_s = now_s
+
+    def _note(self, output: RequestOutput) -> None:
+        self._note_time(output)
         self._gathered += len(output.token_ids) + sum(len(one.top) for one in output.logprobs)
         if self._gathered > MAX_GATHERED:
             raise SlowReaderError("the stream is read too slowly for the output that it asks for")

@@ -53,6 +53,7 @@ async def load(config: ServerConfig, path: Path, engine: EngineProcess) -> Serve
         tokenizer=tokenizer,
         defaults=defaults,
         info=info,
+        trusts_chat_templates=config.trust_request_chat_template,
     )
 
 

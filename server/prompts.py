@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from server.chat.template import ChatTemplateError
 from server.errors import ContextLengthError, Violation
 from server.fields import invalid
 from server.tokenizer import InvalidTextError
 
 if TYPE_CHECKING:
+    from server.chat.template import ChatTemplate
     from server.conversations import Conversation
     from server.served_model import ServedModel
 
@@ -51,7 +53,7 @@ def encode(prompt: Prompt, model: ServedModel) -> EncodedPrompt:
     if prompt.token_ids is not None:
         return EncodedPrompt(prompt.token_ids, None)
     if prompt.conversation is not None:
-        text = prompt.conversation.render(model.tokenizer.chat_template)
+        text = prompt.conversation.render(_template_of(prompt.conversation, model))
     else:
         assert prompt.text is not None
         text = prompt.text
@@ -59,6 +61,19 @@ def encode(prompt: Prompt, model: ServedModel) -> EncodedPrompt:
         return EncodedPrompt(model.tokenizer.encode(text, prompt.add_special_tokens), text)
     except InvalidTextError as error:
         raise invalid(prompt.path, str(error)) from error
+
+
+def _template_of(conversation: Conversation, model: ServedModel) -> ChatTemplate | None:
+    """The chat's own template if it brings one, else the model's."""
+    if not conversation.template:
+        return model.tokenizer.chat_template
+    path = f"{conversation.path}.template"
+    if not model.trusts_chat_templates:
+        raise invalid(path, "templates of requests are refused; --trust-request-chat-template allows them")
+    try:
+        return model.tokenizer.make_template(conversation.template)
+    except ChatTemplateError as error:
+        raise invalid(path, str(error)) from error
 
 
 def fit(

@@ -27,6 +27,8 @@ class ServedModel:
     tokenizer: Tokenizer
     defaults: GenerationDefaults
     info: EngineInfo
+    trusts_chat_templates: bool = False
+    """Whether a chat may bring its own template."""
 
     @property
     def name(self) -> str:

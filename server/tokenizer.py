@@ -36,6 +36,7 @@ class Tokenizer:
         self._added = source.backend.get_added_tokens_decoder()
         self._token_bytes = TokenBytes(source.backend)
         self.eos_token_ids = source.eos_token_ids
+        self._special_tokens = source.special_tokens
         bos_token = source.special_tokens.get("bos_token")
         self.bos_token_id = None if bos_token is None else source.backend.token_to_id(bos_token)
         self.chat_template = _make_template(source)
@@ -92,6 +93,14 @@ class Tokenizer:
                 f"a lone surrogate at character {error.start} is not valid text"
             ) from error
         return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def make_template(self, source: str) -> ChatTemplate:
+        """Return a chat template that knows this tokenizer's special tokens.
+
+        Raises:
+            ChatTemplateError: the source is not valid Jinja.
+        """
+        return ChatTemplate(source, self._special_tokens)
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool) -> str:
         """Return the text of a whole sequence. Ids that the tokenizer does not know have no text."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fakes import END_ID, INFO, make_tokenizer
@@ -14,7 +14,10 @@ from pagewire.v1 import chat_pb2, inference_pb2
 from server.errors import InvalidRequestError, NotFoundError
 from server.generation_defaults import GenerationDefaults
 from server.served_model import ServedModel
-from server.validation import GenerationRequest, validate
+from server.validation import validate
+
+if TYPE_CHECKING:
+    from server.generation_request import GenerationRequest
 
 VOCAB = INFO.vocab_size
 CONTEXT = INFO.max_model_len
@@ -32,10 +35,12 @@ NUMBERS: list[tuple[str, list[float], list[float]]] = [
     ("sampling.frequency_penalty", [-2, 0, 2], [-2.1, 2.1, NAN, INF, -INF]),
     ("sampling.seed", [-INT64 - 1, -1, 0, 1, INT64], []),
     ("sampling.n", [1, 128], [0, 129, UINT32]),
-    ("stopping.max_tokens", [1, CONTEXT, UINT32], [0]),
+    ("sampling.beam_search.length_penalty", [-10, 0, 1, 10], [-11, 11, NAN, INF]),
+    ("stopping.max_tokens", [1, CONTEXT], [0, CONTEXT + 1, UINT32]),
     ("stopping.min_tokens", [0, CONTEXT], [CONTEXT + 1, UINT32]),
     ("output.logprobs", [0, 20], [21, UINT32]),
     ("output.prompt_logprobs", [0, 20], [21, UINT32]),
+    ("output.min_delta_tokens", [1, UINT32], [0]),
     ("truncate_prompt_tokens", [-1, 1, CONTEXT], [-2, 0, CONTEXT + 1, INT32, -INT32]),
     ("truncation_side", [0, 1, 2], [3, -1, INT32]),
     ("scheduling.priority", [-INT32 - 1, 0, INT32], []),
@@ -96,7 +101,7 @@ def test_numbers_beyond_their_bounds_are_refused_by_their_path(path: str, value:
 def test_every_number_of_the_contract_is_in_the_table() -> None:
     covered = {path.removesuffix(".seconds") for path, _, _ in NUMBERS}
     # Elsewhere in this file, or refused as a whole.
-    covered |= {"sampling.allowed_token_ids", "stopping.stop_token_ids"}
+    covered |= {"sampling.allowed_token_ids", "stopping.stop_token_ids", "output.logprob_token_ids"}
     spec = inference_pb2.GenerationSpec.DESCRIPTOR
     for name in ("sampling", "stopping", "output", "scheduling"):
         message = spec.fields_by_name[name].message_type
@@ -117,7 +122,6 @@ def test_every_number_of_the_contract_is_in_the_table() -> None:
         ("reasoning", {"reasoning": {}}),
         ("sampling.allowed_token_ids", {"sampling": {"allowed_token_ids": [1]}}),
         ("sampling.bad_words", {"sampling": {"bad_words": ["x"]}}),
-        ("sampling.beam_search", {"sampling": {"beam_search": {}}}),
     ],
 )
 def test_fields_that_are_not_implemented_are_refused(path: str, fields: dict[str, Any]) -> None:
@@ -141,7 +145,13 @@ def test_fields_that_are_not_implemented_are_refused(path: str, fields: dict[str
         ("sampling.logit_bias", {"text": "a", "sampling": {"logit_bias": {VOCAB: 1}}}),
         ("sampling.logit_bias[7]", {"text": "a", "sampling": {"logit_bias": {7: "NaN"}}}),
         ("sampling.n", {"text": "a", "sampling": {"n": 2, "temperature": 0}}),
+        ("sampling.n", {"text": "a", "sampling": {"n": 129, "beam_search": {}}}),
+        ("sampling.presence_penalty", {"text": "a", "sampling": {"presence_penalty": 1, "beam_search": {}}}),
+        ("sampling.logit_bias", {"text": "a", "sampling": {"logit_bias": {1: 1}, "beam_search": {}}}),
+        ("stopping.stop", {"text": "a", "stopping": {"stop": ["x"]}, "sampling": {"beam_search": {}}}),
         ("cache.salt", {"text": "a", "cache": {"salt": "s" * 129}}),
+        ("cache.salt", {"text": "a", "cache": {"salt": "a@b"}}),
+        ("cache.salt", {"text": "a", "cache": {"salt": "a\0b"}}),
         ("chat.messages", {"chat": {}}),
         ("chat.messages[0].role", {"chat": {"messages": [{"text": "a"}]}}),
         ("chat.messages[0]", {"chat": {"messages": [{"role": "user"}]}}),
@@ -193,7 +203,7 @@ def test_sizes_at_their_limits_are_taken() -> None:
 def test_all_refused_fields_are_reported_together() -> None:
     spec = inference_pb2.GenerationSpec(text="a")
     spec.sampling.temperature, spec.sampling.top_p, spec.output.logprobs = 3, 2, 99
-    assert refused(spec) == ["spec.output.logprobs", "spec.sampling.temperature", "spec.sampling.top_p"]
+    assert refused(spec) == ["spec.sampling.temperature", "spec.sampling.top_p", "spec.output.logprobs"]
 
 
 def test_an_adapter_is_not_found() -> None:
@@ -211,6 +221,22 @@ def test_defaults_are_the_models_own_and_then_the_contracts() -> None:
     assert request.sampling.max_tokens == 9
     spec.sampling.temperature = 0
     assert check(spec, defaults).sampling.temperature == 0
+
+
+def test_beams_take_what_asks_for_nothing_and_more_than_one_greedy_choice() -> None:
+    spec = inference_pb2.GenerationSpec(text="a")
+    spec.sampling.beam_search.SetInParent()
+    spec.sampling.n, spec.sampling.temperature, spec.sampling.top_p = 4, 0, 0.5
+    spec.sampling.presence_penalty, spec.sampling.repetition_penalty = 0, 1
+    assert check(spec).length_penalty == 1
+    assert check(inference_pb2.GenerationSpec(text="a")).length_penalty is None
+
+
+def test_all_unknown_ids_of_a_bias_are_listed() -> None:
+    spec = inference_pb2.GenerationSpec(text="a")
+    spec.sampling.logit_bias.update({1: 1.0, VOCAB + 1: 1.0, VOCAB: 1.0})
+    with pytest.raises(InvalidRequestError, match=f"not token ids: {VOCAB}, {VOCAB + 1}; expected less"):
+        check(spec)
 
 
 def test_lengths_are_cut_to_what_the_context_leaves() -> None:

@@ -1,0 +1,180 @@
+"""Beam search: the most likely continuations of a prompt, found over the engine's own sequences.
+
+Each step asks the engine for one token of every beam, with the most likely candidates beside it; the prefix
+cache holds what the beams have in common. Beams that an ending token closes compete with the open ones by
+their score: the sum of their log probabilities over their length to the power of the length penalty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine.messages import FinishReason, RequestOutput, SamplingParams, TokenLogprobs
+from server.mailbox import merge
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator, Sequence
+
+    from engine.messages import EngineRequest
+    from server.engine import Engine
+
+
+LEAST_LOGPROB = -9999.0
+"""Stands for the logarithm of 0, so that scores stay numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beam:
+    """One continuation."""
+
+    tokens: tuple[TokenLogprobs, ...] = ()
+    logprob: float = 0.0
+    """Of all its tokens together."""
+    ended_by: int | None = None
+    """The token that ended it; None while it is open."""
+
+    def score(self, length_penalty: float) -> float:
+        """What beams are ranked by. An ending token counts in the probability and not in the length."""
+        length = len(self.tokens) - (self.ended_by is not None)
+        return self.logprob / math.pow(max(length, 1), length_penalty)
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The generated tokens."""
+        return [token.token_id for token in self.tokens]
+
+
+class BeamSearch:
+    """Searches for the `width` most likely continuations."""
+
+    def __init__(
+        self, engine: Engine, request: EngineRequest, width: int, length_penalty: float, vocab_size: int
+    ) -> None:
+        """Prepare a search.
+
+        Args:
+            engine: runs the steps.
+            request: the prompt, and when beams end. Its sampling values are those of one beam.
+            width: number of beams that are followed, and of continuations that are found.
+            length_penalty: exponent of the length in a score.
+            vocab_size: of the model.
+        """
+        self._engine = engine
+        self._request = request
+        self._sampling = request.sampling
+        self._width = width
+        self._length_penalty = length_penalty
+        self._ending = frozenset((*request.sampling.eos_token_ids, *request.sampling.stop_token_ids))
+        # Enough that `width` candidates stay open whatever may end a beam.
+        self._num_candidates = min(width + max(width, len(self._ending)), vocab_size)
+
+    async def outputs(self) -> AsyncGenerator[tuple[int, RequestOutput], None]:
+        """Yield outputs by the index of their choice: the prompt's for choice 0, then each found beam whole.
+
+        A sequence that fails ends the search; its output is the last one.
+
+        Raises:
+            EngineUnavailableError: the engine was lost.
+        """
+        beams = [Beam()]
+        closed: list[Beam] = []
+        for _ in range(self._sampling.max_tokens):
+            outputs = await self._step(beams)
+            failed = next((one for one in outputs if one.finish_reason is not FinishReason.LENGTH), None)
+            if failed is not None:
+                yield 0, failed
+                return
+            if not beams[0].tokens:
+                yield 0, _prompt_output(outputs[0])
+            beams, ended = self._grow(beams, outputs)
+            closed = self._best([*closed, *ended])
+            if self._is_settled(beams, closed):
+                break
+        found = self._best([*closed, *beams])
+        assert len(found) == self._width, len(found)
+        for index, beam in enumerate(found):
+            yield index, self._output_of(beam)
+
+    def _best(self, beams: Sequence[Beam]) -> list[Beam]:
+        return sorted(beams, key=lambda beam: beam.score(self._length_penalty), reverse=True)[: self._width]
+
+    def _is_settled(self, open_beams: Sequence[Beam], closed: Sequence[Beam]) -> bool:
+        """Whether no open beam can still become one of the best: probabilities only fall from here on."""
+        if len(closed) < self._width:
+            return False
+        length = self._sampling.max_tokens if self._length_penalty > 0 else len(open_beams[0].tokens)
+        hope = max(beam.logprob for beam in open_beams) / math.pow(length, self._length_penalty)
+        return hope <= closed[-1].score(self._length_penalty)
+
+    def _grow(self, beams: Sequence[Beam], outputs: Sequence[RequestOutput]) -> tuple[list[Beam], list[Beam]]:
+        """Extend beams by their candidates. Return the best open ones, and those that have ended."""
+        grown = [
+            candidate
+            for beam, output in zip(beams, outputs, strict=True)
+            for candidate in self._candidates(beam, output.logprobs[0])
+        ]
+        ended = [beam for beam in grown if beam.ended_by is not None]
+        return self._best([beam for beam in grown if beam.ended_by is None]), self._best(ended)
+
+    def _candidates(self, beam: Beam, logprobs: TokenLogprobs) -> Iterator[Beam]:
+        may_end = len(beam.tokens) >= self._sampling.min_tokens
+        num_top = self._sampling.num_logprobs or 0
+        for rank, (token_id, logprob) in enumerate(logprobs.top, start=1):
+            ends = token_id in self._ending
+            if may_end or not ends:
+                token = TokenLogprobs(token_id, logprob, rank, logprobs.top[:num_top])
+                total = beam.logprob + max(logprob, LEAST_LOGPROB)
+                yield Beam((*beam.tokens, token), total, token_id if ends else None)
+
+    async def _step(self, beams: Sequence[Beam]) -> list[RequestOutput]:
+        """Generate one token of each beam."""
+        tasks = [asyncio.create_task(self._run(self._request_of(beam, i))) for i, beam in enumerate(beams)]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _run(self, request: EngineRequest) -> RequestOutput:
+        async with contextlib.aclosing(self._engine.submit(request)) as outputs:
+            return functools.reduce(merge, [output async for output in outputs])
+
+    def _request_of(self, beam: Beam, index: int) -> EngineRequest:
+        request = self._request
+        return msgspec.structs.replace(
+            request,
+            request_id=f"{request.request_id}.{len(beam.tokens)}.{index}",
+            prompt_token_ids=[*request.prompt_token_ids, *beam.token_ids],
+            sampling=SamplingParams(
+                max_tokens=1,
+                temperature=0.0,
+                num_logprobs=self._num_candidates,
+                num_prompt_logprobs=None if beam.tokens else self._sampling.num_prompt_logprobs,
+            ),
+        )
+
+    def _output_of(self, beam: Beam) -> RequestOutput:
+        is_eos = beam.ended_by in self._sampling.eos_token_ids
+        return RequestOutput(
+            request_id=self._request.request_id,
+            token_ids=beam.token_ids,
+            logprobs=list(beam.tokens) if self._sampling.num_logprobs is not None else [],
+            finish_reason=FinishReason.LENGTH if beam.ended_by is None else FinishReason.STOP,
+            stop_token_id=None if is_eos else beam.ended_by,
+        )
+
+
+def _prompt_output(output: RequestOutput) -> RequestOutput:
+    """What the prompt's own step says of the prompt."""
+    return RequestOutput(
+        output.request_id,
+        num_cached_tokens=output.num_cached_tokens,
+        prompt_logprobs=output.prompt_logprobs,
+    )

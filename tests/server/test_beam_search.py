@@ -1,0 +1,146 @@
+"""Beam search against an engine whose model is a table, and against a search without beams."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+from fakes import INFO
+
+from engine.messages import EngineRequest, FinishReason, RequestOutput, SamplingParams, TokenLogprobs
+from server.beam_search import BeamSearch
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+VOCAB = 6
+END, STOP = 5, 4
+PROMPT = [1, 2]
+
+
+def distribution(token_ids: list[int]) -> list[float]:
+    """Log probabilities of the next token: any function of the whole text will do."""
+    seed = 0
+    for token_id in token_ids:
+        seed = (seed * 31 + token_id + 7) % 1009
+    logits = [math.sin(seed * (token_id + 1)) * 2 for token_id in range(VOCAB)]
+    total = math.log(sum(map(math.exp, logits)))
+    return [logit - total for logit in logits]
+
+
+class TableEngine:
+    """Generates one token of a sequence from `distribution`."""
+
+    info = INFO
+
+    def __init__(self, fails_after: int = 10_000) -> None:
+        self.requests: list[EngineRequest] = []
+        self._fails_after = fails_after
+
+    async def submit(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]:
+        self.requests.append(request)
+        logprobs = distribution(request.prompt_token_ids)
+        best = sorted(range(VOCAB), key=lambda token_id: -logprobs[token_id])
+        top = [(token_id, logprobs[token_id]) for token_id in best[: request.sampling.num_logprobs]]
+        yield RequestOutput(request.request_id, num_cached_tokens=3)
+        failed = len(self.requests) > self._fails_after
+        yield RequestOutput(
+            request.request_id,
+            token_ids=[best[0]],
+            logprobs=[TokenLogprobs(best[0], logprobs[best[0]], 1, top)],
+            finish_reason=FinishReason.FAILED if failed else FinishReason.LENGTH,
+            error="numerical_error" if failed else None,
+        )
+
+
+async def search(
+    engine: TableEngine, width: int, sampling: SamplingParams, length_penalty: float = 1.0
+) -> list[tuple[int, RequestOutput]]:
+    request = EngineRequest("r", PROMPT, sampling, priority=3, cache_salt="s")
+    beams = BeamSearch(engine, request, width, length_penalty, VOCAB)  # type: ignore[arg-type] # in part
+    return [output async for output in beams.outputs()]
+
+
+def params(max_tokens: int, min_tokens: int = 0, num_logprobs: int | None = None) -> SamplingParams:
+    return SamplingParams(
+        max_tokens=max_tokens,
+        min_tokens=min_tokens,
+        eos_token_ids=(END,),
+        stop_token_ids=(STOP,),
+        num_logprobs=num_logprobs,
+    )
+
+
+def all_continuations(max_tokens: int, min_tokens: int, length_penalty: float) -> list[tuple[int, ...]]:
+    """Every continuation there is, best first."""
+    scored = []
+    for length in range(1, max_tokens + 1):
+        for tokens in itertools.product(range(VOCAB), repeat=length):
+            ends = tokens[-1] in (END, STOP)
+            if any(token in (END, STOP) for token in tokens[:-1]) or (length < max_tokens and not ends):
+                continue
+            if ends and length - 1 < min_tokens:
+                continue
+            total = sum(distribution([*PROMPT, *tokens[:i]])[tokens[i]] for i in range(length))
+            scored.append((total / max(length - ends, 1) ** length_penalty, tokens))
+    return [tokens for _, tokens in sorted(scored, reverse=True)]
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.5, -1.0])
+@pytest.mark.parametrize("min_tokens", [0, 2])
+async def test_a_search_as_wide_as_the_tree_finds_the_best_of_all(
+    min_tokens: int, length_penalty: float
+) -> None:
+    width = 64  # 4 tokens that go on, to the power of 3
+    outputs = await search(TableEngine(), width, params(4, min_tokens), length_penalty)
+    found = [tuple(output.token_ids) for _, output in outputs[1:]]
+    assert found == all_continuations(4, min_tokens, length_penalty)[:width]
+
+
+async def test_a_width_of_one_is_greedy() -> None:
+    (_, prompt), (_, found) = await search(TableEngine(), 1, params(5, min_tokens=5))
+    tokens: list[int] = []
+    for _ in range(5):
+        logprobs = distribution([*PROMPT, *tokens])
+        tokens.append(max(range(4), key=lambda token_id: logprobs[token_id]))
+    assert found.token_ids == tokens
+    assert (prompt.num_cached_tokens, prompt.finish_reason) == (3, None)
+    assert (found.finish_reason, found.stop_token_id, found.logprobs) == (FinishReason.LENGTH, None, [])
+
+
+async def test_ends_and_log_probabilities_are_reported() -> None:
+    outputs = [output for _, output in (await search(TableEngine(), 8, params(4, num_logprobs=2)))[1:]]
+    ends = {END: (FinishReason.STOP, None), STOP: (FinishReason.STOP, STOP)}
+    for output in outputs:
+        expected = ends.get(output.token_ids[-1], (FinishReason.LENGTH, None))
+        assert (output.finish_reason, output.stop_token_id) == expected
+        assert [one.token_id for one in output.logprobs] == output.token_ids
+        for index, one in enumerate(output.logprobs):
+            logprobs = distribution([*PROMPT, *output.token_ids[:index]])
+            assert one.logprob == logprobs[one.token_id]
+            assert one.rank == 1 + sum(other > one.logprob for other in logprobs)
+            assert len(one.top) == 2
+    assert {output.finish_reason for output in outputs} == {FinishReason.STOP, FinishReason.LENGTH}
+
+
+async def test_steps_carry_what_the_request_asks_of_the_engine() -> None:
+    engine = TableEngine()
+    await search(engine, 3, params(3))
+    assert {(one.priority, one.cache_salt) for one in engine.requests} == {(3, "s")}
+    assert len({one.request_id for one in engine.requests}) == len(engine.requests) == 1 + 3 + 3
+    assert all(one.sampling.max_tokens == 1 for one in engine.requests)
+
+
+async def test_a_search_ends_when_nothing_can_become_better() -> None:
+    engine = TableEngine()
+    outputs = await search(engine, 2, params(500), length_penalty=0.0)
+    assert len(engine.requests) < 100
+    assert [tuple(output.token_ids) for _, output in outputs[1:]] == all_continuations(5, 0, 0.0)[:2]
+
+
+async def test_a_failed_sequence_ends_the_search() -> None:
+    outputs = await search(TableEngine(fails_after=2), 3, params(5))
+    assert outputs[-1][1].error == "numerical_error"
+    assert len(outputs) == 2
