@@ -25,6 +25,7 @@ from kernels.paged_attention import AttentionMetadata, paged_attention
 from kernels.rms_norm import rms_norm
 from kernels.rotary import rotary
 from kernels.silu_mul import silu_mul
+from kernels.token_bitmask import token_bitmask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,7 @@ Figures = dict[str, float]
 DEVICE = torch.device("cuda")
 DTYPE = torch.bfloat16
 NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, HIDDEN, INTERMEDIATE = 32, 8, 128, 4096, 14336  # an 8B model
+VOCAB = 151936
 TOKEN_COUNTS = (1, 32, 1024, 8192)
 DECODES = ((1, 1024), (1, 32768), (8, 4096), (32, 4096), (128, 1024))  # sequences, context
 PREFILLS = ((1, 512, 512), (1, 8192, 8192), (8, 1024, 1024), (4, 512, 8192))  # sequences, query, context
@@ -100,6 +102,16 @@ def measure_small_kernels(num_tokens: int, copy: float) -> None:
     )
 
 
+def measure_token_bitmask(num_seqs: int, copy: float) -> None:
+    """Masks that forbid every token, which writes the most."""
+    logits = torch.zeros(num_seqs, VOCAB, device=DEVICE)
+    masks = torch.zeros(num_seqs, VOCAB // 32, dtype=torch.int32, device=DEVICE)
+    rows = torch.arange(num_seqs, device=DEVICE)
+    num_bytes = logits.nbytes + masks.nbytes
+    call = functools.partial(token_bitmask, logits, rows, masks)
+    measure_bytes("token_bitmask", f"{num_seqs} x {VOCAB}", num_bytes, copy, call)
+
+
 def make_metadata(num_seqs: int, query: int, context: int, block_size: int) -> AttentionMetadata:
     blocks_each = -(-context // block_size)
     blocks = torch.randperm(num_seqs * blocks_each, dtype=torch.int32, device=DEVICE)
@@ -162,6 +174,8 @@ def main() -> None:
     print(json.dumps(machine), flush=True)
     for num_tokens in TOKEN_COUNTS:
         measure_small_kernels(num_tokens, copy)
+    for num_seqs in (1, 32, 256):
+        measure_token_bitmask(num_seqs, copy)
     for block_size in (16, 64):
         for num_seqs, context in DECODES:
             measure_decode(num_seqs, context, block_size, copy)

@@ -47,6 +47,15 @@ class VectorLaunch:
     num_warps: int
 
 
+@dataclass(frozen=True, slots=True)
+class BlockLaunch:
+    """One way to go over a row in blocks."""
+
+    block: int
+    """Elements of a program."""
+    num_warps: int
+
+
 # Keys are (architecture, bytes of an element, head_dim padded to a power of two, at least 64).
 _PREFILL = {
     # for short queries, for long ones
@@ -77,6 +86,8 @@ _DECODE_MAX_SPLITS = 64
 _DECODE_PROGRAMS_PER_MULTIPROCESSOR = 2
 
 _VECTOR = VectorLaunch(block_n=2, block_k=1024, num_warps=4)
+
+_BITMASK = BlockLaunch(block=2048, num_warps=4)
 
 
 def row_launch(num_columns: int) -> Launch:
@@ -116,6 +127,11 @@ def decode_splits(num_multiprocessors: int, num_groups: int, max_context_len: in
 def vector_launch(num_rows: int, num_columns: int) -> VectorLaunch | None:
     """For one row times a weight [num_rows, num_columns]; None where it is left to a matrix product."""
     return None if num_columns % _VECTOR.block_k else _VECTOR
+
+
+def bitmask_launch() -> BlockLaunch:
+    """For masks over a vocabulary."""
+    return _BITMASK
 
 
 def _key(arch: str, head_dim: int, element_size: int) -> tuple[str, int, int]:

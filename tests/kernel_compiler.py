@@ -31,6 +31,7 @@ from kernels.rotary_write import rotary_write_kernel
 from kernels.sample import choose_token_kernel, reduce_tiles_kernel
 from kernels.silu_mul import silu_mul_kernel
 from kernels.token_bitmask import token_bitmask_kernel
+from kernels.token_bitmask import token_bitmask_kernel
 from kernels.vector_linear import vector_linear_kernel
 
 TARGET = GPUTarget("cuda", 90, 32)
@@ -43,6 +44,7 @@ TYPES = {
     "token_table_ptr": "*i32",
     "token_ids_ptr": "*i32",
     "places_ptr": "*i32",
+    "masks_ptr": "*i32",
     "masks_ptr": "*i32",
     "rows_ptr": "*i64",
     "num_tokens_ptr": "*i64",
@@ -159,6 +161,7 @@ def compile_others() -> dict[str, Report]:
         "rotary_write": compile_kernel(rotary_write_kernel, turned, 4),
         "inputs of decodes": compile_kernel(decode_inputs_kernel, {"BLOCK_SIZE": 64, "BLOCK": 256}, 2),
         "reduce_tiles": compile_kernel(reduce_tiles_kernel, tiles, 8),
+        "token_bitmask": compile_kernel(token_bitmask_kernel, {"VOCAB": 151936, "BLOCK": 2048}, 4),
         "token_bitmask": compile_kernel(token_bitmask_kernel, {"VOCAB": 151936, "BLOCK": 2048}, 4),
         "choose_token": compile_kernel(choose_token_kernel, {**tiles, "BLOCK_TILES": 64}, 8),
         "rms_norm": compile_kernel(rms_norm_kernel, {"INNER": 1, "D": 4096, "BLOCK_D": 4096}, warps),
