@@ -108,6 +108,7 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, models_pb2_grpc.Mode
     def reset(self) -> None:
         self.script: Script = HELLO
         self.specs: list[inference_pb2.GenerationSpec] = []
+        self.tokenize_requests: list[models_pb2.TokenizeRequest] = []
         self.metadata: list[dict[str, Any]] = []
         self.time_remaining_s: float = 0.0
         self.entered = threading.Semaphore(0)
@@ -145,11 +146,29 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, models_pb2_grpc.Mode
         await self._check_ready(context)
         await abort(context, grpc.StatusCode.INVALID_ARGUMENT, "text", refuses(("spec", "is needed")))
 
-    async def Tokenize(self, request: Any, context: Any) -> Any:
-        raise AssertionError("no route calls it")
+    async def Tokenize(
+        self, request: models_pb2.TokenizeRequest, context: Any
+    ) -> models_pb2.TokenizeResponse:
+        """One token for each character; of a chat, for each message."""
+        self.tokenize_requests.append(request)
+        await self._check_ready(context)
+        is_text = request.WhichOneof("input") == "text"
+        token_ids = [ord(each) for each in request.text] if is_text else range(len(request.chat.messages))
+        texts = [f"<{token_id}>" for token_id in token_ids] if request.token_texts else []
+        return models_pb2.TokenizeResponse(token_ids=token_ids, token_texts=texts, max_model_len=64)
 
-    async def Detokenize(self, request: Any, context: Any) -> Any:
-        raise AssertionError("no route calls it")
+    async def Detokenize(
+        self, request: models_pb2.DetokenizeRequest, context: Any
+    ) -> models_pb2.DetokenizeResponse:
+        if any(token_id > 0x10FF for token_id in request.token_ids):
+            invalid = refuses(("token_ids[0]", "not a token id"))
+            await abort(context, grpc.StatusCode.INVALID_ARGUMENT, "text", invalid)
+        return models_pb2.DetokenizeResponse(text="".join(map(chr, request.token_ids)))
+
+    async def GetTokenizerInfo(
+        self, request: models_pb2.GetTokenizerInfoRequest, context: Any
+    ) -> models_pb2.GetTokenizerInfoResponse:
+        return models_pb2.GetTokenizerInfoResponse(tokenizer_config_json='{"eos_token":"<end>"}')
 
     async def RenderChat(self, request: Any, context: Any) -> Any:
         raise AssertionError("no route calls it")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import grpc
 
@@ -18,8 +18,12 @@ from translator.fields import Endpoint
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from google.protobuf.message import Message
+
 log = logging.getLogger("translator")
 
+Asked = TypeVar("Asked", bound="Message")
+Answered = TypeVar("Answered", bound="Message")
 Event = inference_pb2.Delta | inference_pb2.Finished
 PROBE_TIMEOUT_S = 2.0
 # A server that comes back is found again within a second. Calls are not retried here: HTTP clients retry
@@ -163,6 +167,49 @@ class Backend:
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, Endpoint.BOTH) from error
         return response.model
+
+    async def tokenize(
+        self, request: models_pb2.TokenizeRequest, request_id: str, endpoint: Endpoint
+    ) -> models_pb2.TokenizeResponse:
+        """Turn text or a chat into token ids.
+
+        Raises:
+            ApiError: the request was refused, or the server is not there.
+        """
+        return await self._answer(self._models.Tokenize, request, request_id, endpoint)
+
+    async def detokenize(
+        self, request: models_pb2.DetokenizeRequest, request_id: str, endpoint: Endpoint
+    ) -> models_pb2.DetokenizeResponse:
+        """Turn token ids into text.
+
+        Raises:
+            ApiError: the request was refused, or the server is not there.
+        """
+        return await self._answer(self._models.Detokenize, request, request_id, endpoint)
+
+    async def tokenizer_info(
+        self, request: models_pb2.GetTokenizerInfoRequest, request_id: str
+    ) -> models_pb2.GetTokenizerInfoResponse:
+        """Return the tokenizer's settings.
+
+        Raises:
+            ApiError: the request was refused, or the server is not there.
+        """
+        return await self._answer(self._models.GetTokenizerInfo, request, request_id, Endpoint.BOTH)
+
+    async def _answer(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Asked, Answered],
+        request: Asked,
+        request_id: str,
+        endpoint: Endpoint,
+    ) -> Answered:
+        metadata = ((REQUEST_ID_KEY, request_id),)
+        try:
+            return await method(request, timeout=self._timeout_s, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, endpoint) from error
 
     async def not_ready_reason(self) -> str | None:
         """Return why no request can be served now; None if it can."""

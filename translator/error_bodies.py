@@ -9,7 +9,7 @@ import msgspec
 if TYPE_CHECKING:
     from translator.errors import ApiError
 
-MESSAGES_PATH = "/v1/messages"
+_MESSAGES_PATH = "/v1/messages"
 
 # Anthropic names an error's kind after its status; its clients choose their exception by the status.
 _ANTHROPIC_TYPES = {
@@ -27,9 +27,12 @@ _ANTHROPIC_TYPES = {
 
 def error_body(error: ApiError, request_id: str, path: str) -> bytes:
     """Encode an error as the clients of `path` read it: Anthropic's, or OpenAI's."""
-    if path == MESSAGES_PATH or path.startswith(MESSAGES_PATH + "/"):
-        return anthropic_error(error, request_id)
-    return error.body(request_id)
+    return anthropic_error(error, request_id) if is_anthropic(path) else error.body(request_id)
+
+
+def is_anthropic(path: str) -> bool:
+    """Whether a path belongs to Anthropic's API."""
+    return path == _MESSAGES_PATH or path.startswith(_MESSAGES_PATH + "/")
 
 
 def anthropic_error(error: ApiError, request_id: str) -> bytes:

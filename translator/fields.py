@@ -215,6 +215,67 @@ FIELDS: tuple[Field, ...] = (
     _refused("mcp_servers", "the server calls no tools itself", endpoint=MESSAGES),
     _refused("output_format", "use output_config.format", endpoint=MESSAGES),
     _refused("context_management", "conversations are not edited", _NOTHING_CLEARED, endpoint=MESSAGES),
+    # The Responses API.
+    _plain("model", "model", "A served name. Absent: the server's model.", RESPONSES),
+    _honoured("input", "chat.messages", "A text, or messages, calls, outputs and reasoning.", RESPONSES),
+    _honoured("instructions", "chat.messages", "The first message; later turns do not keep it.", RESPONSES),
+    _honoured("previous_response_id", "chat.messages", "Goes on after a stored response.", RESPONSES),
+    _honoured("stream", "", "Answers with server-sent events.", RESPONSES),
+    _honoured("max_output_tokens", "stopping.max_tokens", "Most tokens to generate.", RESPONSES),
+    _plain("temperature", "sampling.temperature", "0 is greedy.", RESPONSES),
+    _plain("top_p", "sampling.top_p", "Nucleus sampling.", RESPONSES),
+    _plain("top_k", "sampling.top_k", "Keeps the k most likely tokens.", RESPONSES),
+    _plain("min_p", "sampling.min_p", "Drops tokens less likely than this share of the best.", RESPONSES),
+    _plain("frequency_penalty", "sampling.frequency_penalty", "Per time of a token.", RESPONSES),
+    _plain("presence_penalty", "sampling.presence_penalty", "Once a token was generated.", RESPONSES),
+    _plain("repetition_penalty", "sampling.repetition_penalty", "Divides logits of seen tokens.", RESPONSES),
+    _plain("seed", "sampling.seed", "Makes sampling repeatable.", RESPONSES),
+    _honoured("logit_bias", "sampling.logit_bias", "Added to the logits of these token ids.", RESPONSES),
+    _plain("allowed_token_ids", "sampling.allowed_token_ids", "Only these may be generated.", RESPONSES),
+    _plain("bad_words", "sampling.bad_words", "Texts that must not be generated.", RESPONSES),
+    _honoured("stop", "stopping.stop", "Texts that end the answer: one, or up to four.", RESPONSES),
+    _plain("stop_token_ids", "stopping.stop_token_ids", "Token ids that end the answer.", RESPONSES),
+    _plain("min_tokens", "stopping.min_tokens", "Tokens before a token may end the answer.", RESPONSES),
+    _plain("ignore_eos", "stopping.ignore_eos", "Goes on past the end-of-sequence token.", RESPONSES),
+    _plain("include_stop_str_in_output", "stopping.include_stop_text", "Keeps the stop text.", RESPONSES),
+    _plain("skip_special_tokens", "output.skip_special_tokens", "Drops them from the text.", RESPONSES),
+    _honoured("text", "constraint", "`format` of the answer; `verbosity` is only returned.", RESPONSES),
+    _honoured("reasoning", "chat.template_arguments_json", "`effort` reaches the template.", RESPONSES),
+    _honoured("tools", "chat.tools", "Functions, alone or in namespaces; others are left out.", RESPONSES),
+    _honoured("tool_choice", "chat.tool_choice", "A mode, a function, or allowed ones.", RESPONSES),
+    _honoured("parallel_tool_calls", "chat.parallel_tool_calls", "Several calls at once.", RESPONSES),
+    _honoured("top_logprobs", "output.logprobs", "Alternatives at each token.", RESPONSES),
+    _honoured("return_tokens_as_token_ids", "", "Names tokens `token_id:123`.", RESPONSES),
+    _honoured("include", "", "`message.output_text.logprobs`, `reasoning.encrypted_content`.", RESPONSES),
+    _honoured("truncation", "truncate_prompt_tokens", "auto cuts the oldest tokens.", RESPONSES),
+    _plain("truncate_prompt_tokens", "truncate_prompt_tokens", "Keeps this many.", RESPONSES),
+    _honoured("truncation_side", "truncation_side", "Which end of the prompt is cut.", RESPONSES),
+    _honoured("chat_template_kwargs", "chat.template_arguments_json", "Of the template.", RESPONSES),
+    _plain("priority", "scheduling.priority", "Lower runs earlier.", RESPONSES),
+    _plain("cache_salt", "cache.salt", "Shares cached prefixes only within one salt.", RESPONSES),
+    _honoured("store", "", "Keeps the response, in bounded memory. Default true.", RESPONSES),
+    _honoured("background", "", "Runs without the client; needs store.", RESPONSES),
+    _honoured("metadata", "", "Up to 16 texts, kept with the response.", RESPONSES),
+    _ignored("stream_options", "no padding is sent", RESPONSES),
+    _ignored("max_tool_calls", "limits tools that run on the server; returned", RESPONSES),
+    _ignored("service_tier", "there is one tier", RESPONSES),
+    _ignored("user", "for abuse monitoring; returned", RESPONSES),
+    _ignored("safety_identifier", "for abuse monitoring; returned", RESPONSES),
+    _ignored("prompt_cache_key", "prefixes are found by their content; returned", RESPONSES),
+    _ignored("prompt_cache_retention", "prefixes are kept as long as memory allows", RESPONSES),
+    _ignored("prompt_cache_options", "prefixes are kept as long as memory allows", RESPONSES),
+    _ignored("client_metadata", "for the service's own statistics", RESPONSES),
+    _refused("n", "a response has one answer", 1, endpoint=RESPONSES),
+    _refused("max_tokens", "use max_output_tokens", endpoint=RESPONSES),
+    _refused("max_completion_tokens", "use max_output_tokens", endpoint=RESPONSES),
+    _refused("messages", "use input", endpoint=RESPONSES),
+    _refused("response_format", "use text.format", {"type": "text"}, endpoint=RESPONSES),
+    _refused("prompt", "there are no prompt templates", endpoint=RESPONSES),
+    _refused("conversation", "use previous_response_id", endpoint=RESPONSES),
+    _refused("context_management", "conversations are not edited", endpoint=RESPONSES),
+    _refused("moderation", "there is no moderation", endpoint=RESPONSES),
+    _refused("prompt_logprobs", "use /v1/completions", endpoint=RESPONSES),
+    _refused("return_token_ids", "use /v1/chat/completions", False, endpoint=RESPONSES),
 )
 
 
@@ -242,6 +303,8 @@ _PATHS[CHAT] |= {
     "chat.tools": "tools",
     "chat.tool_choice": "tool_choice",
 }
+_PATHS[MESSAGES] |= {"prompt": "messages", "chat": "messages"}
+_PATHS[RESPONSES] |= {"prompt": "input", "chat": "input", "chat.messages": "input"}
 _PATHS[COMPLETIONS] |= {"prompt": "prompt", "token_ids": "prompt", "token_ids.ids": "prompt"}
 
 
@@ -251,6 +314,8 @@ def parameter_of(path: str, endpoint: Endpoint) -> str:
     head = path
     while head:
         name = _PATHS[endpoint].get(head)
+        if name == "input":  # one item may be several messages, and several one
+            return name
         if name is not None:
             return _content_path(name + path[len(head) :])
         head = re.sub(r"(\.[^.\[]+|\[[^\]]*\]|^[^.\[]+)$", "", head)

@@ -6,7 +6,7 @@ import re
 import uuid
 from typing import TYPE_CHECKING
 
-from translator.error_bodies import error_body
+from translator.error_bodies import error_body, is_anthropic
 from translator.errors import ApiError
 
 if TYPE_CHECKING:
@@ -36,7 +36,11 @@ class RequestIdMiddleware:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+                names = (
+                    (b"x-request-id", b"request-id") if is_anthropic(scope["path"]) else (b"x-request-id",)
+                )
+                ids = [(name, request_id) for name in names]
+                message["headers"] = [*message.get("headers", ()), *ids]
             await send(message)
 
         await self._app(scope, receive, send_with_id)
