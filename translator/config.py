@@ -23,3 +23,9 @@ class TranslatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Origins that browsers may call from (CORS). Empty: none."""
     drain_timeout_s: float = 30.0
     """How long open requests may go on after SIGTERM."""
+    response_store_size: int = 1024
+    """Finished responses kept for later turns. 0 keeps none."""
+    response_store_bytes: int = 64 * 1024 * 1024
+    """What they may take together."""
+    response_store_age_s: float = 86_400.0
+    """How long a response is kept after its last use."""

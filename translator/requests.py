@@ -36,6 +36,11 @@ def request_id_of(request: Request) -> str:
     return cast("str", request.scope["state"]["request_id"])
 
 
+def owner_of(request: Request) -> str:
+    """Return whose stored objects the request may see: one name for all while nobody needs a key."""
+    return cast("str", request.scope["state"].get("owner", ""))
+
+
 async def read_json_body(request: Request) -> bytes:
     """Read a body that the client calls JSON.
 

@@ -1,0 +1,94 @@
+"""What is to be done for one Responses request, before anything is asked of the model server."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from translator.errors import ApiError
+from translator.logprobs import TokenNames
+from translator.response_conversation import write_conversation
+from translator.response_events import ResponseWriter
+from translator.response_items import ItemIds, parse_items
+from translator.response_object import new_body
+from translator.response_request import response_spec, write_options
+from translator.response_tools import parse_tools
+
+if TYPE_CHECKING:
+    from pagewire.v1 import inference_pb2
+    from translator.response_items import Item
+    from translator.response_request import ResponseRequest
+    from translator.response_store import ResponseStore
+
+
+@dataclass(frozen=True, slots=True)
+class ResponsePlan:
+    """One response to make."""
+
+    spec: inference_pb2.GenerationSpec
+    writer: ResponseWriter
+    owner: str
+    """Whose response it will be."""
+    input_items: list[Item]
+    """The request's own."""
+    is_stored: bool
+
+
+def plan_response(request: ResponseRequest, store: ResponseStore, owner: str) -> ResponsePlan:
+    """Prepare a response.
+
+    Raises:
+        ApiError: 400 or 404; it names the field.
+    """
+    if request.background and not store.is_on:
+        raise ApiError(
+            400,
+            "background: responses are not stored by this server.",
+            param="background",
+            code="unsupported_parameter",
+        )
+    is_stored = store.is_on and request.store is not False
+    response_id = "resp_" + uuid.uuid4().hex
+    ids = ItemIds(response_id)
+    toolbox = parse_tools(request.tools or ())
+    earlier = earlier_items(store, owner, request.previous_response_id)
+    items = parse_items(request.input or [], ids, lambda item_id: store.find_item(owner, item_id))
+    spec = response_spec(request)
+    write_conversation(spec.chat, request.instructions, (*earlier, *items), toolbox)
+    write_options(spec.chat, request, toolbox)
+    writer = ResponseWriter(
+        new_body(response_id, request, toolbox, is_stored=is_stored),
+        ids,
+        toolbox,
+        seals_reasoning=request.returns_sealed_reasoning,
+        names=TokenNames(bool(request.return_tokens_as_token_ids)),
+    )
+    return ResponsePlan(spec, writer, owner, items, is_stored)
+
+
+def earlier_items(store: ResponseStore, owner: str, response_id: str | None) -> list[Item]:
+    """Return the input and output of a response and of all before it, oldest first.
+
+    Raises:
+        ApiError: 400; one of them is not there.
+    """
+    turns: list[list[Item]] = []
+    while response_id is not None:
+        stored = store.get(owner, response_id)
+        if stored is None:
+            raise ApiError(
+                400,
+                f"Previous response with id '{response_id[:100]}' not found.",
+                param="previous_response_id",
+                code="previous_response_not_found",
+            )
+        body = stored.body()
+        turns.append([*stored.input_items(), *filter(_is_whole, body["output"])])
+        response_id = body["previous_response_id"]
+    return [item for turn in reversed(turns) for item in turn]
+
+
+def _is_whole(item: Item) -> bool:
+    """A call that was cut has arguments that no template can read."""
+    return bool(item["type"] != "function_call" or item["status"] == "completed")

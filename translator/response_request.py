@@ -1,0 +1,160 @@
+"""The body of POST /v1/responses, and its translation into the contract."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from pagewire.v1 import inference_pb2
+from translator.errors import ApiError
+from translator.fields import Endpoint
+from translator.response_items import InputItem  # noqa: TC001 - msgspec reads it
+from translator.response_tools import Tool, ToolChoice  # noqa: TC001 - msgspec reads them
+from translator.schema import GenerationOptions, UInt32, apply_options, parse_request
+
+if TYPE_CHECKING:
+    from pagewire.v1 import chat_pb2
+    from translator.response_tools import Toolbox
+
+Includable = Literal[
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+]
+Metadata = Annotated[
+    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)
+]
+
+
+class TextFormat(msgspec.Struct, kw_only=True):
+    """What the text must look like."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    description: str | None = None
+    schema: dict[str, Any] | bool | None = None
+    strict: bool | None = None
+
+
+class TextOptions(msgspec.Struct, kw_only=True):
+    """How the answer's text is written."""
+
+    format: TextFormat | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+class ReasoningOptions(msgspec.Struct, kw_only=True):
+    """How the model reasons. Summaries are not made: the reasoning itself is returned."""
+
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+
+
+class ResponseRequest(GenerationOptions, kw_only=True):
+    """The fields of a request; `fields.py` says what each does."""
+
+    input: str | list[InputItem] | None = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    max_output_tokens: Annotated[int, Meta(ge=1, le=2**32 - 1)] | None = None
+    max_tool_calls: Annotated[int, Meta(ge=1, le=2**32 - 1)] | None = None
+    top_logprobs: UInt32 | None = None
+    text: TextOptions | None = None
+    reasoning: ReasoningOptions | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    include: list[Includable] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    metadata: Metadata | None = None
+    store: bool | None = None
+    background: bool | None = None
+    service_tier: str | None = None
+    user: str | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
+
+    def check_combinations(self) -> None:
+        """Refuse fields that exclude each other."""
+        super().check_combinations()
+        if not self.input and self.previous_response_id is None:
+            raise ApiError(400, "input: required.", param="input")
+        if self.background and self.store is False:
+            raise ApiError(400, "background: needs store to be true.", param="background")
+        if self.truncation == "auto" and self.truncate_prompt_tokens is not None:
+            message = "truncate_prompt_tokens: excludes truncation auto."
+            raise ApiError(400, message, param="truncate_prompt_tokens")
+        text_format = self.text.format if self.text else None
+        if text_format is not None and text_format.type == "json_schema":
+            for name in ("name", "schema"):
+                if getattr(text_format, name) is None:
+                    raise ApiError(400, f"text.format.{name}: required.", param=f"text.format.{name}")
+
+    @property
+    def returns_logprobs(self) -> bool:
+        """Whether the text comes with log probabilities."""
+        return "message.output_text.logprobs" in (self.include or ()) or bool(self.top_logprobs)
+
+    @property
+    def returns_sealed_reasoning(self) -> bool:
+        """Whether reasoning comes in a form to send back, too."""
+        return "reasoning.encrypted_content" in (self.include or ())
+
+
+def parse_response_request(body: bytes) -> ResponseRequest:
+    """Parse and check a request body.
+
+    Raises:
+        ApiError: 400; it names the field.
+    """
+    return parse_request(body, ResponseRequest, Endpoint.RESPONSES)
+
+
+def response_spec(request: ResponseRequest) -> inference_pb2.GenerationSpec:
+    """Translate all but the conversation and its tools into the contract.
+
+    Raises:
+        ApiError: 400; it names the field.
+    """
+    spec = inference_pb2.GenerationSpec()
+    apply_options(spec, request, Endpoint.RESPONSES)
+    if request.max_output_tokens is not None:
+        spec.stopping.max_tokens = request.max_output_tokens
+    if request.returns_logprobs:
+        spec.output.logprobs = request.top_logprobs or 0
+    if request.truncation == "auto":
+        spec.truncate_prompt_tokens = -1
+        spec.truncation_side = inference_pb2.TRUNCATION_SIDE_LEFT
+    if request.text is not None and request.text.format is not None:
+        _add_format(spec, request.text.format)
+    return spec
+
+
+def _add_format(spec: inference_pb2.GenerationSpec, text_format: TextFormat) -> None:
+    match text_format.type:
+        case "json_object":
+            spec.constraint.json_object = True
+        case "json_schema":
+            spec.constraint.json_schema = msgspec.json.encode(text_format.schema).decode()
+
+
+def write_options(chat: chat_pb2.Chat, request: ResponseRequest, toolbox: Toolbox) -> None:
+    """Write what a request says about its conversation beside the messages.
+
+    Raises:
+        ApiError: 400; it names the field.
+    """
+    toolbox.write(chat, request.tool_choice, request.parallel_tool_calls)
+    arguments = dict(request.chat_template_kwargs or {})
+    if request.reasoning is not None and request.reasoning.effort is not None:
+        arguments.setdefault("reasoning_effort", request.reasoning.effort)
+    if arguments:
+        chat.template_arguments_json = msgspec.json.encode(arguments).decode()
