@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from engine.batch import Batch
     from engine.cuda_graphs import CapturedGraph, GraphCapturer
     from engine.kv_cache import LayerCache
-    from engine.models.decoder import CausalLM
+    from engine.models.causal_lm import CausalLM
 
 MAX_NUM_SEQS = 256
 """Larger batches keep the device busy without a graph."""

@@ -13,7 +13,7 @@ from engine.errors import ModelLoadError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engine.model_config import ModelConfig
+    from engine.models.causal_lm import KVSizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ class KVCacheShape:
     dtype: torch.dtype
 
     @staticmethod
-    def of(config: ModelConfig, block_size: int, dtype: torch.dtype) -> KVCacheShape:
+    def of(sizes: KVSizes, block_size: int, dtype: torch.dtype) -> KVCacheShape:
         """Return the shape that a model needs."""
-        return KVCacheShape(config.num_layers, config.num_kv_heads, config.head_dim, block_size, dtype)
+        return KVCacheShape(sizes.num_layers, sizes.num_kv_heads, sizes.head_dim, block_size, dtype)
 
     @property
     def bytes_per_block(self) -> int:

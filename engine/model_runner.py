@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from engine.config import EngineConfig
-    from engine.models.decoder import CausalLM
+    from engine.models.causal_lm import CausalLM
     from engine.pending_step import PendingStep
     from engine.step import StepResult
 
@@ -75,7 +75,7 @@ class ModelRunner:
         size = ModelSize.of(model)
         model.prepare()
         on_progress("warming up", 0, 0)
-        shape = KVCacheShape.of(model_config, limits.block_size, precision.activations)
+        shape = KVCacheShape.of(model.kv_sizes, limits.block_size, precision.activations)
         num_blocks = choose_num_blocks(
             config, limits, shape, device, lambda: _run_largest_step(model, shape, limits, device)
         )

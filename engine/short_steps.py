@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from engine.cuda_graphs import CapturedGraph, GraphCapturer
     from engine.kv_cache import LayerCache
-    from engine.models.decoder import CausalLM
+    from engine.models.causal_lm import CausalLM
 
 MAX_NUM_SEQS = 8
 SIZES = (64, 128, 192, 256, 384, 512, 640, 768, 1024)

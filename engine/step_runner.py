@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from engine.kv_cache import LayerCache
     from engine.limits import Limits
     from engine.messages import TokenLogprobs
-    from engine.models.decoder import CausalLM
+    from engine.models.causal_lm import CausalLM
     from engine.step import Chunk, StepPlan
 
 PROMPT_LOGPROBS_ROWS = 256
@@ -128,7 +128,7 @@ class StepRunner:
             hidden = hidden[last_tokens]
         batch = self._batch
         if self._decodes is not None and self._are_plain([chunks[index].row for index in sampling]):
-            logits = self._model.output(hidden)
+            logits = self._model.project(hidden)
             token_ids = sample(
                 logits, rows, batch.temperatures, batch.keys, batch.num_tokens, batch.token_table
             )

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from engine.config import LoadFormat
-    from engine.models.decoder import CausalLM
+    from engine.models.causal_lm import CausalLM
+    from engine.models.decoder import PagedDecoder
 
 INDEX_FILE = "model.safetensors.index.json"
 RECOMPUTED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
@@ -32,7 +33,7 @@ RECOMPUTED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
 
 def load_weights(
-    model: CausalLM,
+    model: PagedDecoder,
     path: Path,
     load_format: LoadFormat,
     seed: int,
@@ -73,7 +74,7 @@ def keep_four_bit(model: nn.Module, blocks: Mapping[str, Tensor]) -> None:
 
 
 def fill(
-    model: CausalLM,
+    model: PagedDecoder,
     weights: Iterable[tuple[str, Tensor]],
     on_progress: Callable[[str, int, int], None],
 ) -> None:
@@ -173,9 +174,9 @@ def fill_with_random(model: CausalLM, seed: int) -> None:
     generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
     for name, parameter in model.named_parameters():
         weight = parameter.data
-        if weight.dim() == 2:
+        if weight.dim() >= 2:
             # The output layer's inputs are normalised, so logits have a standard deviation of 2.
             scale = 2.0 if weight.shape[0] == model.config.vocab_size else 1.0
-            weight.normal_(0.0, scale * weight.shape[1] ** -0.5, generator=generator)
+            weight.normal_(0.0, scale * weight.shape[-1] ** -0.5, generator=generator)
         else:
             weight.fill_(0.0 if name.endswith("bias") else 1.0)

@@ -9,9 +9,9 @@ from engine.models.qwen2 import Qwen2ForCausalLM
 from engine.models.qwen3 import Qwen3ForCausalLM
 
 if TYPE_CHECKING:
-    from engine.models.decoder import CausalLM
+    from engine.models.decoder import PagedDecoder
 
-MODELS: dict[str, type[CausalLM]] = {
+MODELS: dict[str, type[PagedDecoder]] = {
     "LlamaForCausalLM": LlamaForCausalLM,
     "MistralForCausalLM": LlamaForCausalLM,
     "Qwen2ForCausalLM": Qwen2ForCausalLM,

@@ -1,4 +1,4 @@
-"""The frame that all families share: embedding, layers, final norm, output layer."""
+"""The frame that all pages share: embedding, layers, final norm, output layer."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from engine.layers.linear import Linear
 from engine.layers.mlp import GatedMLP
 from engine.layers.rms_norm import RMSNorm
 from engine.layers.rotary import Rotary
+from engine.models.causal_lm import CausalLM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,11 +100,10 @@ class Decoder(nn.Module):
         return self.norm.add(x, residual)[0]
 
 
-class CausalLM(nn.Module):
-    """A decoder and its output layer. A family names its attention.
+class PagedDecoder(CausalLM):
+    """A decoder of ours and its output layer. A family names its attention.
 
-    Modules are named as in transformers' checkpoints. Build it under `torch.device`, load the weights,
-    then `prepare` it.
+    Modules are named as in transformers' checkpoints. Build it under `torch.device`.
 
     Args:
         config: the sizes.
@@ -111,11 +111,11 @@ class CausalLM(nn.Module):
         precision: the types of tensors.
     """
 
+    is_capturable = True
     attention: ClassVar[MakeAttention]
 
     def __init__(self, config: ModelConfig, max_model_len: int, precision: Precision) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, precision.activations)
         self.model = Decoder(config, type(self).attention, max_model_len, precision)
         self.output = Linear(
             config.hidden_size, {"lm_head": config.vocab_size}, bias=False, precision=precision
@@ -129,20 +129,20 @@ class CausalLM(nn.Module):
             if isinstance(module, Linear):
                 module.prepare()
 
+    @property
+    def kv_sizes(self) -> ModelConfig:
+        """What a token leaves in the KV cache."""
+        return self.config
+
     def forward(self, inputs: ForwardInputs, caches: Sequence[LayerCache]) -> Tensor:
         """Run a step; returns hidden states [num_tokens, hidden_size]."""
         hidden: Tensor = self.model(inputs, caches)
         return hidden
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Map hidden states [num_rows, hidden_size] to logits [num_rows, vocab_size] in float32."""
+    def project(self, hidden: Tensor) -> Tensor:
+        """Map hidden states [num_rows, hidden_size] to logits [num_rows, vocab_size] in their own type."""
         logits: Tensor = self.output(hidden)
-        return logits.float()
-
-    def empty_logits(self, num_rows: int) -> Tensor:
-        """Return memory for logits [num_rows, vocab_size] in the type of activations."""
-        norm = self.model.norm.weight
-        return torch.empty(num_rows, self.config.vocab_size, dtype=norm.dtype, device=norm.device)
+        return logits
 
     def write_logits(self, hidden: Tensor, out: Tensor) -> Tensor:
         """Map hidden states [num_rows, hidden_size] to `out` [num_rows, vocab_size], and return it."""

@@ -8,7 +8,7 @@ from torch import nn
 
 from engine.layers.attention import PagedAttention
 from engine.layers.linear import Linear
-from engine.models.decoder import CausalLM
+from engine.models.decoder import PagedDecoder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +48,7 @@ class LlamaAttention(nn.Module):
         return None
 
 
-class LlamaForCausalLM(CausalLM):
+class LlamaForCausalLM(PagedDecoder):
     """The Llama architecture."""
 
     attention = LlamaAttention

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from engine.models.decoder import CausalLM
+from engine.models.decoder import PagedDecoder
 from engine.models.llama import LlamaAttention
 
 
-class Qwen2ForCausalLM(CausalLM):
+class Qwen2ForCausalLM(PagedDecoder):
     """The Qwen2 architecture."""
 
     attention = LlamaAttention

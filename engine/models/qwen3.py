@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.layers.rms_norm import RMSNorm
-from engine.models.decoder import CausalLM
+from engine.models.decoder import PagedDecoder
 from engine.models.llama import LlamaAttention
 from kernels.rotary_write import HeadNorms
 
@@ -31,7 +31,7 @@ class Qwen3Attention(LlamaAttention):
         return self._norms
 
 
-class Qwen3ForCausalLM(CausalLM):
+class Qwen3ForCausalLM(PagedDecoder):
     """The Qwen3 architecture."""
 
     attention = Qwen3Attention

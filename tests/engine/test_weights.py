@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from tiny_model import Family
     from torch import Tensor
 
-    from engine.models.decoder import CausalLM
+    from engine.models.decoder import PagedDecoder
 
 FLOAT32 = Precision(torch.float32, torch.float32, torch.float32)
 PROMPT = [5, 9, 33, 200, 7]
 
 
-def empty_model(folder: Path) -> CausalLM:
+def empty_model(folder: Path) -> PagedDecoder:
     config = ModelConfig.load(folder)
     return MODELS[config.architecture](config, 64, FLOAT32)
 
