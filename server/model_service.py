@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING
 
 from google.protobuf import timestamp_pb2
@@ -86,6 +87,16 @@ class ModelService:
         fields.check()
         encoded = await self._encode(prompt, model)
         return models_pb2.RenderChatResponse(text=encoded.text or "", token_ids=encoded.token_ids)
+
+    async def get_tokenizer_info(
+        self, request: models_pb2.GetTokenizerInfoRequest, call: Call
+    ) -> models_pb2.GetTokenizerInfoResponse:
+        """Tell the tokenizer's settings. They hold no paths: they come from what was read, not from where."""
+        model = self._models.get(request.model)
+        settings = model.tokenizer.settings() | {"model_max_length": model.max_model_len}
+        return models_pb2.GetTokenizerInfoResponse(
+            tokenizer_config_json=json.dumps(settings, ensure_ascii=False)
+        )
 
     async def _encode(self, prompt: Prompt, model: ServedModel) -> EncodedPrompt:
         return await asyncio.get_running_loop().run_in_executor(self._executor, encode, prompt, model)

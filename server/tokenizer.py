@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from server.chat.template import ChatTemplate, ChatTemplateError
 from server.gguf_tokenizer import read_gguf_tokenizer
@@ -70,6 +70,24 @@ class Tokenizer:
         for text in (template.source, template.tool_use_source) if template else ():
             digest.update(b"\0" + (text or "").encode())
         return digest.hexdigest()
+
+    def settings(self) -> dict[str, Any]:
+        """What transformers' tokenizer_config.json says: special tokens, added tokens and chat template."""
+        settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", **self._special_tokens}
+        settings["added_tokens_decoder"] = {
+            str(token_id): {
+                "content": token.content,
+                "lstrip": token.lstrip,
+                "normalized": token.normalized,
+                "rstrip": token.rstrip,
+                "single_word": token.single_word,
+                "special": token.special,
+            }
+            for token_id, token in sorted(self._added.items())
+        }
+        if self.chat_template is not None:
+            settings["chat_template"] = self.chat_template.source
+        return settings
 
     @property
     def strips_leading_space(self) -> bool:

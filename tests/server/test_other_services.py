@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -101,6 +102,19 @@ async def test_a_chat_is_rendered_and_tokenized_as_generate_would() -> None:
         chat.continue_final_message = True
         rendered = await stubs.models.RenderChat(models_pb2.RenderChatRequest(chat=chat))
         assert rendered.text == "<user>x"
+
+
+async def test_the_tokenizer_tells_its_settings() -> None:
+    async with calling() as stubs:
+        request = models_pb2.GetTokenizerInfoRequest()
+        info = json.loads((await stubs.models.GetTokenizerInfo(request)).tokenizer_config_json)
+        assert info["eos_token"] == "<end>"
+        assert info["added_tokens_decoder"][str(END_ID)]["special"]
+        assert info["model_max_length"] == 128
+        assert "role" in info["chat_template"]
+        request.model = "other"
+        error = await status_of(stubs.models.GetTokenizerInfo(request))
+        assert error.code() is grpc.StatusCode.NOT_FOUND
 
 
 async def test_bad_requests_name_their_field() -> None:
