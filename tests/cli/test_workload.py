@@ -41,6 +41,11 @@ def test_lengths_and_ids(
     assert plan_requests(workload, vocab_size) == requests
 
 
+def test_workloads_share_no_prompts() -> None:
+    few, many = (plan_requests(Workload(num_requests=number), 50_000) for number in (3, 4))
+    assert few[0].token_ids[:16] != many[0].token_ids[:16]
+
+
 def test_a_preset_keeps_its_name_and_takes_a_seed() -> None:
     workloads = workloads_of("serve", {"preset": ("s1", "pfx"), "seed": 7})
     assert list(workloads) == ["s1", "pfx"]
