@@ -1146,6 +1146,7 @@ class EmbedRequest(google.protobuf.message.Message):
     NORMALIZE_FIELD_NUMBER: builtins.int
     DIMENSIONS_FIELD_NUMBER: builtins.int
     CACHE_FIELD_NUMBER: builtins.int
+    SCHEDULING_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of a served model or one of its aliases. Empty means the server's model."""
     add_special_tokens: builtins.bool
@@ -1170,6 +1171,10 @@ class EmbedRequest(google.protobuf.message.Message):
     def cache(self) -> Global___CacheOptions:
         """Which cached prefixes may be shared."""
 
+    @property
+    def scheduling(self) -> Global___Scheduling:
+        """How the request competes with others."""
+
     def __init__(
         self,
         *,
@@ -1182,9 +1187,10 @@ class EmbedRequest(google.protobuf.message.Message):
         normalize: builtins.bool | None = ...,
         dimensions: builtins.int | None = ...,
         cache: Global___CacheOptions | None = ...,
+        scheduling: Global___Scheduling | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_add_special_tokens", b"_add_special_tokens", "_dimensions", b"_dimensions", "_normalize", b"_normalize", "_truncate_prompt_tokens", b"_truncate_prompt_tokens", "add_special_tokens", b"add_special_tokens", "cache", b"cache", "dimensions", b"dimensions", "normalize", b"normalize", "truncate_prompt_tokens", b"truncate_prompt_tokens"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_add_special_tokens", b"_add_special_tokens", "_dimensions", b"_dimensions", "_normalize", b"_normalize", "_truncate_prompt_tokens", b"_truncate_prompt_tokens", "add_special_tokens", b"add_special_tokens", "cache", b"cache", "dimensions", b"dimensions", "inputs", b"inputs", "model", b"model", "normalize", b"normalize", "pooling", b"pooling", "truncate_prompt_tokens", b"truncate_prompt_tokens", "truncation_side", b"truncation_side"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_add_special_tokens", b"_add_special_tokens", "_dimensions", b"_dimensions", "_normalize", b"_normalize", "_truncate_prompt_tokens", b"_truncate_prompt_tokens", "add_special_tokens", b"add_special_tokens", "cache", b"cache", "dimensions", b"dimensions", "normalize", b"normalize", "scheduling", b"scheduling", "truncate_prompt_tokens", b"truncate_prompt_tokens"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_add_special_tokens", b"_add_special_tokens", "_dimensions", b"_dimensions", "_normalize", b"_normalize", "_truncate_prompt_tokens", b"_truncate_prompt_tokens", "add_special_tokens", b"add_special_tokens", "cache", b"cache", "dimensions", b"dimensions", "inputs", b"inputs", "model", b"model", "normalize", b"normalize", "pooling", b"pooling", "scheduling", b"scheduling", "truncate_prompt_tokens", b"truncate_prompt_tokens", "truncation_side", b"truncation_side"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_add_special_tokens", b"_add_special_tokens"]) -> typing.Literal["add_special_tokens"] | None: ...
     @typing.overload
