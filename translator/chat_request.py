@@ -8,10 +8,12 @@ import msgspec
 from msgspec import Meta
 
 from pagewire.v1 import chat_pb2, inference_pb2
+from translator.constraints import ConstrainedOptions, apply_constraint
 from translator.errors import ApiError
 from translator.fields import Endpoint
-from translator.schema import GenerationOptions, UInt32, apply_options, parse_request
+from translator.schema import UInt32, apply_options, parse_request
 
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -48,8 +50,15 @@ class Message(msgspec.Struct, kw_only=True):
     reasoning_content: str | None = None
     reasoning: str | None = None
 
+    @property
+    def text(self) -> str:
+        """The texts of the content."""
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(part.text or part.refusal or "" for part in self.content or ())
 
-class ChatRequest(GenerationOptions, kw_only=True):
+
+class ChatRequest(ConstrainedOptions, kw_only=True):
     """The fields of a chat request; `fields.py` says what each does."""
 
     messages: Annotated[list[Message], Meta(min_length=1)]
@@ -58,8 +67,11 @@ class ChatRequest(GenerationOptions, kw_only=True):
     top_logprobs: UInt32 | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    echo: bool | None = None
+    return_prompt_text: bool | None = None
+    chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    reasoning_effort: str | None = None
+    reasoning_effort: ReasoningEffort | None = None
     documents: list[dict[str, Any]] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
@@ -69,6 +81,9 @@ class ChatRequest(GenerationOptions, kw_only=True):
         super().check_combinations()
         if self.top_logprobs and not self.logprobs:
             raise ApiError(400, "top_logprobs: needs logprobs to be true.", param="top_logprobs")
+        if self.add_generation_prompt and self.continue_final_message:
+            name = "continue_final_message"
+            raise ApiError(400, f"{name}: excludes add_generation_prompt.", param=name)
         if self.tools and self.tool_choice != "none":
             raise ApiError(
                 400,
@@ -83,6 +98,20 @@ class ChatRequest(GenerationOptions, kw_only=True):
                 param="tool_choice",
                 code="unsupported_parameter",
             )
+
+    @property
+    def response_role(self) -> str:
+        """The role that answers: the last message's where the prompt does not open a turn of its own."""
+        opens_turn = self.add_generation_prompt
+        if opens_turn is None:
+            opens_turn = not self.continue_final_message
+        return "assistant" if opens_turn else self.messages[-1].role
+
+    @property
+    def echoed_text(self) -> str:
+        """What stands before the generated text, if that was asked for."""
+        last = self.messages[-1]
+        return last.text if self.echo and last.role == self.response_role else ""
 
 
 def parse_chat(body: bytes) -> ChatRequest:
@@ -102,6 +131,7 @@ def chat_spec(request: ChatRequest) -> inference_pb2.GenerationSpec:
     """
     spec = inference_pb2.GenerationSpec()
     apply_options(spec, request, Endpoint.CHAT)
+    apply_constraint(spec, request)
     for index, message in enumerate(request.messages):
         _add_message(spec.chat.messages.add(), message, f"messages[{index}]")
     max_tokens = (
@@ -111,6 +141,8 @@ def chat_spec(request: ChatRequest) -> inference_pb2.GenerationSpec:
         spec.stopping.max_tokens = max_tokens
     if request.logprobs:
         spec.output.logprobs = request.top_logprobs or 0
+    if request.return_prompt_text:
+        spec.output.prompt_text = True
     if request.add_generation_prompt is not None:
         spec.chat.add_generation_prompt = request.add_generation_prompt
     elif request.continue_final_message:
@@ -125,6 +157,7 @@ def _template_arguments(request: ChatRequest) -> dict[str, Any]:
     arguments = dict(request.chat_template_kwargs or {})
     if request.reasoning_effort is not None:
         arguments.setdefault("reasoning_effort", request.reasoning_effort)
+        arguments.setdefault("enable_thinking", request.reasoning_effort != "none")
     if request.documents is not None:
         arguments.setdefault("documents", request.documents)
     return arguments

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pagewire.v1 import inference_pb2
+from translator.constraints import ConstrainedOptions, apply_constraint
 from translator.errors import ApiError
 from translator.fields import Endpoint
-from translator.schema import GenerationOptions, UInt32, apply_options, parse_request
+from translator.schema import UInt32, apply_options, parse_request
 
 DEFAULT_MAX_TOKENS = 16
-MAX_PROMPTS = 64
+MAX_PROMPTS = 1024
 
 Prompt = str | list[int]
 
 
-class CompletionRequest(GenerationOptions, kw_only=True):
+class CompletionRequest(ConstrainedOptions, kw_only=True):
     """The fields of a completion request; `fields.py` says what each does."""
 
     prompt: str | list[UInt32 | str | list[UInt32]]
@@ -87,6 +88,7 @@ def completion_specs(request: CompletionRequest) -> list[inference_pb2.Generatio
     prompts = request.prompts()
     shared = inference_pb2.GenerationSpec()
     apply_options(shared, request, Endpoint.COMPLETIONS)
+    apply_constraint(shared, request)
     # The contract generates at least one token; `prompt_only` leaves it out of the answer.
     shared.stopping.max_tokens = 1 if request.prompt_only else request.max_tokens or DEFAULT_MAX_TOKENS
     if request.logprobs is not None:

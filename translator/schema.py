@@ -24,9 +24,12 @@ if TYPE_CHECKING:
 Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 UInt32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+RequestId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,128}\Z")]
 Float32 = Annotated[float, Meta(ge=-3.4e38, le=3.4e38)]
 
 _MAX_LOGIT_BIAS = 100.0
+_NO_SEED = -1
+_MAX_SHOWN = 300
 
 
 class StreamOptions(msgspec.Struct, kw_only=True):
@@ -34,6 +37,11 @@ class StreamOptions(msgspec.Struct, kw_only=True):
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
+
+    @property
+    def asks_for_something(self) -> bool:
+        """Whether any option is given."""
+        return self.include_usage is not None or self.continuous_usage_stats is not None
 
 
 class RequestBody(msgspec.Struct, kw_only=True):
@@ -53,6 +61,8 @@ class GenerationOptions(RequestBody, kw_only=True):
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    stream_interval: UInt32 | None = None
+    request_id: RequestId | None = None
     n: UInt32 | None = None
     max_tokens: UInt32 | None = None
     min_tokens: UInt32 | None = None
@@ -68,9 +78,12 @@ class GenerationOptions(RequestBody, kw_only=True):
     presence_penalty: Float32 | None = None
     repetition_penalty: Float32 | None = None
     seed: Int64 | None = None
+    use_beam_search: bool | None = None
+    length_penalty: Float32 | None = None
     logit_bias: dict[str, float] | None = None
     allowed_token_ids: list[UInt32] | None = None
     bad_words: list[str] | None = None
+    logprob_token_ids: list[UInt32] | None = None
     prompt_logprobs: UInt32 | None = None
     skip_special_tokens: bool | None = None
     return_token_ids: bool | None = None
@@ -83,10 +96,16 @@ class GenerationOptions(RequestBody, kw_only=True):
 
     def check_combinations(self) -> None:
         """Refuse fields that exclude each other."""
-        if self.stream_options is not None and not self.stream:
+        options = self.stream_options
+        if options is not None and options.asks_for_something and not self.stream:
             raise ApiError(400, "stream_options: only allowed together with stream.", param="stream_options")
+        if options is not None and options.continuous_usage_stats and not options.include_usage:
+            name = "stream_options.continuous_usage_stats"
+            raise ApiError(400, f"{name}: needs include_usage to be true.", param=name)
         if self.stream and self.prompt_logprobs is not None:
             raise ApiError(400, "prompt_logprobs: not available with stream.", param="prompt_logprobs")
+        if self.cache_salt == "":
+            raise ApiError(400, "cache_salt: must not be empty; leave it out to share.", param="cache_salt")
 
     @property
     def include_usage(self) -> bool:
@@ -143,13 +162,11 @@ def _field_error(message: str) -> ApiError:
 def apply_options(spec: inference_pb2.GenerationSpec, options: GenerationOptions, endpoint: Endpoint) -> None:
     """Write the options of a request into the contract's message."""
     apply_plain(spec, options, endpoint)
-    if options.n is not None:
-        spec.sampling.n = options.n
+    _apply_sampling(spec.sampling, options)
+    if options.stream_interval is not None:
+        spec.output.min_delta_tokens = options.stream_interval
     if options.stop is not None:
         spec.stopping.stop.extend([options.stop] if isinstance(options.stop, str) else options.stop)
-    if options.logit_bias:
-        for token_id, bias in _parse_bias(options.logit_bias).items():
-            spec.sampling.logit_bias[token_id] = bias
     if options.return_token_ids:
         spec.output.token_ids = True
         spec.output.prompt_token_ids = True
@@ -167,6 +184,19 @@ def apply_plain(spec: inference_pb2.GenerationSpec, body: RequestBody, endpoint:
         value = getattr(body, name)
         if value is not None:
             _put(spec, path, value)
+
+
+def _apply_sampling(sampling: inference_pb2.Sampling, options: GenerationOptions) -> None:
+    if options.n is not None:
+        sampling.n = options.n
+    if options.seed is not None and options.seed != _NO_SEED:
+        sampling.seed = options.seed
+    if options.logit_bias:
+        sampling.logit_bias.update(_parse_bias(options.logit_bias))
+    if options.use_beam_search:
+        sampling.beam_search.SetInParent()
+        if options.length_penalty is not None:
+            sampling.beam_search.length_penalty = options.length_penalty
 
 
 _REFUSED: Mapping[Endpoint, tuple[Field, ...]] = {
@@ -196,6 +226,6 @@ def _parse_bias(logit_bias: dict[str, float]) -> dict[int, float]:
     """Turn JSON's keys into token ids. Values are clamped to the contract's range."""
     bad = [key for key in logit_bias if not (key.isascii() and key.isdecimal() and int(key) < 2**32)]
     if bad:
-        shown = ", ".join(repr(key[:40]) for key in bad[:8])
-        raise ApiError(400, f"logit_bias: not a token id: {shown}.", param="logit_bias")
+        shown = ", ".join(ascii(key[:40]) for key in bad[:_MAX_SHOWN])
+        raise ApiError(400, f"logit_bias: expected token ids as keys, got {shown}.", param="logit_bias")
     return {int(key): min(max(bias, -_MAX_LOGIT_BIAS), _MAX_LOGIT_BIAS) for key, bias in logit_bias.items()}

@@ -179,6 +179,15 @@ class TestShape:
             ({"messages": MESSAGES, "logit_bias": {"a": 1}}, "logit_bias"),
             ({"messages": MESSAGES, "logit_bias": {"-1": 1}}, "logit_bias"),
             ({"messages": MESSAGES, "logit_bias": {"4294967296": 1}}, "logit_bias"),
+            ({"messages": MESSAGES, "stream": True, "stream_options": {"continuous_usage_stats": True}},
+             "stream_options.continuous_usage_stats"),
+            ({"messages": MESSAGES, "stream_options": {"include_usage": False}}, "stream_options"),
+            ({"messages": MESSAGES, "stream_interval": -1}, "stream_interval"),
+            ({"messages": MESSAGES, "cache_salt": ""}, "cache_salt"),
+            ({"messages": MESSAGES, "request_id": "a b"}, "request_id"),
+            ({"messages": MESSAGES, "reasoning_effort": "huge"}, "reasoning_effort"),
+            ({"messages": MESSAGES, "add_generation_prompt": True, "continue_final_message": True},
+             "continue_final_message"),
             ({"messages": MESSAGES, "top_logprobs": 2}, "top_logprobs"),
             ({"messages": MESSAGES, "stream": True, "prompt_logprobs": 1}, "prompt_logprobs"),
             ({"messages": MESSAGES, "truncation_side": "middle"}, "truncation_side"),
@@ -205,13 +214,15 @@ class TestShape:
             ({"prompt": [[2**32]]}, "prompt[0][0]"),
             ({"prompt": [1.5]}, "prompt[0]"),
             ({"prompt": {}}, "prompt"),
-            ({"prompt": ["a"] * 65}, "prompt"),
+            ({"prompt": ["a"] * 1025}, "prompt"),
             ({"prompt": "a", "max_tokens": 0}, "max_tokens"),
             ({"prompt": "a", "best_of": 2}, "best_of"),
             ({"prompt": "a", "n": 2, "best_of": 1}, "best_of"),
             ({"prompt": "a", "suffix": "b"}, "suffix"),
             ({"prompt": "a", "logprobs": True}, "logprobs"),
             ({"prompt": "a", "logprobs": -1}, "logprobs"),
+            ({"prompt": "a", "prompt_embeds": "AAAA"}, "prompt_embeds"),
+            ({"prompt": "a", "vllm_xargs": {"a": 1}}, "vllm_xargs"),
         ],
     )
     def test_a_refused_completion_names_its_field(self, body: dict[str, Any], param: str) -> None:
@@ -288,7 +299,32 @@ class TestFields:
             ({"add_generation_prompt": False}, "chat.add_generation_prompt", False),
             ({"continue_final_message": True}, "chat.add_generation_prompt", False),
             ({"chat_template_kwargs": {"a": [1]}}, "chat.template_arguments_json", '{"a":[1]}'),
-            ({"reasoning_effort": "low"}, "chat.template_arguments_json", '{"reasoning_effort":"low"}'),
+            (
+                {"reasoning_effort": "low"},
+                "chat.template_arguments_json",
+                '{"reasoning_effort":"low","enable_thinking":true}',
+            ),
+            (
+                {"reasoning_effort": "none"},
+                "chat.template_arguments_json",
+                '{"reasoning_effort":"none","enable_thinking":false}',
+            ),
+            (
+                {"reasoning_effort": "none", "chat_template_kwargs": {"enable_thinking": True}},
+                "chat.template_arguments_json",
+                '{"enable_thinking":true,"reasoning_effort":"none"}',
+            ),
+            ({"chat_template": "{{ x }}"}, "chat.template", "{{ x }}"),
+            ({"return_prompt_text": True}, "output.prompt_text", True),
+            ({"stream_interval": 4}, "output.min_delta_tokens", 4),
+            ({"logprob_token_ids": [3]}, "output.logprob_token_ids", [3]),
+            ({"use_beam_search": True}, "sampling.beam_search", {}),
+            (
+                {"use_beam_search": True, "length_penalty": 0.5},
+                "sampling.beam_search",
+                {"length_penalty": 0.5},
+            ),
+            ({"response_format": {"type": "json_object"}}, "constraint.json_object", True),
         ],
     )
     def test_an_honoured_field_reaches_the_contract(
@@ -329,6 +365,26 @@ class TestFields:
             [2, 3],
         ]
 
+    def test_all_bad_keys_of_a_bias_are_listed(self) -> None:
+        message = refusal({"messages": MESSAGES, "logit_bias": {"bad1": 1, "7": 1, "bad2": 1}}).message
+        assert message == "logit_bias: expected token ids as keys, got 'bad1', 'bad2'."
+
+    @pytest.mark.parametrize(
+        ("fields", "role", "echoed"),
+        [
+            ({}, "assistant", ""),
+            ({"echo": True}, "assistant", ""),
+            ({"continue_final_message": True}, "user", ""),
+            ({"continue_final_message": True, "echo": True}, "user", "hi"),
+            ({"add_generation_prompt": False, "echo": True}, "user", "hi"),
+            ({"messages": [{"role": "assistant", "content": [{"type": "text", "text": "so"}]}], "echo": True},
+             "assistant", "so"),
+        ],
+    )  # fmt: skip
+    def test_who_answers_and_what_is_echoed(self, fields: dict[str, Any], role: str, echoed: str) -> None:
+        request = chat(**fields)
+        assert (request.response_role, request.echoed_text) == (role, echoed)
+
     def test_scoring_a_prompt_asks_for_one_token(self) -> None:
         spec = completion_spec(max_tokens=0, echo=True, logprobs=1)
         assert spec["stopping"]["max_tokens"] == 1
@@ -343,6 +399,19 @@ class TestFields:
             {"response_format": {"type": "text"}},
             {"logit_bias": {}},
             {"stop": None, "seed": None, "user": None},
+            {"seed": -1, "use_beam_search": False, "length_penalty": 2},
+            {"stream_options": {}, "regex": "", "grammar": "", "ebnf": None, "guided_json": None},
+            {"stream_options": {"include_usage": None, "continuous_usage_stats": None}},
+            {
+                "logprobs": False,
+                "top_logprobs": 0,
+                "no_stop_trim": False,
+                "separate_reasoning": True,
+                "stream_reasoning": True,
+                "return_hidden_states": False,
+                "session_params": None,
+            },
+            {"typical_p": 1.0, "mirostat": 0, "thinking_token_budget": -1, "routed_experts_prompt_start": 0},
             {"parallel_tool_calls": False},
         ],
     )
@@ -355,7 +424,6 @@ class TestFields:
             ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
             ({"tool_choice": "required"}, "tool_choice"),
             ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
-            ({"response_format": {"type": "json_object"}}, "response_format"),
         ],
     )
     def test_what_cannot_be_done_is_refused(self, fields: dict[str, Any], param: str) -> None:
