@@ -71,6 +71,30 @@ HTTP = (
         many=True,
         default="none",
     ),
+    Flag(
+        name="response-store-size",
+        field="response_store_size",
+        help="Finished responses of the Responses API kept in memory for later turns; 0 keeps none.",
+        parse=integer(0),
+        metavar="N",
+        default="1024",
+    ),
+    Flag(
+        name="response-store-bytes",
+        field="response_store_bytes",
+        help="What they may take together.",
+        parse=integer(1024),
+        metavar="BYTES",
+        default="64M",
+    ),
+    Flag(
+        name="response-store-age",
+        field="response_store_age_s",
+        help="How long one is kept after its last use, in seconds.",
+        parse=number(0, above=True),
+        metavar="SECONDS",
+        default="86400",
+    ),
 )
 
 GROUPS = (
