@@ -14,6 +14,8 @@ class Released(NamedTuple):
     text: str
     stop: str | None = None
     """The stop string that ended the text; it is not part of `text`."""
+    rest: str = ""
+    """What was pushed after it."""
 
 
 class StopStrings:
@@ -41,7 +43,7 @@ class StopStrings:
             if stop is not None:
                 seen = self._held + text[: index + 1]
                 self._held = ""
-                return Released(seen[: len(seen) - len(stop)], stop)
+                return Released(seen[: len(seen) - len(stop)], stop, text[index + 1 :])
         seen = self._held + text
         certain = len(seen) - max(self._matched)
         self._held = seen[certain:]
