@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,6 +23,8 @@ import msgspec
 from engine.channel import EngineChannel
 from engine.config import EngineConfig
 from engine.core import HEARTBEAT_INTERVAL_S, EngineCore
+from engine.encoder_config import EncoderConfig
+from engine.encoder_scheduler import EncoderScheduler
 from engine.errors import ChannelClosedError, ModelLoadError
 from engine.messages import Fatal, Heartbeat, Loading
 from engine.scheduler import Scheduler
@@ -70,22 +73,20 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _load_model(config: EngineConfig, on_progress: OnProgress) -> Runner:
-    from engine.model_runner import ModelRunner  # torch takes seconds to import: the server waits for frames
+    # torch takes seconds to import: the server waits for frames
+    encoder = EncoderConfig.find(Path(config.model_path))
+    if encoder is not None:
+        from engine.encoder_runner import EncoderRunner
+
+        return EncoderRunner.load(config, encoder, on_progress)
+    from engine.model_runner import ModelRunner
 
     return ModelRunner.load(config, on_progress)
 
 
 def _serve(config: EngineConfig, load: Load, channel: EngineChannel) -> None:
     runner = load(config, lambda stage, done, total: channel.send(Loading(stage, done, total)))
-    info = runner.info
-    scheduler = Scheduler(
-        info.num_blocks,
-        info.block_size,
-        runner.max_num_seqs,
-        runner.max_num_batched_tokens,
-        info.max_model_len,
-        config.enable_prefix_caching,
-    )
+    scheduler = _make_scheduler(config, runner)
     gc.collect()
     gc.freeze()  # what was loaded stays: the collector need not walk it in the middle of a step
     core = EngineCore(runner, scheduler, channel)
@@ -94,6 +95,20 @@ def _serve(config: EngineConfig, load: Load, channel: EngineChannel) -> None:
         core.run()
     finally:
         gc.unfreeze()  # or extension modules take what is left at exit for leaks, and say so
+
+
+def _make_scheduler(config: EngineConfig, runner: Runner) -> Scheduler | EncoderScheduler:
+    info = runner.info
+    if not info.can_generate:
+        return EncoderScheduler(runner.max_num_seqs, runner.max_num_batched_tokens, info.max_model_len)
+    return Scheduler(
+        info.num_blocks,
+        info.block_size,
+        runner.max_num_seqs,
+        runner.max_num_batched_tokens,
+        info.max_model_len,
+        config.enable_prefix_caching,
+    )
 
 
 def _beat(channel: EngineChannel, core: EngineCore) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from engine.messages import SamplingParams
+    from engine.messages import Pooling, SamplingParams
     from engine.step import Admission, Chunk, StepPlan
 
 
@@ -35,7 +35,10 @@ class Row:
     num_prompt_tokens: int
     is_plain: bool
     """Whether its tokens are chosen by temperature alone, and only they are reported."""
+    pooling: Pooling | None
     num_blocks: int = 0
+    vector_sum: Tensor | None = None
+    """[hidden_size] float32: of the tokens so far, where the mean is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +146,9 @@ class Batch:
         for admission in admissions:
             assert self._rows[admission.row] is None, admission.row
             sampling = admission.sampling
-            self._rows[admission.row] = Row(sampling, admission.num_prompt_tokens, is_plain(sampling))
+            self._rows[admission.row] = Row(
+                sampling, admission.num_prompt_tokens, is_plain(sampling), admission.pooling
+            )
         lens = [len(admission.token_ids) for admission in admissions]
         known = torch.tensor([token for each in admissions for token in each.token_ids], dtype=torch.int32)
         for admission, tokens in zip(

@@ -24,6 +24,7 @@ from engine.messages import (
 
 if TYPE_CHECKING:
     from engine.channel import EngineChannel
+    from engine.encoder_scheduler import EncoderScheduler
     from engine.messages import Command, EngineInfo, EngineRequest, EngineStats
     from engine.scheduler import Scheduler
     from engine.step import StepPlan, StepResult
@@ -64,7 +65,7 @@ class Runner(Protocol):
 class EngineCore:
     """Joins scheduler, runner and channel. Everything happens on the thread that calls `run`."""
 
-    def __init__(self, runner: Runner, scheduler: Scheduler, channel: EngineChannel) -> None:
+    def __init__(self, runner: Runner, scheduler: Scheduler | EncoderScheduler, channel: EngineChannel) -> None:
         self._runner = runner
         self._scheduler = scheduler
         self._channel = channel

@@ -129,6 +129,8 @@ class RequestOutput(_Value, frozen=True):
     error: str | None = None
     """A stable name of the error, where `finish_reason` is FAILED: "numerical_error" or
     "request_too_large"."""
+    embedding: bytes | None = None
+    """With the finish reason of a pooled sequence: its vector, not normalised, in little-endian float32."""
 
 
 class EngineStats(_Value, frozen=True):
@@ -167,6 +169,13 @@ class EngineInfo(_Value, frozen=True):
     step_weight_bytes: int = 0
     """Of these, in memory."""
     kv_bytes_per_token: int = 0
+    can_generate: bool = True
+    embedding_dimensions: int = 0
+    """Components of the vectors that it pools; 0 where it pools none."""
+    poolings: tuple[Pooling, ...] = ()
+    """The ways of pooling that it knows, first its own."""
+    normalizes_embeddings: bool = True
+    """Whether its embeddings are meant to have length 1."""
 
 
 # Commands, from the server to the engine.

@@ -17,7 +17,9 @@ from engine.messages import EngineInfo, SamplingParams
 from engine.model_config import ModelConfig
 from engine.model_size import ModelSize
 from engine.models import MODELS
+from engine.pooler import decoder_poolings
 from engine.precision import choose_precision
+from engine.sentence_config import SentenceConfig
 from engine.step import Admission, Chunk, StepPlan
 from engine.step_runner import StepRunner
 from engine.weights import load_weights
@@ -67,6 +69,7 @@ class ModelRunner:
         device = choose_device(config.device)
         torch.set_num_threads(config.num_threads or num_physical_cores())
         model_config = ModelConfig.load(path)
+        sentence = SentenceConfig.load(path)
         limits = Limits.choose(config, model_config, device)
         precision = choose_precision(config.dtype, model_config.dtype, device)
         with torch.device(device):
@@ -98,6 +101,9 @@ class ModelRunner:
             num_step_weights=size.num_step_weights,
             step_weight_bytes=size.step_weight_bytes,
             kv_bytes_per_token=shape.bytes_per_block // limits.block_size,
+            embedding_dimensions=model_config.hidden_size,
+            poolings=decoder_poolings(sentence.pooling),
+            normalizes_embeddings=sentence.normalizes,
         )
         return ModelRunner(info, limits, steps)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.pooler import Pooled
 from engine.step import SampledToken, StepResult
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class PendingStep:
         token_ids: [num_rows] int64 on the device; it may be overwritten by later steps.
         logprobs: of each sampled token, if the step brought any.
         prompt_logprobs: by row.
+        pooled: of the rows whose vectors are complete.
     """
 
     def __init__(
@@ -32,15 +34,18 @@ class PendingStep:
         token_ids: Tensor,
         logprobs: Sequence[TokenLogprobs | None] | None,
         prompt_logprobs: dict[int, list[TokenLogprobs]],
+        pooled: Pooled | None = None,
     ) -> None:
         self._rows = rows
         self._token_ids = token_ids
         self._logprobs = logprobs
         self._prompt_logprobs = prompt_logprobs
+        self._pooled = pooled
         self._copied: torch.cuda.Event | None = None
         if token_ids.is_cuda:
-            self._token_ids = torch.empty(token_ids.shape, dtype=token_ids.dtype, pin_memory=True)
-            self._token_ids.copy_(token_ids, non_blocking=True)
+            self._token_ids = to_host(token_ids)
+            if pooled is not None:
+                self._pooled = Pooled(pooled.rows, to_host(pooled.vectors))
             self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._copied.record()
 
@@ -53,4 +58,11 @@ class PendingStep:
         return StepResult(
             sampled=tuple(map(SampledToken, self._rows, token_ids, logprobs)),
             prompt_logprobs=self._prompt_logprobs,
+            embeddings={} if self._pooled is None else self._pooled.embeddings(),
         )
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """Begin to copy a tensor from the device; the copy is there once what was launched before it is done."""
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return copy.copy_(tensor, non_blocking=True)

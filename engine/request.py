@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.block_pool import extend_keys
-from engine.messages import FinishReason
+from engine.messages import FinishReason, Pooling
 
 if TYPE_CHECKING:
     from engine.messages import EngineRequest, SamplingParams, TokenLogprobs
@@ -38,6 +38,7 @@ class Request:
         "num_planned_tokens",
         "num_preemptions",
         "num_prompt_tokens",
+        "pooling",
         "prompt_logprobs",
         "rank",
         "request_id",
@@ -51,6 +52,8 @@ class Request:
         assert source.prompt_token_ids, "the server refuses empty prompts"
         self.request_id = source.request_id
         self.sampling: SamplingParams = source.sampling
+        self.pooling = source.pooling
+        """Asks for a vector: nothing is sampled, and the sequence ends with its prompt."""
         self.cache_salt = source.cache_salt
         self.uses_cache = uses_cache
         self.rank = rank
@@ -59,6 +62,8 @@ class Request:
         """All known tokens: the prompt, then what was generated."""
         self.num_prompt_tokens = len(self.token_ids)
         self.max_num_tokens = min(self.num_prompt_tokens + self.sampling.max_tokens, max_model_len)
+        if self.pooling is not None:
+            self.max_num_tokens = self.num_prompt_tokens + 1
         """The sequence ends when it has this many tokens. The last one is never computed."""
         self.num_computed_tokens = 0
         self.num_planned_tokens = 0
@@ -96,8 +101,12 @@ class Request:
 
     @property
     def reads_cache(self) -> bool:
-        """Whether cached blocks may stand in for computing: prompt log probabilities need all logits."""
-        return self.uses_cache and self.sampling.num_prompt_logprobs is None
+        """Whether cached blocks may stand in for computing.
+
+        Prompt log probabilities need all logits, and a mean needs all vectors.
+        """
+        needs_all_tokens = self.sampling.num_prompt_logprobs is not None or self.pooling is Pooling.MEAN
+        return self.uses_cache and not needs_all_tokens
 
     def extend_block_keys(self, block_size: int) -> None:
         """Bring `block_keys` up to the last full block of known tokens."""
@@ -116,7 +125,7 @@ class Request:
     def plan(self, num_tokens: int) -> bool:
         """Let the next step compute so many tokens. Return whether it samples one."""
         self.num_planned_tokens += num_tokens
-        samples = self.num_planned_tokens == self.num_expected_tokens
+        samples = self.num_planned_tokens == self.num_expected_tokens and self.pooling is None
         self.num_expected_tokens += samples
         return samples
 

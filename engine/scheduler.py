@@ -110,7 +110,7 @@ class Scheduler:
         rank = rank_of(source.priority, self._counters.num_steps, self._num_arrivals)
         uses_cache = self._enable_prefix_caching and not source.bypass_prefix_cache
         request = Request(source, rank, self._max_model_len, uses_cache)
-        if request.num_prompt_tokens >= self._max_model_len:
+        if request.num_prompt_tokens + (request.pooling is None) > self._max_model_len:
             raise RequestTooLargeError(
                 f"{request.num_prompt_tokens} prompt tokens leave no room in {self._max_model_len}"
             )
@@ -241,7 +241,13 @@ class Scheduler:
         self._running[request.row] = request
         self._count_first_admission(request)
         draft.admissions.append(
-            Admission(request.row, tuple(request.token_ids), request.num_prompt_tokens, request.sampling)
+            Admission(
+                request.row,
+                tuple(request.token_ids),
+                request.num_prompt_tokens,
+                request.sampling,
+                pooling=request.pooling,
+            )
         )
         draft.give(request, draft.budget)
         self._add_to_frontier(draft, request)
@@ -287,6 +293,8 @@ class Scheduler:
             if sampled is not None:
                 assert sampled.row == chunk.row, (sampled, chunk)
                 outputs.append(self._take_token(request, sampled))
+            elif chunk.row in result.embeddings:
+                outputs.append(self._take_embedding(request, result.embeddings[chunk.row]))
             elif not request.is_announced:
                 num_cached_tokens = request.take_num_cached_tokens()
                 outputs.append(RequestOutput(request.request_id, num_cached_tokens=num_cached_tokens))
@@ -305,17 +313,9 @@ class Scheduler:
             self._pool.publish(request.block_ids[index], request.block_keys[index])
 
     def _take_token(self, request: Request, sampled: SampledToken) -> RequestOutput:
-        num_cached_tokens = request.take_num_cached_tokens()
         if sampled.token_id < 0:
-            self._pool.forget(request.block_ids)  # they may hold NaN
-            self._counters.num_failed += 1
-            self._end(request)
-            return RequestOutput(
-                request.request_id,
-                num_cached_tokens=num_cached_tokens,
-                finish_reason=FinishReason.FAILED,
-                error="numerical_error",
-            )
+            return self._fail(request)
+        num_cached_tokens = request.take_num_cached_tokens()
         self._counters.num_generated_tokens += 1
         finish_reason, stop_token_id = request.append(sampled.token_id)
         if finish_reason is not None:
@@ -329,6 +329,30 @@ class Scheduler:
             request.take_prompt_logprobs(),
             finish_reason,
             stop_token_id,
+        )
+
+    def _take_embedding(self, request: Request, embedding: bytes | None) -> RequestOutput:
+        if embedding is None:
+            return self._fail(request)
+        self._counters.num_finished += 1
+        self._end(request)
+        return RequestOutput(
+            request.request_id,
+            num_cached_tokens=request.take_num_cached_tokens(),
+            finish_reason=FinishReason.STOP,
+            embedding=embedding,
+        )
+
+    def _fail(self, request: Request) -> RequestOutput:
+        """End a sequence whose result is not a number."""
+        self._pool.forget(request.block_ids)  # they may hold NaN
+        self._counters.num_failed += 1
+        self._end(request)
+        return RequestOutput(
+            request.request_id,
+            num_cached_tokens=request.take_num_cached_tokens(),
+            finish_reason=FinishReason.FAILED,
+            error="numerical_error",
         )
 
     # Leaving

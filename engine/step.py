@@ -15,7 +15,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.messages import SamplingParams, TokenLogprobs
+    from engine.messages import Pooling, SamplingParams, TokenLogprobs
 
 
 class Admission(msgspec.Struct, frozen=True):
@@ -26,6 +26,8 @@ class Admission(msgspec.Struct, frozen=True):
     """All known tokens: the prompt, and what was generated before a preemption."""
     num_prompt_tokens: int
     sampling: SamplingParams
+    pooling: Pooling | None = None
+    """Asks for a vector instead of tokens."""
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -39,7 +41,8 @@ class Chunk(msgspec.Struct, frozen=True):
     new_block_ids: tuple[int, ...]
     """Appended to the row's block table before the step; includes prefix-cache hits on admission."""
     samples: bool
-    """Whether the chunk reaches the row's last known token, so that a new token is sampled."""
+    """Whether the chunk reaches the row's last known token, so that a new token is sampled. Pooled rows
+    sample none."""
 
 
 class StepPlan(msgspec.Struct, frozen=True):
@@ -69,3 +72,5 @@ class StepResult(msgspec.Struct, frozen=True):
     prompt_logprobs: dict[int, list[TokenLogprobs]]
     """For rows that ask for them: those of the prompt tokens at positions start + 1 up to
     start + num_tokens, as far as they lie in the prompt."""
+    embeddings: dict[int, bytes | None] = {}
+    """For pooled rows whose last token was computed: the vector in float32; None where it is not finite."""

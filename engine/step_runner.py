@@ -14,6 +14,7 @@ from engine.cuda_graphs import GraphCapturer
 from engine.decode_steps import DecodeSteps
 from engine.logprobs import token_logprobs
 from engine.pending_step import PendingStep
+from engine.pooler import pool
 from engine.sampler import Sampler, SamplingRow
 from engine.short_steps import ShortSteps
 from kernels.sample import sample
@@ -89,7 +90,8 @@ class StepRunner:
         sampling = [index for index, chunk in enumerate(chunks) if chunk.samples]
         rows = [chunks[index].row for index in sampling]
         token_ids, logprobs = self._sample(chunks, sampling, inputs, hidden)
-        return PendingStep(rows, token_ids, logprobs, self._prompt_logprobs(chunks, hidden))
+        pooled = pool(self._batch, chunks, hidden)
+        return PendingStep(rows, token_ids, logprobs, self._prompt_logprobs(chunks, hidden), pooled)
 
     def _forward(self, inputs: ForwardInputs) -> Tensor:
         num_tokens, num_seqs = len(inputs.token_ids), len(inputs.attention.query_lens)

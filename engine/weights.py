@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from engine.config import LoadFormat
+    from engine.models.bert import BertModel
     from engine.models.causal_lm import CausalLM
     from engine.models.decoder import PagedDecoder
 
@@ -58,10 +59,18 @@ def load_weights(
         load_format = "gguf" if path.is_file() else "safetensors"
     if load_format == "gguf":
         file = GGUFFile.open(path)
-        fill(model, file.weights(), on_progress)
+        fill(model, used_by(model, file.weights()), on_progress)
         keep_four_bit(model, file.four_bit_blocks())
     else:
-        fill(model, read_safetensors(path), on_progress)
+        fill(model, used_by(model, read_safetensors(path)), on_progress)
+
+
+def used_by(model: PagedDecoder, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Leave out what the model does not need though its checkpoint holds it."""
+    ignored = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    for name, weight in weights:
+        if name not in ignored and not RECOMPUTED.fullmatch(name):
+            yield name, weight
 
 
 def keep_four_bit(model: nn.Module, blocks: Mapping[str, Tensor]) -> None:
@@ -74,7 +83,7 @@ def keep_four_bit(model: nn.Module, blocks: Mapping[str, Tensor]) -> None:
 
 
 def fill(
-    model: PagedDecoder,
+    model: nn.Module,
     weights: Iterable[tuple[str, Tensor]],
     on_progress: Callable[[str, int, int], None],
 ) -> None:
@@ -85,11 +94,8 @@ def fill(
     """
     missing = destinations(model)
     done, total = 0, sum(each.nbytes for each in missing.values())
-    ignored = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
     seen = set()
     for name, weight in weights:
-        if name in ignored or RECOMPUTED.fullmatch(name):
-            continue
         if name not in missing:
             reason = "appears twice" if name in seen else "is not part of this architecture"
             raise ModelLoadError(f"the weight {name!r} {reason}")
@@ -166,7 +172,7 @@ def safetensors_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names)]
 
 
-def fill_with_random(model: CausalLM, seed: int) -> None:
+def fill_with_random(model: CausalLM | BertModel, seed: int) -> None:
     """Fill the parameters with random numbers that keep activations near 1 and logits apart.
 
     Equal seeds give equal weights on one kind of device.
