@@ -13,11 +13,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.routing import Route
 
-from translator import chat, completions, health, messages, models, responses
+from translator import chat, completions, health, messages, models, responses, side_doors, tokenize
 from translator.backend import Backend
 from translator.error_bodies import error_body
 from translator.errors import ApiError, ClientDisconnectedError, internal_error
 from translator.http_server import make_server, open_listener
+from translator.metrics_middleware import MetricsMiddleware
 from translator.middleware import RequestIdMiddleware, RequestLimitMiddleware
 from translator.requests import request_id_of
 
@@ -46,10 +47,19 @@ ROUTES = (
     Route("/v1/responses/{response_id}/input_items", responses.list_input_items, methods=["GET"]),
     Route("/v1/models", models.list_models, methods=["GET"]),
     Route("/v1/models/{model:path}", models.get_model, methods=["GET"]),
+    Route("/tokenize", tokenize.tokenize, methods=["POST"]),
+    Route("/v1/tokenize", tokenize.tokenize, methods=["POST"]),
+    Route("/detokenize", tokenize.detokenize, methods=["POST"]),
+    Route("/v1/detokenize", tokenize.detokenize, methods=["POST"]),
+    Route("/tokenizer_info", tokenize.tokenizer_info, methods=["GET"]),
     Route("/health", health.ready, methods=["GET"]),
+    Route("/v1/health", health.ready, methods=["GET"]),
+    Route("/ping", health.ready, methods=["GET", "POST"]),
     Route("/health/live", health.live, methods=["GET"]),
     Route("/health/ready", health.ready, methods=["GET"]),
     Route("/version", health.version, methods=["GET"]),
+    Route("/load", side_doors.load, methods=["GET"]),
+    Route("/metrics", side_doors.metrics, methods=["GET"]),
 )
 
 
@@ -67,6 +77,7 @@ def build_app(config: TranslatorConfig, backend: Backend) -> ASGIApp:
     routed.state.backend = backend
     routed.state.responses = responses.ResponseShelf(config)
     app: ASGIApp = RequestLimitMiddleware(routed, config.max_body_bytes)
+    app = MetricsMiddleware(app, backend.metrics)
     app = RequestIdMiddleware(app)
     if config.allowed_origins:
         app = CORSMiddleware(

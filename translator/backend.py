@@ -14,11 +14,14 @@ from pagewire.health import CHECK_METHOD, check_request, is_serving
 from pagewire.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
 from translator.errors import ApiError, from_rpc_error, internal_error, shutting_down
 from translator.fields import Endpoint
+from translator.metrics import Metrics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from google.protobuf.message import Message
+
+    from translator.metrics import GenerationMeter
 
 log = logging.getLogger("translator")
 
@@ -26,6 +29,7 @@ Asked = TypeVar("Asked", bound="Message")
 Answered = TypeVar("Answered", bound="Message")
 Event = inference_pb2.Delta | inference_pb2.Finished
 PROBE_TIMEOUT_S = 2.0
+_GIVEN_UP = 499
 # A server that comes back is found again within a second. Calls are not retried here: HTTP clients retry
 # a 503 themselves, and they are told when.
 _CHANNEL_OPTIONS = (
@@ -47,9 +51,11 @@ class Generation:
             inference_pb2.StreamGenerateRequest, inference_pb2.StreamGenerateResponse
         ],
         endpoint: Endpoint,
+        meter: GenerationMeter,
     ) -> None:
         self._call = call
         self._endpoint = endpoint
+        self._meter = meter
         self._cut: ApiError | None = None
 
     async def start(self) -> inference_pb2.Started:
@@ -62,6 +68,7 @@ class Generation:
         if response is None or not response.HasField("started"):
             log.error("the model server broke the contract: its first event is not `started`")
             raise internal_error()
+        self._meter.start(response.started)
         return response.started
 
     async def events(self) -> AsyncGenerator[Event, None]:
@@ -72,8 +79,10 @@ class Generation:
         """
         while (response := await self._read()) is not None:
             if response.HasField("delta"):
+                self._meter.add(response.delta)
                 yield response.delta
             elif response.HasField("finished"):
+                self._meter.finish(response.finished)
                 yield response.finished
                 await self._call.code()  # lets the call end by itself
                 return
@@ -87,16 +96,20 @@ class Generation:
 
     def cancel(self) -> None:
         """Give the call up, so that the server stops generating."""
+        self._meter.fail(_GIVEN_UP)
         self._call.cancel()
 
     async def _read(self) -> inference_pb2.StreamGenerateResponse | None:
         try:
             response = await self._call.read()
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, self._endpoint) from error
+            failure = from_rpc_error(error, self._endpoint)
+            self._meter.fail(failure.status)
+            raise failure from error
         except asyncio.CancelledError:
             if self._cut is None:
                 raise
+            self._meter.fail(self._cut.status)
             raise self._cut from None
         if response is grpc.aio.EOF:
             return None
@@ -107,6 +120,7 @@ class Backend:
     """The channel to the gRPC server. Made within a running event loop; reconnects by itself."""
 
     def __init__(self, target: str, request_timeout_s: float) -> None:
+        self.metrics = Metrics()
         self._timeout_s = request_timeout_s
         self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
         self._inference: inference_pb2_grpc.InferenceServiceAsyncStub = (
@@ -137,7 +151,7 @@ class Backend:
             timeout=self._timeout_s,
             metadata=((REQUEST_ID_KEY, request_id),),
         )
-        generation = Generation(call, endpoint)
+        generation = Generation(call, endpoint, self.metrics.measure())
         self._running.add(generation)
         call.add_done_callback(lambda _: self._running.discard(generation))
         return generation

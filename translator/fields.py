@@ -14,13 +14,14 @@ from translator.field import BOTH, CHAT, COMPLETIONS, MESSAGES, RESPONSES, Endpo
 from translator.generation_fields import GENERATION_FIELDS
 from translator.message_fields import MESSAGE_FIELDS
 from translator.response_fields import RESPONSE_FIELDS
+from translator.tokenize_fields import TOKENIZE_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["FIELDS", "Endpoint", "Field", "Support", "fields_of", "is_neutral", "parameter_of"]
 
-FIELDS: tuple[Field, ...] = (*GENERATION_FIELDS, *RESPONSE_FIELDS, *MESSAGE_FIELDS)
+FIELDS: tuple[Field, ...] = (*GENERATION_FIELDS, *RESPONSE_FIELDS, *MESSAGE_FIELDS, *TOKENIZE_FIELDS)
 
 
 def fields_of(endpoint: Endpoint, support: Support) -> Iterator[Field]:
@@ -58,15 +59,18 @@ def parameter_of(path: str, endpoint: Endpoint) -> str:
     head = path
     while head:
         name = _PATHS[endpoint].get(head)
-        if name == "input":  # one item may be several messages, and several one
+        # One item or message of these may be several of the contract's, and several one.
+        if name == "input" or (name == "messages" and endpoint is MESSAGES):
             return name
         if name is not None:
-            return _content_path(name + path[len(head) :])
+            return _content_path(name + path[len(head) :], endpoint)
         head = re.sub(r"(\.[^.\[]+|\[[^\]]*\]|^[^.\[]+)$", "", head)
     return path
 
 
-def _content_path(parameter: str) -> str:
-    """A message's content is a oneof in the contract and one field in JSON."""
+def _content_path(parameter: str, endpoint: Endpoint) -> str:
+    """A message's content is a oneof in the contract and one field in JSON; schemas are text there."""
     parameter = re.sub(r"^(messages\[\d+\])\.(?:parts\.parts|parts|text)", r"\1.content", parameter)
+    if endpoint is MESSAGES:
+        parameter = parameter.replace(".parameters_json", ".input_schema")
     return re.sub(r"^(messages\[\d+\])\.reasoning_text", r"\1.reasoning_content", parameter)

@@ -313,6 +313,8 @@ def test_what_the_server_refuses_is_named_as_here(http: httpx.Client, house: Hou
     for path, name in (
         ("spec.stopping.stop[0]", "stop_sequences[0]"),
         ("spec.chat.tools[1].name", "tools[1].name"),
+        ("spec.chat.tools[1].parameters_json", "tools[1].input_schema"),
+        ("spec.chat.messages[3].text", "messages: is wrong"),
         ("spec.chat", "messages"),
         ("spec.reasoning.max_tokens", "thinking"),
         ("spec.constraint.json_schema", "output_config"),

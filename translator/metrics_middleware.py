@@ -1,0 +1,49 @@
+"""Measures every HTTP request, from its headers to the end of its response."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from translator.metrics import Metrics
+
+# What a caller may make up must not become a label.
+_METHODS = frozenset(("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"))
+_UNKNOWN = "unknown"
+_CLIENT_GONE = 499
+
+
+class MetricsMiddleware:
+    """Counts requests by route, method and status, and times them."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began_s = time.monotonic()
+        status = _CLIENT_GONE
+
+        async def send_noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        method = scope["method"] if scope["method"] in _METHODS else _UNKNOWN
+        metrics = self._metrics
+        with metrics.http_in_progress.labels(method).track_inprogress():
+            try:
+                await self._app(scope, receive, send_noted)
+            finally:
+                # The router writes into the scope which route it found.
+                handler = getattr(scope.get("route"), "path", _UNKNOWN)
+                metrics.http_requests.labels(handler, method, f"{status // 100}xx").inc()
+                metrics.http_seconds.labels(handler, method).observe(time.monotonic() - began_s)
