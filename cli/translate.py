@@ -63,6 +63,13 @@ HTTP = (
         default="15",
     ),
     Flag(
+        name="enable-force-include-usage",
+        field="force_include_usage",
+        help="Every chunk of a stream holds the usage so far, asked for or not.",
+        switch=True,
+        default="off",
+    ),
+    Flag(
         name="allowed-origins",
         field="allowed_origins",
         help="Origins that browsers may call from; * is all.",

@@ -6,11 +6,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from translator.chat_request import ChatRequest, chat_spec, parse_chat
-from translator.chunks import FINISH_REASONS, ChunkWriter
+from translator.chunks import ChunkWriter, finish_members
 from translator.fields import Endpoint
 from translator.folded import FoldedChoice, fold
 from translator.generate import Answer, generate
 from translator.logprobs import TokenNames, chat_logprobs, prompt_logprobs
+from translator.request_headers import apply_headers
 from translator.requests import read_json_body
 from translator.sse import encode_json, encode_text
 from translator.version import SYSTEM_FINGERPRINT
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 async def create_chat_completion(request: Request) -> Response:
     """Answer a conversation, at once or as a stream."""
     chat = parse_chat(await read_json_body(request))
+    apply_headers(request, chat)
     return await generate(request, [chat_spec(chat)], Endpoint.CHAT, ChatAnswer(chat))
 
 
@@ -65,6 +67,8 @@ class ChatAnswer(Answer):
             body["prompt_logprobs"] = prompt_logprobs(started.prompt_logprobs, self._names)
         if self._chat.return_token_ids:
             body["prompt_token_ids"] = list(started.prompt_token_ids)
+        if self._chat.return_prompt_text:
+            body["prompt_text"] = started.prompt_text
         return body
 
     def _choice(self, index: int, choice: FoldedChoice) -> dict[str, Any]:
@@ -73,9 +77,14 @@ class ChatAnswer(Answer):
             logprobs = {"content": chat_logprobs(choice.logprobs, self._names), "refusal": None}
         rendered = {
             "index": index,
-            "message": {"role": "assistant", "content": choice.text, "refusal": None},
+            "message": {
+                "role": self._chat.response_role,
+                "content": self._chat.echoed_text + choice.text,
+                "refusal": None,
+            },
             "logprobs": logprobs,
             "finish_reason": choice.finish_reason,
+            "stop_reason": choice.stop_reason,
         }
         if self._chat.return_token_ids:
             rendered["token_ids"] = choice.token_ids
@@ -96,12 +105,16 @@ class ChatChunks:
 
     def start(self) -> bytes:
         """Return the role chunk of each choice."""
-        delta = (
-            b'"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,"finish_reason":null}'
+        role, text = encode_text(self._chat.response_role), encode_text(self._chat.echoed_text)
+        delta = b'"delta":{"role":%b,"content":%b,"refusal":null},"logprobs":null,"finish_reason":null}' % (
+            role,
+            text,
         )
         extra = b""
         if self._chat.return_token_ids:
             extra = b',"prompt_token_ids":' + encode_json(list(self._started.prompt_token_ids))
+        if self._chat.return_prompt_text:
+            extra += b',"prompt_text":' + encode_text(self._started.prompt_text)
         return b"".join(
             self._writer.chunk(b'{"index":%d,' % index + delta, extra) for index in range(self._chat.n or 1)
         )
@@ -128,10 +141,7 @@ class ChatChunks:
         """Return the finish chunk of each choice."""
         self._writer.tally.add_reasoning(finished.usage)
         return b"".join(
-            self._writer.chunk(
-                b'{"index":%d,"delta":{},"logprobs":null,"finish_reason":"%b"}'
-                % (end.index, FINISH_REASONS[end.finish_reason].encode())
-            )
+            self._writer.chunk(b'{"index":%d,"delta":{},"logprobs":null,' % end.index + finish_members(end))
             for end in finished.choices
         )
 

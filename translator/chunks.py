@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Protocol
 
 from pagewire.v1 import inference_pb2
-from translator.sse import encode_json
+from translator.sse import encode_json, encode_text
 from translator.usage import UsageTally
 from translator.version import SYSTEM_FINGERPRINT
 
@@ -21,6 +21,25 @@ FINISH_REASONS = {
     inference_pb2.FINISH_REASON_LENGTH: "length",
     inference_pb2.FINISH_REASON_TOOL_CALLS: "tool_calls",
 }
+
+
+def stop_reason(end: inference_pb2.ChoiceEnd) -> str | int | None:
+    """Return the stop text or stop token that ended a choice, if one did."""
+    match end.WhichOneof("matched"):
+        case "stop_text":
+            return end.stop_text
+        case "stop_token_id":
+            return end.stop_token_id
+        case _:
+            return None
+
+
+def finish_members(end: inference_pb2.ChoiceEnd) -> bytes:
+    """Return the last members of a choice that has ended."""
+    reason = FINISH_REASONS[end.finish_reason].encode()
+    matched = stop_reason(end)
+    encoded = encode_text(matched) if isinstance(matched, str) else encode_json(matched)
+    return b'"finish_reason":"%b","stop_reason":%b}' % (reason, encoded)
 
 
 class ChunkRenderer(Protocol):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from translator.chunks import FINISH_REASONS, ChunkWriter
+from translator.chunks import ChunkWriter, finish_members
 from translator.completion_request import CompletionRequest, completion_specs, parse_completion
 from translator.fields import Endpoint
 from translator.folded import FoldedChoice, fold
 from translator.generate import Answer, generate
 from translator.logprobs import CompletionLogprobs, TokenNames, prompt_logprobs
+from translator.request_headers import apply_headers
 from translator.requests import read_json_body
 from translator.sse import encode_json, encode_text
 from translator.usage import UsageTally
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 async def create_completion(request: Request) -> Response:
     """Go on with one or more prompts, at once or as a stream."""
     completion = parse_completion(await read_json_body(request))
+    apply_headers(request, completion)
     specs = completion_specs(completion)
     return await generate(request, specs, Endpoint.COMPLETIONS, CompletionAnswer(completion))
 
@@ -82,6 +84,7 @@ class CompletionAnswer(Answer):
             "index": index,
             "logprobs": logprobs,
             "finish_reason": generated.finish_reason,
+            "stop_reason": generated.stop_reason,
         }
         if completion.prompt_logprobs is not None:
             rendered["prompt_logprobs"] = prompt_logprobs(started.prompt_logprobs, self._names)
@@ -153,11 +156,11 @@ class CompletionChunks:
         first = prompt * self._completion.num_choices
         frames = b""
         for end in finished.choices:
-            reason = "length" if self._completion.prompt_only else FINISH_REASONS[end.finish_reason]
-            choice = (
-                self._heads[first + end.index] + b'"","logprobs":null,"finish_reason":"%b"}' % reason.encode()
-            )
-            frames += self._writer.chunk(choice)
+            head = self._heads[first + end.index] + b'"","logprobs":null,'
+            if self._completion.prompt_only:
+                frames += self._writer.chunk(head + b'"finish_reason":"length","stop_reason":null}')
+            else:
+                frames += self._writer.chunk(head + finish_members(end))
         return frames
 
     def usage(self) -> bytes:

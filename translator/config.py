@@ -19,6 +19,8 @@ class TranslatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Deadline of one request."""
     sse_keep_alive_s: float = 15.0
     """A comment is sent after this much silence in a stream. 0 sends none."""
+    force_include_usage: bool = False
+    """Whether every chunk of a stream holds the usage so far, asked for or not."""
     allowed_origins: tuple[str, ...] = ()
     """Origins that browsers may call from (CORS). Empty: none."""
     drain_timeout_s: float = 30.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pagewire.v1 import inference_pb2
-from translator.chunks import FINISH_REASONS
+from translator.chunks import FINISH_REASONS, stop_reason
 from translator.usage import UsageTally
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ class FoldedChoice:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[inference_pb2.TokenLogprob] = field(default_factory=list)
     finish_reason: str | None = None
+    stop_reason: str | int | None = None
+    """The stop text or stop token that ended it."""
 
     @property
     def text(self) -> str:
@@ -53,7 +55,9 @@ async def fold(group: GenerationGroup, starts: Sequence[inference_pb2.Started], 
                 _add(folded.choices[prompt], event, folded.tally)
             else:
                 for end in event.choices:
-                    folded.choices[prompt][end.index].finish_reason = FINISH_REASONS[end.finish_reason]
+                    choice = folded.choices[prompt][end.index]
+                    choice.finish_reason = FINISH_REASONS[end.finish_reason]
+                    choice.stop_reason = stop_reason(end)
                 folded.tally.add_reasoning(event.usage)
     return folded
 

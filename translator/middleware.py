@@ -39,7 +39,8 @@ class RequestIdMiddleware:
                 names = (
                     (b"x-request-id", b"request-id") if is_anthropic(scope["path"]) else (b"x-request-id",)
                 )
-                ids = [(name, request_id) for name in names]
+                final_id = scope["state"]["request_id"].encode()  # the body may have named it
+                ids = [(name, final_id) for name in names]
                 message["headers"] = [*message.get("headers", ()), *ids]
             await send(message)
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from cli.flags import Group
 
 SERVE_FLAGS = [
-    "model", "served-model-name", "tokenizer", "chat-template", "revision", "download-dir", "load-format",
+    "model", "served-model-name", "tokenizer", "chat-template",
+    "trust-request-chat-template", "revision", "download-dir", "load-format",
     "dtype", "max-model-len", "generation-config", "seed", "device", "tensor-parallel-size",
     "gpu-memory-utilization", "kv-cache-memory-bytes", "num-gpu-blocks-override", "block-size",
     "max-num-seqs", "max-num-batched-tokens", "enable-prefix-caching", "num-threads", "host", "port",
@@ -30,7 +31,8 @@ SERVE_FLAGS = [
     "max-message-bytes", "drain-timeout", "log-level",
 ]  # fmt: skip
 TRANSLATE_FLAGS = [
-    "grpc-target", "host", "port", "max-body-bytes", "request-timeout", "sse-keep-alive", "allowed-origins",
+    "grpc-target", "host", "port", "max-body-bytes", "request-timeout", "sse-keep-alive",
+    "enable-force-include-usage", "allowed-origins",
     "drain-timeout", "log-level",
 ]  # fmt: skip
 FLAGS = {

@@ -55,7 +55,7 @@ def role(index: int = 0) -> str:
 
 
 def finish(why: str = "stop", index: int = 0) -> str:
-    return f'{{"index":{index},"delta":{{}},"logprobs":null,"finish_reason":"{why}"}}'
+    return f'{{"index":{index},"delta":{{}},"logprobs":null,"finish_reason":"{why}","stop_reason":null}}'
 
 
 class TestStream:
@@ -189,6 +189,7 @@ class TestWhole:
                     "message": {"role": "assistant", "content": "Hello", "refusal": None},
                     "logprobs": None,
                     "finish_reason": "stop",
+                    "stop_reason": None,
                 }
             ],
             "usage": json.loads(USAGE % (2, 9)),
@@ -196,6 +197,37 @@ class TestWhole:
         assert house.servicer.specs[0].model == "m"
         assert house.servicer.metadata[0]["x-request-id"] == "r-1"
         assert 500 < house.servicer.time_remaining_s < 602
+
+    def test_what_stopped_a_choice_is_said(self, http: httpx.Client, house: House) -> None:
+        end = finished(2)
+        end.finished.choices[0].stop_text = "a\u2028"
+        end.finished.choices[1].stop_token_id = 7
+        house.servicer.script = plays(started(), end)
+        choices = post(http, n=2).json()["choices"]
+        assert [choice["stop_reason"] for choice in choices] == ["a\u2028", 7]
+        frames = transcript(post(http, n=2, stream=True))
+        assert all(len(frame.splitlines()) == 1 for frame in frames)
+        reasons = [json.loads(frame.removeprefix("data: "))["choices"][0] for frame in frames[2:4]]
+        assert [choice["stop_reason"] for choice in reasons] == ["a\u2028", 7]
+
+    def test_the_last_message_is_echoed_and_its_role_kept(self, http: httpx.Client, house: House) -> None:
+        house.servicer.script = plays(started(prompt_text="<p>"), delta("lo"), finished())
+        fields: dict[str, Any] = {
+            "messages": [*MESSAGES, {"role": "assistant", "content": "Hel"}],
+            "continue_final_message": True,
+            "echo": True,
+            "return_prompt_text": True,
+        }
+        body = post(http, **fields).json()
+        message = {"role": "assistant", "content": "Hello", "refusal": None}
+        assert (body["choices"][0]["message"], body["prompt_text"]) == (message, "<p>")
+        first, second, *_ = transcript(post(http, **fields, stream=True))
+        chunk = json.loads(first.removeprefix("data: "))
+        assert chunk["choices"][0]["delta"] == {"role": "assistant", "content": "Hel", "refusal": None}
+        assert chunk["prompt_text"] == "<p>"
+        assert '"content":"lo"' in second
+        fields |= {"messages": [{"role": "narrator", "content": "Hel"}], "echo": False}
+        assert post(http, **fields).json()["choices"][0]["message"]["role"] == "narrator"
 
     def test_choices_equal_the_stream(self, http: httpx.Client, house: House) -> None:
         house.servicer.script = plays(started(), delta("a", 1), delta("b", 0), delta("c", 1), finished(2))

@@ -33,9 +33,10 @@ def transcript(response: httpx.Response) -> list[str]:
 
 
 def chunk(text: str, index: int = 0, finish: str | None = None) -> str:
-    choice = json.dumps(
-        {"index": index, "text": text, "logprobs": None, "finish_reason": finish}, separators=(",", ":")
-    )
+    members = {"index": index, "text": text, "logprobs": None, "finish_reason": finish}
+    if finish is not None:
+        members["stop_reason"] = None
+    choice = json.dumps(members, separators=(",", ":"))
     return f'data: {{"id":"cmpl-r-1",{HEAD},"choices":[{choice}]}}'
 
 
@@ -73,7 +74,9 @@ def test_golden_whole(http: httpx.Client, house: House) -> None:
         "id": "cmpl-r-1",
         "object": "text_completion",
         "model": MODEL,
-        "choices": [{"text": "Hello", "index": 0, "logprobs": None, "finish_reason": "stop"}],
+        "choices": [
+            {"text": "Hello", "index": 0, "logprobs": None, "finish_reason": "stop", "stop_reason": None}
+        ],
         "usage": {
             "prompt_tokens": 7,
             "completion_tokens": 2,
