@@ -9,6 +9,7 @@ import msgspec
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
 DataType = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
+ModelImplementation = Literal["auto", "transformers"]
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,6 +19,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A local folder (config.json, *.safetensors) or a .gguf file."""
     load_format: LoadFormat = "auto"
     """`dummy` makes seeded random weights from the config alone."""
+    model_impl: ModelImplementation = "auto"
+    """What computes a model: `auto` is a page of ours where there is one, else transformers on our cache."""
     dtype: DataType = "auto"
     """Of weights, activations and KV cache. `auto` is the model's own."""
     device: Device = "auto"

@@ -11,7 +11,7 @@ from engine.errors import ModelLoadError
 
 if TYPE_CHECKING:
     from engine.config import Device, EngineConfig
-    from engine.model_config import ModelConfig
+    from engine.decoder_config import DecoderConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Limits:
     max_model_len: int
 
     @staticmethod
-    def choose(config: EngineConfig, model: ModelConfig, device: torch.device) -> Limits:
+    def choose(config: EngineConfig, model: DecoderConfig, device: torch.device) -> Limits:
         """Fill in the device's defaults.
 
         Raises:

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engine.decoder_config import DecoderConfig, NoPageError, known_dtype
 from engine.errors import ModelLoadError
 from engine.gguf import GGUFFile
 from engine.rope_config import RopeConfig, rope_from_gguf, rope_from_hf
@@ -19,13 +20,11 @@ GGUF_ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig:
-    """Sizes and constants of a decoder."""
+class ModelConfig(DecoderConfig):
+    """Sizes and constants of a decoder that one of our pages computes."""
 
     architecture: str
     """One of ARCHITECTURES."""
-    vocab_size: int
-    hidden_size: int
     intermediate_size: int
     num_layers: int
     num_heads: int
@@ -33,8 +32,6 @@ class ModelConfig:
     head_dim: int
     norm_epsilon: float
     rope: RopeConfig
-    max_position: int
-    """Longest sequence that the model was made for, in tokens."""
     sliding_window: int | None
     """Tokens that attention sees at most; None sees all."""
     tie_word_embeddings: bool
@@ -42,36 +39,28 @@ class ModelConfig:
     qkv_bias: bool
     output_bias: bool
     mlp_bias: bool
-    dtype: str
-    """Of the weights as published: float32, bfloat16 or float16."""
 
     @staticmethod
     def load(path: Path) -> ModelConfig:
         """Read the config of a model folder or a .gguf file.
 
         Raises:
-            ModelLoadError: it is missing or malformed, or the model is of a kind that is not supported.
+            NoPageError: the model is of a kind that our pages do not compute.
+            ModelLoadError: the config is missing or malformed.
         """
         if path.is_file():
             return _from_gguf(path)
         return _from_folder(path)
 
-    def max_model_len(self, requested: int | None) -> int:
-        """Return the longest sequence to serve, in tokens.
+    @property
+    def length_limit(self) -> tuple[int, str]:
+        """The longest sequence that can be served, in tokens, and what sets it.
 
-        A sliding window is not implemented: a sequence that fits it is computed exactly, so the window
-        bounds the length.
-
-        Raises:
-            ModelLoadError: the requested length is beyond what the model can do.
+        Our pages have no sliding window. A sequence that fits it is computed exactly, so that sets the limit.
         """
-        limit = min(self.max_position, self.sliding_window or self.max_position)
-        if requested is None:
-            return limit
-        if requested > limit:
-            kind = "context length" if limit == self.max_position else "sliding window"
-            raise ModelLoadError(f"max_model_len is {requested}, beyond the model's {kind} of {limit}")
-        return requested
+        if self.sliding_window is not None and self.sliding_window < self.max_position:
+            return self.sliding_window, "sliding window"
+        return self.max_position, "context length"
 
 
 def _from_folder(folder: Path) -> ModelConfig:
@@ -96,6 +85,8 @@ def _checked(path: Path, make: Callable[[], ModelConfig]) -> ModelConfig:
     """Build a config, turning missing and mistyped fields into errors that name the file."""
     try:
         config = make()
+    except NoPageError as error:
+        raise NoPageError(f"{path}: {error}") from error
     except KeyError as error:
         raise ModelLoadError(f"{path}: the field {error} is missing") from error
     except (TypeError, ValueError) as error:
@@ -111,12 +102,13 @@ def from_hf(fields: Mapping[str, Any]) -> ModelConfig:
 
     Raises:
         KeyError: a field without a default is missing.
-        ValueError: the model needs something that is not supported.
+        NoPageError: the model needs something that our pages do not compute.
+        ValueError: a value is malformed.
     """
     architecture = _hf_architecture(fields)
     activation = fields.get("hidden_act", "silu")
     if activation != "silu":
-        raise ValueError(f"the activation {activation!r} is not supported, only 'silu'")
+        raise NoPageError(f"the activation {activation!r} is not supported, only 'silu'")
     if fields.get("quantization_config"):
         method = fields["quantization_config"].get("quant_method")
         raise ValueError(f"weights quantised by {method!r} are not supported")
@@ -142,7 +134,7 @@ def from_hf(fields: Mapping[str, Any]) -> ModelConfig:
         qkv_bias=attention_bias,
         output_bias=attention_bias and not is_qwen2,
         mlp_bias=bool(fields.get("mlp_bias", False)),
-        dtype=_dtype(fields.get("dtype") or fields.get("torch_dtype") or "float32"),
+        dtype=known_dtype(fields.get("dtype") or fields.get("torch_dtype") or "float32"),
     )
 
 
@@ -150,7 +142,7 @@ def _hf_architecture(fields: Mapping[str, Any]) -> str:
     names = fields.get("architectures") or []
     known = [name for name in names if name in ARCHITECTURES]
     if not known:
-        raise ValueError(
+        raise NoPageError(
             f"the architecture {', '.join(names) or 'is not given and'} is not supported; "
             f"supported are {', '.join(ARCHITECTURES)}"
         )
@@ -167,13 +159,6 @@ def _sliding_window(architecture: str, fields: Mapping[str, Any]) -> int | None:
     if layer_types is not None and "sliding_attention" not in layer_types:
         return None
     return int(window)
-
-
-def _dtype(name: str) -> str:
-    name = name.removeprefix("torch.")
-    if name not in ("float32", "bfloat16", "float16"):
-        raise ValueError(f"the dtype {name!r} is not supported, only float32, bfloat16 and float16")
-    return name
 
 
 def from_gguf(file: GGUFFile) -> ModelConfig:

@@ -14,15 +14,13 @@ from engine.host import num_physical_cores
 from engine.kv_cache import KVCacheShape
 from engine.limits import Limits, choose_device
 from engine.messages import EngineInfo, SamplingParams
-from engine.model_config import ModelConfig
+from engine.model_loading import load_config, load_model
 from engine.model_size import ModelSize
-from engine.models import MODELS
 from engine.pooler import decoder_poolings
 from engine.precision import choose_precision
 from engine.sentence_config import SentenceConfig
 from engine.step import Admission, Chunk, StepPlan
 from engine.step_runner import StepRunner
-from engine.weights import load_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,13 +66,13 @@ class ModelRunner:
         path = Path(config.model_path)
         device = choose_device(config.device)
         torch.set_num_threads(config.num_threads or num_physical_cores())
-        model_config = ModelConfig.load(path)
+        model_config = load_config(path, config.model_impl)
         sentence = SentenceConfig.load(path)
         limits = Limits.choose(config, model_config, device)
         precision = choose_precision(config.dtype, model_config.dtype, device)
-        with torch.device(device):
-            model = MODELS[model_config.architecture](model_config, limits.max_model_len, precision)
-        load_weights(model, path, config.load_format, config.seed, on_progress)
+        model = load_model(
+            model_config, config, path, limits.max_model_len, precision, device, on_progress
+        )
         size = ModelSize.of(model)
         model.prepare()
         on_progress("warming up", 0, 0)
@@ -87,8 +85,9 @@ class ModelRunner:
         _warm_up(steps, limits, num_seqs=1, num_tokens=min(limits.block_size, max_model_len))
         if device.type == "cuda":
             _warm_up(steps, limits, num_seqs=1, num_tokens=min(limits.max_num_batched_tokens, max_model_len))
-            on_progress("capturing graphs", 0, 0)
-            steps.capture()
+            if model.is_capturable:
+                on_progress("capturing graphs", 0, 0)
+                steps.capture()
         info = EngineInfo(
             architecture=model_config.architecture,
             dtype=precision.name,

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engine.decoder_config import NoPageError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -24,13 +26,13 @@ def rope_from_hf(fields: Mapping[str, Any], head_dim: int, max_position: int) ->
 
     Raises:
         KeyError: a setting of the scaling is missing.
-        ValueError: the type of scaling is not supported.
+        NoPageError: our pages do not have this type of scaling.
     """
     scaling = dict(fields.get("rope_parameters") or fields.get("rope_scaling") or {})
     theta = float(scaling.get("rope_theta") or fields.get("rope_theta") or 10000.0)
     partial = scaling.get("partial_rotary_factor") or fields.get("partial_rotary_factor") or 1.0
     if partial != 1.0:
-        raise ValueError(f"partial_rotary_factor {partial} is not supported, only 1")
+        raise NoPageError(f"partial_rotary_factor {partial} is not supported, only 1")
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     if kind == "default":
         return RopeConfig(theta)
@@ -38,7 +40,7 @@ def rope_from_hf(fields: Mapping[str, Any], head_dim: int, max_position: int) ->
         return RopeConfig(theta, (float(scaling["factor"]),) * (head_dim // 2))
     if kind == "llama3":
         return RopeConfig(theta, _llama3_divisors(theta, head_dim, scaling, max_position))
-    raise ValueError(f"rope scaling of type {kind!r} is not supported, only default, linear and llama3")
+    raise NoPageError(f"rope scaling of type {kind!r} is not supported, only default, linear and llama3")
 
 
 def rope_from_gguf(

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from engine.decoder_config import DecoderConfig
     from engine.forward_inputs import ForwardInputs
     from engine.kv_cache import LayerCache
-    from engine.model_config import ModelConfig
 
 
 class KVSizes(Protocol):
@@ -45,7 +45,7 @@ class CausalLM(nn.Module, ABC):
     is_capturable: ClassVar[bool]
     """Whether its passes launch the same kernels each time and never wait for the device, as a graph must."""
 
-    def __init__(self, config: ModelConfig, activations: torch.dtype) -> None:
+    def __init__(self, config: DecoderConfig, activations: torch.dtype) -> None:
         super().__init__()
         self.config = config
         self._activations = activations

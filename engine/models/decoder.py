@@ -112,6 +112,7 @@ class PagedDecoder(CausalLM):
     """
 
     is_capturable = True
+    config: ModelConfig
     attention: ClassVar[MakeAttention]
 
     def __init__(self, config: ModelConfig, max_model_len: int, precision: Precision) -> None:
