@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -12,6 +12,9 @@ from translator.constraints import ConstrainedOptions, apply_constraint
 from translator.errors import ApiError
 from translator.fields import Endpoint
 from translator.schema import UInt32, apply_options, parse_request
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 _TEXT_PARTS = ("text", "input_text", "output_text")
@@ -156,11 +159,16 @@ def chat_spec(request: ChatRequest) -> inference_pb2.GenerationSpec:
 def _template_arguments(request: ChatRequest) -> dict[str, Any]:
     arguments = dict(request.chat_template_kwargs or {})
     if request.reasoning_effort is not None:
-        arguments.setdefault("reasoning_effort", request.reasoning_effort)
-        arguments.setdefault("enable_thinking", request.reasoning_effort != "none")
+        arguments |= effort_arguments(request.reasoning_effort, arguments)
     if request.documents is not None:
         arguments.setdefault("documents", request.documents)
     return arguments
+
+
+def effort_arguments(effort: ReasoningEffort, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the variables by which templates learn how much the model is to reason, but for those given."""
+    arguments = {"reasoning_effort": effort, "enable_thinking": effort != "none"}
+    return {name: value for name, value in arguments.items() if name not in given}
 
 
 def _add_message(target: chat_pb2.Message, message: Message, where: str) -> None:

@@ -9,7 +9,7 @@ from pagewire.v1 import inference_pb2
 
 if TYPE_CHECKING:
     from translator.errors import ApiError
-    from translator.response_request import ResponseRequest, TextFormat
+    from translator.response_request import ResponseRequest
     from translator.response_tools import Toolbox
 
     Body = dict[str, Any]
@@ -51,7 +51,7 @@ def new_body(response_id: str, request: ResponseRequest, toolbox: Toolbox, *, is
         "store": is_stored,
         "temperature": request.temperature,
         "text": {
-            "format": _format(text.format if text else None),
+            "format": (text.format if text else None) or {"type": "text"},
             "verbosity": (text.verbosity if text else None) or "medium",
         },
         "tool_choice": "auto" if request.tool_choice is None else request.tool_choice,
@@ -100,16 +100,4 @@ def response_usage(started: inference_pb2.Started, num_generated: int, num_reaso
         "output_tokens": num_generated,
         "output_tokens_details": {"reasoning_tokens": num_reasoning},
         "total_tokens": started.num_prompt_tokens + num_generated,
-    }
-
-
-def _format(text_format: TextFormat | None) -> Body:
-    if text_format is None or text_format.type != "json_schema":
-        return {"type": text_format.type if text_format else "text"}
-    return {
-        "type": "json_schema",
-        "name": text_format.name,
-        "description": text_format.description,
-        "schema": text_format.schema,
-        "strict": bool(text_format.strict),
     }

@@ -8,11 +8,13 @@ import msgspec
 from msgspec import Meta
 
 from pagewire.v1 import inference_pb2
+from translator.chat_request import ReasoningEffort, effort_arguments
+from translator.constraints import ConstrainedOptions, apply_constraint, format_constraint
 from translator.errors import ApiError
 from translator.fields import Endpoint
 from translator.response_items import InputItem  # noqa: TC001 - msgspec reads it
 from translator.response_tools import Tool, ToolChoice  # noqa: TC001 - msgspec reads them
-from translator.schema import GenerationOptions, UInt32, apply_options, parse_request
+from translator.schema import UInt32, apply_options, parse_request
 
 if TYPE_CHECKING:
     from pagewire.v1 import chat_pb2
@@ -33,31 +35,22 @@ Metadata = Annotated[
 ]
 
 
-class TextFormat(msgspec.Struct, kw_only=True):
-    """What the text must look like."""
-
-    type: Literal["text", "json_object", "json_schema"]
-    name: str | None = None
-    description: str | None = None
-    schema: dict[str, Any] | bool | None = None
-    strict: bool | None = None
-
-
 class TextOptions(msgspec.Struct, kw_only=True):
     """How the answer's text is written."""
 
-    format: TextFormat | None = None
+    format: dict[str, Any] | None = None
+    """What it must look like, as chat's `response_format` but flat."""
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
 class ReasoningOptions(msgspec.Struct, kw_only=True):
     """How the model reasons. Summaries are not made: the reasoning itself is returned."""
 
-    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    effort: ReasoningEffort | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
 
 
-class ResponseRequest(GenerationOptions, kw_only=True):
+class ResponseRequest(ConstrainedOptions, kw_only=True):
     """The fields of a request; `fields.py` says what each does."""
 
     input: str | list[InputItem] | None = None
@@ -92,11 +85,6 @@ class ResponseRequest(GenerationOptions, kw_only=True):
         if self.truncation == "auto" and self.truncate_prompt_tokens is not None:
             message = "truncate_prompt_tokens: excludes truncation auto."
             raise ApiError(400, message, param="truncate_prompt_tokens")
-        text_format = self.text.format if self.text else None
-        if text_format is not None and text_format.type == "json_schema":
-            for name in ("name", "schema"):
-                if getattr(text_format, name) is None:
-                    raise ApiError(400, f"text.format.{name}: required.", param=f"text.format.{name}")
 
     @property
     def returns_logprobs(self) -> bool:
@@ -133,17 +121,21 @@ def response_spec(request: ResponseRequest) -> inference_pb2.GenerationSpec:
     if request.truncation == "auto":
         spec.truncate_prompt_tokens = -1
         spec.truncation_side = inference_pb2.TRUNCATION_SIDE_LEFT
-    if request.text is not None and request.text.format is not None:
-        _add_format(spec, request.text.format)
+    _apply_format(spec, request)
     return spec
 
 
-def _add_format(spec: inference_pb2.GenerationSpec, text_format: TextFormat) -> None:
-    match text_format.type:
-        case "json_object":
-            spec.constraint.json_object = True
-        case "json_schema":
-            spec.constraint.json_schema = msgspec.json.encode(text_format.schema).decode()
+def _apply_format(spec: inference_pb2.GenerationSpec, request: ResponseRequest) -> None:
+    apply_constraint(spec, request)
+    if request.text is None or request.text.format is None:
+        return
+    constraint = format_constraint(request.text.format, "text.format")
+    if constraint is None:
+        return
+    if spec.HasField("constraint"):
+        message = "structured_outputs: excludes text.format; expected one constraint."
+        raise ApiError(400, message, param="structured_outputs")
+    spec.constraint.CopyFrom(constraint)
 
 
 def write_options(chat: chat_pb2.Chat, request: ResponseRequest, toolbox: Toolbox) -> None:
@@ -155,6 +147,6 @@ def write_options(chat: chat_pb2.Chat, request: ResponseRequest, toolbox: Toolbo
     toolbox.write(chat, request.tool_choice, request.parallel_tool_calls)
     arguments = dict(request.chat_template_kwargs or {})
     if request.reasoning is not None and request.reasoning.effort is not None:
-        arguments.setdefault("reasoning_effort", request.reasoning.effort)
+        arguments |= effort_arguments(request.reasoning.effort, arguments)
     if arguments:
         chat.template_arguments_json = msgspec.json.encode(arguments).decode()
