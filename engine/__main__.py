@@ -26,6 +26,7 @@ from engine.core import HEARTBEAT_INTERVAL_S, EngineCore
 from engine.encoder_config import EncoderConfig
 from engine.encoder_scheduler import EncoderScheduler
 from engine.errors import ChannelClosedError, ModelLoadError
+from engine.grammars import Grammars
 from engine.messages import Fatal, Heartbeat, Loading
 from engine.scheduler import Scheduler
 
@@ -89,7 +90,7 @@ def _serve(config: EngineConfig, load: Load, channel: EngineChannel) -> None:
     scheduler = _make_scheduler(config, runner)
     gc.collect()
     gc.freeze()  # what was loaded stays: the collector need not walk it in the middle of a step
-    core = EngineCore(runner, scheduler, channel)
+    core = EngineCore(runner, scheduler, channel, Grammars(runner.info.vocab_size, channel.wake))
     threading.Thread(target=_beat, args=(channel, core), name="engine-pulse", daemon=True).start()
     try:
         core.run()

@@ -41,6 +41,7 @@ class EngineChannel:
         self._socket = sock
         self._commands: deque[Command] = deque()
         self._arrived = threading.Condition()
+        self._is_woken = False
         self._closed = threading.Event()
         self._sending = threading.Lock()
         threading.Thread(target=self._read, name="engine-inbox", daemon=True).start()
@@ -58,19 +59,26 @@ class EngineChannel:
             raise ChannelClosedError("the server closed the engine's channel") from error
 
     def receive(self, timeout_s: float) -> list[Command]:
-        """Return all commands that have arrived, waiting up to `timeout_s` for the first.
+        """Return all commands that have arrived, waiting up to `timeout_s` for the first, or for `wake`.
 
         Raises:
             ChannelClosedError: the server is gone and every command was returned.
         """
         with self._arrived:
-            if not self._commands and not self._closed.is_set() and timeout_s > 0:
+            if not (self._commands or self._closed.is_set() or self._is_woken) and timeout_s > 0:
                 self._arrived.wait(timeout_s)
+            self._is_woken = False
             commands = list(self._commands)
             self._commands.clear()
             if not commands and self._closed.is_set():
                 raise ChannelClosedError("the server closed the engine's channel")
         return commands
+
+    def wake(self) -> None:
+        """Let `receive` return now, or the next call of it at once. Any thread may call this."""
+        with self._arrived:
+            self._is_woken = True
+            self._arrived.notify()
 
     def wait_closed(self) -> None:
         """Block until the server is gone."""

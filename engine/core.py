@@ -20,14 +20,17 @@ from engine.messages import (
     Shutdown,
     StepOutputs,
     Submit,
+    Vocabulary,
 )
 
 if TYPE_CHECKING:
     from engine.channel import EngineChannel
+    from engine.grammars import Grammars
     from engine.encoder_scheduler import EncoderScheduler
     from engine.messages import Command, EngineInfo, EngineRequest, EngineStats
     from engine.scheduler import Scheduler
     from engine.step import StepPlan, StepResult
+    from engine.token_matcher import TokenMatcher
 
 HEARTBEAT_INTERVAL_S = 1.0
 
@@ -65,10 +68,18 @@ class Runner(Protocol):
 class EngineCore:
     """Joins scheduler, runner and channel. Everything happens on the thread that calls `run`."""
 
-    def __init__(self, runner: Runner, scheduler: Scheduler | EncoderScheduler, channel: EngineChannel) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        scheduler: Scheduler | EncoderScheduler,
+        channel: EngineChannel,
+        grammars: Grammars,
+    ) -> None:
         self._runner = runner
         self._scheduler = scheduler
         self._channel = channel
+        self._grammars = grammars
+        self._is_idle = True
         self._in_flight: deque[tuple[StepPlan, PendingStep]] = deque()
         self._stats = scheduler.stats()
 
@@ -85,9 +96,7 @@ class EngineCore:
         """
         self._channel.send(Ready(self._runner.info))
         while True:
-            is_busy = self._scheduler.has_requests or self._in_flight
-            timeout_s = 0.0 if is_busy else HEARTBEAT_INTERVAL_S
-            commands = self._channel.receive(timeout_s)
+            commands = self._channel.receive(HEARTBEAT_INTERVAL_S if self._is_idle else 0.0)
             if any(isinstance(command, Shutdown) for command in commands):
                 return
             self._step(commands)
@@ -96,33 +105,52 @@ class EngineCore:
         """Follow the commands, keep the runner busy, and send one frame for what came of it."""
         replies = (self._follow(command) for command in commands)
         outputs = [reply for reply in replies if reply is not None]
+        outputs += self._follow_grammars()
         plan = self._scheduler.schedule()
         if plan is not None:
             self._in_flight.append((plan, self._runner.launch(plan)))
-        is_idle = not self._in_flight and not outputs
+        self._is_idle = not self._in_flight
         if self._in_flight and (plan is None or len(self._in_flight) == self._runner.max_steps_in_flight):
             planned, pending = self._in_flight.popleft()
             outputs += self._scheduler.update(planned, pending.collect())
-        elif not is_idle and not outputs:
+            self._grammars.follow()
+        elif self._in_flight and not outputs:
             return  # a step was launched, and the next may be at once
         self._stats = self._scheduler.stats()
-        self._channel.send(Heartbeat(self._stats) if is_idle else StepOutputs(outputs, self._stats))
+        is_silent = self._is_idle and not outputs
+        self._channel.send(Heartbeat(self._stats) if is_silent else StepOutputs(outputs, self._stats))
+
+    def _follow_grammars(self) -> list[RequestOutput]:
+        """Queue the sequences whose grammars were compiled, and end those whose grammars have ended."""
+        replies = (
+            self._add(request, matcher) if matcher is not None else _failed(request, "bad_grammar")
+            for request, matcher in self._grammars.opened()
+        )
+        return [reply for reply in replies if reply is not None] + self._scheduler.end_matched()
 
     def _follow(self, command: Command) -> RequestOutput | None:
         match command:
             case Submit(request):
-                return self._submit(request)
+                if not request.grammar:
+                    return self._add(request, None)
+                self._grammars.open(request)
             case Abort(request_id):
+                if self._grammars.close(request_id):
+                    return RequestOutput(request_id, finish_reason=FinishReason.ABORTED)
                 return self._scheduler.abort(request_id)
+            case Vocabulary():
+                self._grammars.learn(command)
             case ResetPrefixCache():
                 self._scheduler.reset_prefix_cache()
         return None
 
-    def _submit(self, request: EngineRequest) -> RequestOutput | None:
+    def _add(self, request: EngineRequest, matcher: TokenMatcher | None) -> RequestOutput | None:
         try:
-            self._scheduler.add(request)
+            self._scheduler.add(request, matcher)
         except RequestTooLargeError:
-            return RequestOutput(
-                request.request_id, finish_reason=FinishReason.FAILED, error="request_too_large"
-            )
+            return _failed(request, "request_too_large")
         return None
+
+
+def _failed(request: EngineRequest, error: str) -> RequestOutput:
+    return RequestOutput(request.request_id, finish_reason=FinishReason.FAILED, error=error)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from engine.messages import TokenLogprobs
 
 if TYPE_CHECKING:
@@ -12,13 +14,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def token_logprobs(logits: Tensor, token_ids: Tensor, num_top: Sequence[int]) -> list[TokenLogprobs]:
+def token_logprobs(
+    logits: Tensor,
+    token_ids: Tensor,
+    num_top: Sequence[int],
+    listed_ids: Sequence[Sequence[int]] | None = None,
+) -> list[TokenLogprobs]:
     """Describe one token of each row.
 
     Args:
         logits: [num_rows, vocab] float32, as the model gave them.
         token_ids: [num_rows] int64, each in the vocabulary.
         num_top: how many most likely tokens each row reports.
+        listed_ids: the tokens that each row reports instead, where it lists any.
     """
     if not num_top:
         return []
@@ -29,7 +37,7 @@ def token_logprobs(logits: Tensor, token_ids: Tensor, num_top: Sequence[int]) ->
     top = logits.topk(min(max(num_top), logits.shape[-1]), dim=-1)
     top_logprobs = (top.values - normaliser).tolist()
     top_ids = top.indices.tolist()
-    return [
+    described = [
         TokenLogprobs(
             token_id=token_id,
             logprob=logprobs[row],
@@ -38,3 +46,9 @@ def token_logprobs(logits: Tensor, token_ids: Tensor, num_top: Sequence[int]) ->
         )
         for row, (token_id, count) in enumerate(zip(token_ids.tolist(), num_top, strict=True))
     ]
+    for row, listed in enumerate(listed_ids or ()):
+        if listed:
+            values = (logits[row, list(listed)] - normaliser[row]).tolist()
+            top_first = sorted(zip(listed, values, strict=True), key=lambda pair: -pair[1])
+            described[row] = msgspec.structs.replace(described[row], top=top_first)
+    return described

@@ -92,6 +92,8 @@ class FinishReason(enum.Enum):
     LENGTH = "length"
     ABORTED = "aborted"
     """Ended by an Abort command."""
+    COMPLETE = "complete"
+    """Its grammar allows nothing more. No token says so: the last one belongs to the text."""
     FAILED = "failed"
     """Ended by an error; `RequestOutput.error` says which."""
 
@@ -127,8 +129,9 @@ class RequestOutput(_Value, frozen=True):
     stop_token_id: int | None = None
     """The member of `stop_token_ids` that ended the sequence."""
     error: str | None = None
-    """A stable name of the error, where `finish_reason` is FAILED: "numerical_error" or
-    "request_too_large"."""
+    """A stable name of the error, where `finish_reason` is FAILED: "numerical_error", "request_too_large",
+    "bad_grammar" (it does not compile or became too complex) or "no_token" (what the request allows has
+    nothing in common)."""
     embedding: bytes | None = None
     """With the finish reason of a pooled sequence: its vector, not normalised, in little-endian float32."""
 
@@ -181,6 +184,17 @@ class EngineInfo(_Value, frozen=True):
 # Commands, from the server to the engine.
 
 
+class Vocabulary(_Tagged, frozen=True):
+    """What the tokens stand for. Sent once, before any sequence with a grammar."""
+
+    tokens: list[bytes]
+    """By id; empty where there is none."""
+    special_token_ids: list[int]
+    """Marks for the model, which are no text."""
+    eos_token_ids: list[int]
+    """Tokens that may end a text where its grammar lets it end."""
+
+
 class Submit(_Tagged, frozen=True):
     """Takes a sequence into the waiting queue."""
 
@@ -201,7 +215,7 @@ class Shutdown(_Tagged, frozen=True):
     """Ends the engine process after the current step."""
 
 
-Command = Submit | Abort | ResetPrefixCache | Shutdown
+Command = Vocabulary | Submit | Abort | ResetPrefixCache | Shutdown
 
 # Frames, from the engine to the server.
 

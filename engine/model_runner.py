@@ -120,10 +120,11 @@ def _warm_up(steps: StepRunner, limits: Limits, num_seqs: int, num_tokens: int) 
     sampling = SamplingParams(max_tokens=1, top_p=0.9, top_k=50)
     rows = range(num_seqs)
     block_ids = (0,) * -(-num_tokens // limits.block_size)
+    mask = b"\xff" * (-(-steps.vocab_size // 32) * 4)
     plan = StepPlan(
         released_rows=(),
         admissions=tuple(Admission(row, [0] * num_tokens, num_tokens, sampling) for row in rows),
-        chunks=tuple(Chunk(row, 0, num_tokens, block_ids, samples=True) for row in rows),
+        chunks=tuple(Chunk(row, 0, num_tokens, block_ids, samples=True, mask=mask) for row in rows),
     )
     steps.launch(plan).collect()
     steps.launch(StepPlan(released_rows=tuple(rows), admissions=(), chunks=()))

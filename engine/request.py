@@ -16,6 +16,7 @@ from engine.messages import FinishReason, Pooling
 
 if TYPE_CHECKING:
     from engine.messages import EngineRequest, SamplingParams, TokenLogprobs
+    from engine.token_matcher import TokenMatcher
 
 Rank = tuple[int, int, int]
 """Place in the order of service, see `waiting_queue.py`."""
@@ -29,6 +30,7 @@ class Request:
         "block_keys",
         "cache_salt",
         "is_announced",
+        "matcher",
         "max_num_tokens",
         "num_bypasses",
         "num_cached_tokens",
@@ -48,7 +50,14 @@ class Request:
         "uses_cache",
     )
 
-    def __init__(self, source: EngineRequest, rank: Rank, max_model_len: int, uses_cache: bool) -> None:
+    def __init__(
+        self,
+        source: EngineRequest,
+        rank: Rank,
+        max_model_len: int,
+        uses_cache: bool,
+        matcher: TokenMatcher | None = None,
+    ) -> None:
         assert source.prompt_token_ids, "the server refuses empty prompts"
         self.request_id = source.request_id
         self.sampling: SamplingParams = source.sampling
@@ -56,6 +65,8 @@ class Request:
         """Asks for a vector: nothing is sampled, and the sequence ends with its prompt."""
         self.cache_salt = source.cache_salt
         self.uses_cache = uses_cache
+        self.matcher = matcher
+        """Follows the sequence's grammar, if it has one."""
         self.rank = rank
         """Lower is served earlier and preempted later. Unique."""
         self.token_ids = list(source.prompt_token_ids)
@@ -93,6 +104,18 @@ class Request:
         if self.num_expected_tokens >= self.max_num_tokens:
             return 0
         return self.num_expected_tokens - self.num_planned_tokens
+
+    @property
+    def is_held(self) -> bool:
+        """Whether nothing can be planned until a token is known, and what its grammar lets follow."""
+        if self.matcher is None:
+            return False
+        return self.num_expected_tokens > len(self.token_ids) or self.matcher.mask is None
+
+    @property
+    def ending(self) -> FinishReason | None:
+        """Why the sequence's grammar ends it here."""
+        return None if self.matcher is None else self.matcher.ending
 
     @property
     def is_in_flight(self) -> bool:
@@ -165,6 +188,8 @@ class Request:
                 return FinishReason.STOP, token_id
         if len(self.token_ids) >= self.max_num_tokens:
             return FinishReason.LENGTH, None
+        if self.matcher is not None:
+            self.matcher.take(token_id)
         return None, None
 
     def restart(self) -> None:

@@ -4,7 +4,7 @@ A row's choice depends on its logits, parameters, history, and on (seed, positio
 beside it. Each step draws one uniform number per row from a hash of seed and position, and inverts the
 cumulative distribution in the vocabulary's order, after the filters.
 
-The order is: penalties, logit bias, min_tokens mask, temperature, min_p, top_k, top_p. Filters are
+The order is: penalties, logit bias, forbidden tokens, temperature, min_p, top_k, top_p. Filters are
 thresholds on a probability, so tokens that tie at the edge stay together.
 
 Work is done for the rows that ask for it: a greedy row without options costs its argmax.
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.forbidden_tokens import BadWords, apply_masks
 from engine.logprobs import token_logprobs
 from engine.upload import to_device, upload
 from kernels.uniform import seed_keys, uniform_reference
@@ -42,6 +43,8 @@ class SamplingRow:
     num_tokens: int
     """Known tokens, which is also the position of the token to be chosen."""
     num_prompt_tokens: int
+    mask: bytes | None = None
+    """A bit for each token that its grammar allows."""
 
 
 class Sampler:
@@ -67,25 +70,27 @@ class Sampler:
 
         Returns:
             Token ids [num_rows] int64 on the logits' device, -1 where a row holds NaN, +inf or nothing
-            finite; and the log probabilities of the rows that ask for them.
+            finite, -2 where all tokens are forbidden; and the log probabilities of the rows that ask for
+            them.
         """
         assert logits.dtype == torch.float32, logits.dtype
         assert len(rows) == logits.shape[0], (len(rows), logits.shape)
         plan = self._plan_for(rows)
         raw = logits
         healthy = None
-        if plan.adjusted:
+        if plan.adjusted or any(row.mask is not None for row in rows):
             healthy = logits.amax(-1).isfinite()
             logits = logits.clone() if plan.reported else logits
             self._adjust(logits, rows, plan)
         token_ids = logits.argmax(-1)
-        finite = logits.gather(1, token_ids[:, None])[:, 0].isfinite()
-        healthy = finite if healthy is None else finite & healthy
+        possible = logits.gather(1, token_ids[:, None])[:, 0].isfinite()
+        healthy = possible if healthy is None else healthy
         if plan.drawing:
             drawn = logits if len(plan.drawing) == len(rows) else logits[plan.drawing_index]
             token_ids[plan.drawing_index] = _draw(
                 drawn, plan, uniform_reference(plan.keys, _positions(rows, plan))
             )
+        token_ids = torch.where(possible, token_ids, -2)
         token_ids = torch.where(healthy, token_ids, -1)
         return token_ids, _report(raw, token_ids, plan)
 
@@ -97,7 +102,7 @@ class Sampler:
         return self._plan
 
     def _adjust(self, logits: Tensor, rows: Sequence[SamplingRow], plan: _Plan) -> None:
-        """Apply penalties, bias and the min_tokens mask to `logits`, in place."""
+        """Apply penalties and bias to `logits`, and forbid tokens, in place."""
         if plan.penalised:
             logits[plan.penalised] = _penalise(
                 logits[plan.penalised], self._token_table, [rows[index] for index in plan.penalised]
@@ -109,13 +114,26 @@ class Sampler:
             row = rows[index]
             if row.num_tokens - row.num_prompt_tokens < row.params.min_tokens:
                 logits[index, [*row.params.eos_token_ids, *row.params.stop_token_ids]] = -torch.inf
+        for index, token_ids in plan.allowed:
+            kept = logits[index, token_ids]
+            logits[index] = -torch.inf
+            logits[index, token_ids] = kept
+        for index, words in plan.bad_words:
+            words.forbid(logits[index], self._generated(rows[index], words.num_tokens))
+        apply_masks(logits, [row.mask for row in rows])
+
+    def _generated(self, row: SamplingRow, limit: int) -> Tensor:
+        """The newest tokens that a sequence has generated, at most `limit`."""
+        first = max(row.num_prompt_tokens, row.num_tokens - limit)
+        return self._token_table[row.row, first : row.num_tokens]
 
 
 def is_plain(params: SamplingParams) -> bool:
     """Whether a row needs no more than its temperature, and reports no more than its token."""
     is_restrained = params.min_tokens and (params.eos_token_ids or params.stop_token_ids)
     is_filtered = params.temperature > 0 and (params.top_k or params.top_p < 1 or params.min_p > 0)
-    is_adjusted = params.logit_bias or is_restrained or _is_penalised(params)
+    is_limited = params.allowed_token_ids or params.bad_words
+    is_adjusted = params.logit_bias or is_restrained or is_limited or _is_penalised(params)
     return not (is_filtered or is_adjusted or params.num_logprobs is not None)
 
 
@@ -130,9 +148,17 @@ class _Plan:
         self.penalised = where(_is_penalised)
         self.restrained = where(lambda each: each.min_tokens and (each.eos_token_ids or each.stop_token_ids))
         self.bias = _bias_of(params, device)
-        self.adjusted = bool(self.penalised or self.restrained or self.bias)
+        self.allowed = [
+            (index, upload(params[index].allowed_token_ids, torch.int64, device))
+            for index in where(lambda each: each.allowed_token_ids)
+        ]
+        self.bad_words = [
+            (index, BadWords(params[index].bad_words, device)) for index in where(lambda each: each.bad_words)
+        ]
+        self.adjusted = bool(self.penalised or self.restrained or self.bias or self.allowed or self.bad_words)
         self.reported = where(lambda each: each.num_logprobs is not None)
         self.num_logprobs = [params[index].num_logprobs or 0 for index in self.reported]
+        self.logprob_token_ids = [params[index].logprob_token_ids for index in self.reported]
 
         self.drawing = where(lambda each: each.temperature > 0)
         self.drawing_index = upload(self.drawing, torch.int64, device)
@@ -243,9 +269,8 @@ def _report(logits: Tensor, token_ids: Tensor, plan: _Plan) -> list[TokenLogprob
     report: list[TokenLogprobs | None] = [None] * len(token_ids)
     if plan.reported:
         chosen = token_ids[plan.reported].clamp(min=0)
-        for index, entry in zip(
-            plan.reported, token_logprobs(logits[plan.reported], chosen, plan.num_logprobs), strict=True
-        ):
+        entries = token_logprobs(logits[plan.reported], chosen, plan.num_logprobs, plan.logprob_token_ids)
+        for index, entry in zip(plan.reported, entries, strict=True):
             report[index] = entry
     return report
 

@@ -5,6 +5,8 @@
   before a new one starts.
 - A waiting sequence is admitted when all its known tokens fit; who waits, and in what order, stands in
   `waiting_queue.py`.
+- A sequence that follows a grammar is held until its last token is known, and which may follow it. The others
+  go on meanwhile.
 - A step may be planned while others are in flight: a token that they sample counts as known, although not
   which it is. So a sequence that ends by its token wastes what was planned for it meanwhile; one that ends
   by its length does not.
@@ -32,9 +34,11 @@ from engine.waiting_queue import MAX_BYPASSES, WaitingQueue, rank_of
 if TYPE_CHECKING:
     from engine.messages import EngineRequest
     from engine.step import SampledToken, StepPlan, StepResult
+    from engine.token_matcher import TokenMatcher
 
 MAX_PREEMPTIONS = 8
 """Times that a sequence may lose its blocks."""
+_SAMPLING_ERRORS = {-1: "numerical_error", -2: "no_token"}
 
 
 class _Counters(msgspec.Struct):
@@ -74,6 +78,7 @@ class Scheduler:
         self._max_model_len = max_model_len
         self._enable_prefix_caching = enable_prefix_caching
         self._requests: dict[str, Request] = {}
+        self._matched: dict[str, Request] = {}  # those with a grammar
         self._waiting = WaitingQueue()
         self._running: dict[int, Request] = {}  # by row, in order of admission
         num_rows = min(max_num_seqs, max_num_batched_tokens)
@@ -100,8 +105,8 @@ class Scheduler:
             **msgspec.structs.asdict(self._counters),
         )
 
-    def add(self, source: EngineRequest) -> None:
-        """Put a sequence into the queue.
+    def add(self, source: EngineRequest, matcher: TokenMatcher | None = None) -> None:
+        """Put a sequence into the queue, with what follows its grammar if it has one.
 
         Raises:
             RequestTooLargeError: it could never be computed to its end.
@@ -109,7 +114,7 @@ class Scheduler:
         assert source.request_id not in self._requests, source.request_id
         rank = rank_of(source.priority, self._counters.num_steps, self._num_arrivals)
         uses_cache = self._enable_prefix_caching and not source.bypass_prefix_cache
-        request = Request(source, rank, self._max_model_len, uses_cache)
+        request = Request(source, rank, self._max_model_len, uses_cache, matcher)
         if request.num_prompt_tokens + (request.pooling is None) > self._max_model_len:
             raise RequestTooLargeError(
                 f"{request.num_prompt_tokens} prompt tokens leave no room in {self._max_model_len}"
@@ -122,6 +127,8 @@ class Scheduler:
         self._num_arrivals += 1
         self._counters.num_prompt_tokens += request.num_prompt_tokens
         self._requests[request.request_id] = request
+        if matcher is not None:
+            self._matched[request.request_id] = request
         self._waiting.add(request)
 
     def abort(self, request_id: str) -> RequestOutput | None:
@@ -129,11 +136,14 @@ class Scheduler:
         request = self._requests.get(request_id)
         if request is None:
             return None
-        if request.row is None:
-            self._waiting.remove(request)
         self._counters.num_aborted += 1
         self._end(request)
         return RequestOutput(request_id, finish_reason=FinishReason.ABORTED)
+
+    def end_matched(self) -> list[RequestOutput]:
+        """End the sequences whose grammars have come to an end, and return their last outputs."""
+        ended = [request for request in self._matched.values() if request.ending is not None]
+        return [self._end_at_grammar(request) for request in ended]
 
     def reset_prefix_cache(self) -> None:
         """Forget all cached blocks that no running sequence owns."""
@@ -152,7 +162,8 @@ class Scheduler:
             self._admit_waiting(draft)
         plan = draft.finish(self._released_rows)
         if plan is None:
-            assert self._in_flight or not self._requests, "nothing can run, yet something waits"
+            is_stuck = self._requests and not self._in_flight and not self._matched
+            assert not is_stuck, "nothing can run, yet something waits"
         else:
             self._released_rows.clear()
             self._in_flight.append((plan, [self._running[chunk.row] for chunk in plan.chunks]))
@@ -190,7 +201,7 @@ class Scheduler:
     def _continue_running(self, draft: StepDraft) -> None:
         prefills = []
         for request in self._running.values():
-            num_tokens = request.num_unplanned_tokens
+            num_tokens = 0 if request.is_held else request.num_unplanned_tokens
             if num_tokens == 1:
                 draft.give(request, 1)
             elif num_tokens > 1:
@@ -225,7 +236,7 @@ class Scheduler:
 
     def _admit(self, request: Request, draft: StepDraft) -> bool:
         """Start a waiting sequence if it can run now, and say so."""
-        if not self._free_rows or not draft.budget:
+        if not self._free_rows or not draft.budget or request.is_held:
             return False
         keys = request.reusable_keys(self._pool.block_size)
         if request.num_bypasses < MAX_BYPASSES and not draft.frontier.isdisjoint(keys):
@@ -314,7 +325,7 @@ class Scheduler:
 
     def _take_token(self, request: Request, sampled: SampledToken) -> RequestOutput:
         if sampled.token_id < 0:
-            return self._fail(request)
+            return self._fail(request, _SAMPLING_ERRORS[sampled.token_id])
         num_cached_tokens = request.take_num_cached_tokens()
         self._counters.num_generated_tokens += 1
         finish_reason, stop_token_id = request.append(sampled.token_id)
@@ -343,8 +354,8 @@ class Scheduler:
             embedding=embedding,
         )
 
-    def _fail(self, request: Request) -> RequestOutput:
-        """End a sequence whose result is not a number."""
+    def _fail(self, request: Request, error: str = "numerical_error") -> RequestOutput:
+        """End a sequence whose result cannot be used."""
         self._pool.forget(request.block_ids)  # they may hold NaN
         self._counters.num_failed += 1
         self._end(request)
@@ -352,14 +363,29 @@ class Scheduler:
             request.request_id,
             num_cached_tokens=request.take_num_cached_tokens(),
             finish_reason=FinishReason.FAILED,
-            error="numerical_error",
+            error=error,
+        )
+
+    def _end_at_grammar(self, request: Request) -> RequestOutput:
+        is_complete = request.ending is FinishReason.COMPLETE
+        self._counters.num_finished += is_complete
+        self._counters.num_failed += not is_complete
+        self._end(request)
+        return RequestOutput(
+            request.request_id,
+            num_cached_tokens=request.take_num_cached_tokens(),
+            finish_reason=FinishReason.COMPLETE if is_complete else FinishReason.FAILED,
+            error=None if is_complete else "bad_grammar",
         )
 
     # Leaving
 
     def _end(self, request: Request) -> None:
         del self._requests[request.request_id]
-        if request.row is not None:
+        self._matched.pop(request.request_id, None)
+        if request.row is None:
+            self._waiting.remove(request)
+        else:
             self._vacate(request)
 
     def _vacate(self, request: Request) -> None:

@@ -45,6 +45,10 @@ class Chunk(msgspec.Struct, frozen=True):
     sample none."""
 
 
+    mask: bytes | None = None
+    """Where the new token must follow a grammar: a bit for each token that may come."""
+
+
 class StepPlan(msgspec.Struct, frozen=True):
     """One step. Released rows are given up before admissions are made; a row may be in both."""
 
@@ -59,8 +63,8 @@ class SampledToken(msgspec.Struct, frozen=True):
 
     row: int
     token_id: int
-    """-1 where the row's logits held NaN or +inf, or nothing finite: the sequence must fail. Until its row is
-    released, some other token stands in for it."""
+    """-1 where the row's logits held NaN or +inf, or nothing finite, and -2 where all tokens were forbidden:
+    the sequence must fail. Until its row is released, some other token stands in for it."""
     logprobs: TokenLogprobs | None = None
 
 

@@ -30,7 +30,9 @@ class StepDraft:
         assert request.row is not None
         num_tokens = min(request.num_unplanned_tokens, limit)
         start = request.num_planned_tokens
-        chunk = Chunk(request.row, start, num_tokens, request.take_blocks(), request.plan(num_tokens))
+        new_block_ids, samples = request.take_blocks(), request.plan(num_tokens)
+        mask = request.matcher.mask if samples and request.matcher is not None else None
+        chunk = Chunk(request.row, start, num_tokens, new_block_ids, samples, mask)
         (self.single_chunks if num_tokens == 1 else self.long_chunks).append(chunk)
         self.budget -= num_tokens
 

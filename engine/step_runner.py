@@ -67,6 +67,11 @@ class StepRunner:
             self._decodes = DecodeSteps(model, caches, self._batch, limits.max_num_seqs)
             self._short_steps = ShortSteps(model, caches, limits.max_num_batched_tokens, max_blocks, device)
 
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens that the model knows."""
+        return self._model.config.vocab_size
+
     @torch.inference_mode()
     def capture(self) -> None:
         """Capture graphs of what the host would launch too slowly. The rows must be free."""
@@ -108,13 +113,21 @@ class StepRunner:
     def _launch_decodes(self, chunks: Sequence[Chunk], decodes: DecodeSteps) -> PendingStep:
         rows = [chunk.row for chunk in chunks]
         output = decodes.run(rows)
-        token_ids, logprobs = output.token_ids, None
-        if not self._are_plain(rows):
-            token_ids, logprobs = self._sampler.sample(
-                output.logits.float(), [self._sampling_row(chunk) for chunk in chunks]
-            )
-            self._batch.append(output.rows, output.ends.long(), token_ids)
-        return PendingStep(rows, token_ids, logprobs, {})
+        if self._are_plain(chunks):
+            return PendingStep(rows, output.token_ids, None, {})
+        others = [index for index, chunk in enumerate(chunks) if not self._is_plain(chunk)]
+        picked = self._batch.upload(others)
+        token_ids, entries = self._sampler.sample(
+            output.logits[picked].float(), [self._sampling_row(chunks[index]) for index in others]
+        )
+        self._batch.append(output.rows[picked], output.ends[picked].long(), token_ids)
+        logprobs = dict(zip(others, entries, strict=True))
+        return PendingStep(
+            rows,
+            output.token_ids.index_copy(0, picked, token_ids),
+            [logprobs.get(index) for index in range(len(rows))],
+            {},
+        )
 
     def _sample(
         self, chunks: Sequence[Chunk], sampling: list[int], inputs: StepInputs, hidden: Tensor
@@ -129,7 +142,7 @@ class StepRunner:
         if len(last_tokens) < len(hidden):
             hidden = hidden[last_tokens]
         batch = self._batch
-        if self._decodes is not None and self._are_plain([chunks[index].row for index in sampling]):
+        if self._decodes is not None and self._are_plain([chunks[index] for index in sampling]):
             logits = self._model.project(hidden)
             token_ids = sample(
                 logits, rows, batch.temperatures, batch.keys, batch.num_tokens, batch.token_table
@@ -140,8 +153,11 @@ class StepRunner:
         batch.append(rows, ends, token_ids)
         return token_ids, logprobs
 
-    def _are_plain(self, rows: Sequence[int]) -> bool:
-        return all(self._batch.row(row).is_plain for row in rows)
+    def _are_plain(self, chunks: Sequence[Chunk]) -> bool:
+        return all(map(self._is_plain, chunks))
+
+    def _is_plain(self, chunk: Chunk) -> bool:
+        return chunk.mask is None and self._batch.row(chunk.row).is_plain
 
     def _sampling_row(self, chunk: Chunk) -> SamplingRow:
         sequence = self._batch.row(chunk.row)
@@ -150,6 +166,7 @@ class StepRunner:
             row=chunk.row,
             num_tokens=chunk.start + chunk.num_tokens,
             num_prompt_tokens=sequence.num_prompt_tokens,
+            mask=chunk.mask,
         )
 
     def _prompt_logprobs(self, chunks: Sequence[Chunk], hidden: Tensor) -> dict[int, list[TokenLogprobs]]:

@@ -13,6 +13,7 @@ import engine.core
 from engine.channel import EngineChannel
 from engine.core import EngineCore
 from engine.errors import ChannelClosedError
+from engine.grammars import Grammars
 from engine.messages import (
     Abort,
     EngineRequest,
@@ -49,7 +50,8 @@ class RunningCore:
             runner.max_num_batched_tokens,
             info.max_model_len,
         )
-        self._core = EngineCore(runner, scheduler, EngineChannel(self.server.theirs))
+        channel = EngineChannel(self.server.theirs)
+        self._core = EngineCore(runner, scheduler, channel, Grammars(info.vocab_size, channel.wake))
         self._thread = threading.Thread(target=self._run)
         self._error: Exception | None = None
         self._thread.start()
