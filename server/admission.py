@@ -22,6 +22,10 @@ class Ticket:
         self.call = call
         self.waits = True
 
+    def stop_waiting(self) -> None:
+        """Note that the engine runs the request."""
+        self.waits = False
+
 
 class Admission:
     """Takes requests in, or refuses them before they cost anything."""

@@ -4,6 +4,7 @@ ServiceError                    text that is safe for the caller
 ├── InvalidRequestError         fields that were refused
 │   └── ContextLengthError      the prompt does not fit the context
 ├── NotFoundError               an unknown model, adapter or request
+├── UnsupportedByModelError     the model cannot do what is asked for
 ├── QueueFullError              too many requests wait
 ├── SlowReaderError             the caller stopped reading its stream
 ├── NotReadyError               loading, restarting or draining; nothing ran
@@ -67,6 +68,10 @@ class NotFoundError(ServiceError):
         self.reason = reason
 
 
+class UnsupportedByModelError(ServiceError):
+    """The model is not of the kind that can do what is asked for."""
+
+
 class QueueFullError(ServiceError):
     """Too many requests wait already."""
 
@@ -106,6 +111,7 @@ _TABLE: dict[type[BaseException], _Rule] = {
     InvalidRequestError: _Rule(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
     ContextLengthError: _Rule(grpc.StatusCode.INVALID_ARGUMENT, "CONTEXT_LENGTH_EXCEEDED"),
     NotFoundError: _Rule(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"),
+    UnsupportedByModelError: _Rule(grpc.StatusCode.FAILED_PRECONDITION, "UNSUPPORTED_BY_MODEL"),
     QueueFullError: _Rule(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", retry_delay_s=1),
     SlowReaderError: _Rule(grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_READER"),
     NotReadyError: _Rule(grpc.StatusCode.UNAVAILABLE, "NOT_READY", retry_delay_s=1),

@@ -123,9 +123,13 @@ def _describe(model: ServedModel, name: str) -> models_pb2.Model:
         has_chat_template=model.tokenizer.chat_template is not None,
         architecture=model.info.architecture,
         dtype=model.info.dtype,
+        tool_format=model.tool_format.name if model.tokenizer.chat_template else "",
+        reasoning_format=model.reasoning_format.name if model.reasoning_format else "",
         tokenizer_fingerprint=model.tokenizer.fingerprint,
         num_step_weights=model.info.num_step_weights,
         step_weight_bytes=model.info.step_weight_bytes,
         kv_bytes_per_token=model.info.kv_bytes_per_token,
         device=model.info.device,
+        can_generate=model.info.can_generate,
+        embedding_dimensions=model.info.embedding_dimensions,
     )

@@ -23,6 +23,10 @@ class Truncation:
     max_tokens: int
     keeps_end: bool
 
+    def cut(self, token_ids: list[int]) -> list[int]:
+        """Return the tokens that are kept."""
+        return token_ids[-self.max_tokens :] if self.keeps_end else token_ids[: self.max_tokens]
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -87,8 +91,7 @@ def fit(
     """
     token_ids = encoded.token_ids
     if truncation is not None and len(token_ids) > truncation.max_tokens:
-        kept = slice(-truncation.max_tokens, None) if truncation.keeps_end else slice(truncation.max_tokens)
-        encoded = EncodedPrompt(token_ids[kept], None)
+        encoded = EncodedPrompt(truncation.cut(token_ids), None)
     if not encoded.token_ids:
         raise invalid(prompt.path, "the prompt has no tokens; at least one is needed")
     if len(encoded.token_ids) >= model.max_model_len:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from server.chat.tool_formats import HERMES
 from server.errors import NotFoundError, NotReadyError
 from server.fields import shown
 
 if TYPE_CHECKING:
     from engine.messages import EngineInfo
+    from server.chat.reasoning import ReasoningFormat
+    from server.chat.tool_formats import ToolFormat
     from server.generation_defaults import GenerationDefaults
     from server.tokenizer import Tokenizer
 
@@ -27,6 +30,10 @@ class ServedModel:
     tokenizer: Tokenizer
     defaults: GenerationDefaults
     info: EngineInfo
+    tool_format: ToolFormat = HERMES
+    """How it calls tools."""
+    reasoning_format: ReasoningFormat | None = None
+    """How it marks its reasoning; None where it has none."""
     trusts_chat_templates: bool = False
     """Whether a chat may bring its own template."""
 
@@ -38,7 +45,7 @@ class ServedModel:
     @property
     def max_model_len(self) -> int:
         """Longest prompt and output together, in tokens: what the model can and the cache can hold."""
-        return min(self.info.max_model_len, self.info.num_blocks * self.info.block_size)
+        return self.info.max_model_len
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

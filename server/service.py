@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from typing import TYPE_CHECKING
 
+from server.embedding import Embedding, make_response
+from server.embedding_request import encode_inputs, validate_embedding
+from server.errors import UnsupportedByModelError
 from server.fields import invalid
 from server.fold import fold
 from server.generation import Generation
@@ -27,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class InferenceService:
-    """Generates text."""
+    """Generates text and makes embeddings."""
 
     def __init__(
         self, engine: Engine, models: ModelSlot, admission: Admission, executor: Executor, max_logprobs: int
@@ -52,6 +56,29 @@ class InferenceService:
             async for event in events:
                 await call.write(event)
 
+    async def embed(self, request: inference_pb2.EmbedRequest, call: Call) -> inference_pb2.EmbedResponse:
+        """Answer with a vector for each input."""
+        with self._admission.admit(call) as ticket:
+            model = self._models.get(request.model)
+            checked = validate_embedding(request, model)
+            loop = asyncio.get_running_loop()
+            inputs = await loop.run_in_executor(self._executor, encode_inputs, checked, model)
+            embedding = Embedding(self._engine, checked, inputs, call.request_id, ticket.stop_waiting)
+            call.on_end(embedding.abort)
+            vectors = await embedding.vectors(call.arrived_s)
+            response = await loop.run_in_executor(
+                self._executor, make_response, model.name, vectors, checked, inputs
+            )
+        seconds = time.monotonic() - call.arrived_s
+        logger.info(
+            "%s finished after %.3f s: %d inputs of %d tokens embedded",
+            call.request_id,
+            seconds,
+            len(inputs),
+            response.num_prompt_tokens,
+        )
+        return response
+
     async def _events(
         self, request: inference_pb2.GenerateRequest | inference_pb2.StreamGenerateRequest, call: Call
     ) -> AsyncGenerator[inference_pb2.StreamGenerateResponse, None]:
@@ -71,6 +98,8 @@ class InferenceService:
         if not request.HasField("spec"):
             raise invalid("spec", "is needed")
         model = self._models.get(request.spec.model)
+        if not model.info.can_generate:
+            raise UnsupportedByModelError(f"the model {model.name!r} makes embeddings, and generates no text")
         checked = validate(request.spec, model, self._max_logprobs)
         loop = asyncio.get_running_loop()
         encoded = await loop.run_in_executor(self._executor, encode, checked.prompt, model)

@@ -104,13 +104,24 @@ class Tokenizer:
         Raises:
             InvalidTextError: the text holds a lone surrogate.
         """
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidTextError(
-                f"a lone surrogate at character {error.start} is not valid text"
-            ) from error
+        _check_text(text)
         return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def encode_within(
+        self, text: str, add_special_tokens: bool, max_tokens: int, *, keeps_end: bool
+    ) -> list[int]:
+        """Return at most `max_tokens` token ids of a text: special tokens stay, as far as all of them fit.
+
+        Raises:
+            InvalidTextError: the text holds a lone surrogate.
+        """
+        _check_text(text)
+        num_special = self._backend.num_special_tokens_to_add(is_pair=False) if add_special_tokens else 0
+        direction = "left" if keeps_end else "right"
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        encoding.truncate(max(max_tokens - num_special, 0), direction=direction)
+        token_ids = self._backend.post_process(encoding, add_special_tokens=add_special_tokens).ids
+        return token_ids[-max_tokens:] if keeps_end else token_ids[:max_tokens]
 
     def make_template(self, source: str) -> ChatTemplate:
         """Return a chat template that knows this tokenizer's special tokens.
@@ -134,10 +145,21 @@ class Tokenizer:
         """Return a token's entry in the vocabulary, as the tokenizer spells it."""
         return self._backend.id_to_token(token_id) or ""
 
+    def token_id(self, text: str) -> int | None:
+        """Return the id of the token with this entry in the vocabulary, if there is one."""
+        return self._backend.token_to_id(text)
+
     def is_special(self, token_id: int) -> bool:
         """Whether a token is a mark for the model rather than text."""
         added = self._added.get(token_id)
         return added is not None and added.special
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidTextError(f"a lone surrogate at character {error.start} is not valid text") from error
 
 
 def _make_template(source: TokenizerSource) -> ChatTemplate | None:

@@ -9,11 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pagewire.v1 import inference_pb2
+from server.chat_tools import ToolUse
 from server.conversations import parse_chat
 from server.errors import NotFoundError
 from server.fields import Fields, is_given, shown
 from server.generation_request import GenerationRequest
+from server.output_format import output_format
 from server.prompts import Prompt, Truncation
+from server.reasoning_fields import parse_reasoning
 from server.sampling_fields import length_penalty, num_choices, sampling_params
 from server.stopping_fields import lengths, stop_texts
 
@@ -23,7 +26,6 @@ if TYPE_CHECKING:
 # Fields of the contract that this version refuses.
 UNIMPLEMENTED = (
     "constraint",
-    "reasoning",
     "sampling.allowed_token_ids",
     "sampling.bad_words",
     "output.logprob_token_ids",
@@ -48,11 +50,17 @@ def validate(spec: inference_pb2.GenerationSpec, model: ServedModel, max_logprob
         fields.require(not is_given(spec, path), f"spec.{path}", "not implemented by this server")
     output = spec.output
     sampling = sampling_params(fields, spec, model, lengths(fields, spec.stopping, model), max_logprobs)
+    prompt = _prompt(fields, spec, model)
+    tools = prompt.conversation.tools if prompt.conversation else ToolUse()
+    reasoning = parse_reasoning(fields, spec, model)
     request = GenerationRequest(
-        prompt=_prompt(fields, spec, model),
+        prompt=prompt,
         truncation=_truncation(fields, spec, model.max_model_len),
         sampling=sampling,
         num_choices=num_choices(fields, spec.sampling, sampling.temperature, model.info.vocab_size),
+        output=output_format(tools, reasoning, model),
+        tools=tools,
+        reasoning=reasoning,
         length_penalty=length_penalty(fields, spec),
         stop=stop_texts(fields, spec.stopping),
         include_stop_text=spec.stopping.include_stop_text,
@@ -62,8 +70,8 @@ def validate(spec: inference_pb2.GenerationSpec, model: ServedModel, max_logprob
         returns_prompt_text=output.prompt_text,
         min_delta_tokens=_min_delta_tokens(fields, output),
         priority=spec.scheduling.priority,
-        queue_timeout_s=_queue_timeout_s(fields, spec.scheduling),
-        cache_salt=_salt(fields, spec.cache),
+        queue_timeout_s=queue_timeout_s(fields, "spec.scheduling.queue_timeout", spec.scheduling),
+        cache_salt=cache_salt(fields, "spec.cache.salt", spec.cache),
         bypass_prefix_cache=spec.cache.bypass,
     )
     fields.check()
@@ -111,16 +119,17 @@ def _min_delta_tokens(fields: Fields, output: inference_pb2.OutputOptions) -> in
     return output.min_delta_tokens
 
 
-def _queue_timeout_s(fields: Fields, scheduling: inference_pb2.Scheduling) -> float | None:
+def queue_timeout_s(fields: Fields, path: str, scheduling: inference_pb2.Scheduling) -> float | None:
+    """Return how long the request may wait, None without a limit. `path` is that of the field."""
     if not scheduling.HasField("queue_timeout"):
         return None
     timeout_s = scheduling.queue_timeout.seconds + scheduling.queue_timeout.nanos / 1e9
-    fields.require(timeout_s > 0, "spec.scheduling.queue_timeout", f"{timeout_s:g} s; expected more than 0")
+    fields.require(timeout_s > 0, path, f"{timeout_s:g} s; expected more than 0")
     return timeout_s
 
 
-def _salt(fields: Fields, cache: inference_pb2.CacheOptions) -> str:
-    path = "spec.cache.salt"
+def cache_salt(fields: Fields, path: str, cache: inference_pb2.CacheOptions) -> str:
+    """Return the salt of cached prefixes. `path` is that of the field."""
     fields.at_most(path, cache.salt, MAX_SALT_CHARACTERS, "characters")
     bad = [character for character in _NOT_IN_SALTS if character in cache.salt]
     fields.require(not bad, path, f"must not contain {' or '.join(map(repr, bad))}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from engine.messages import (
     EngineRequest,
     EngineStats,
     FinishReason,
+    Pooling,
     RequestOutput,
     TokenLogprobs,
 )
@@ -48,6 +50,8 @@ INFO = EngineInfo(
     block_size=4,
     num_blocks=64,
     load_seconds=0.0,
+    embedding_dimensions=4,
+    poolings=(Pooling.LAST, Pooling.MEAN),
 )
 
 
@@ -61,6 +65,11 @@ def saying(*token_ids: int) -> Script:
     return lambda request: [token_ids[i % len(token_ids)] for i in range(request.sampling.max_tokens)]
 
 
+def vector_of(token_ids: Sequence[int]) -> tuple[float, ...]:
+    """The fake model's embedding of an input, before it is normalised."""
+    return float(len(token_ids)), float(token_ids[0]), float(token_ids[-1]), -1.0
+
+
 class _Sequence:
     def __init__(self, request: EngineRequest, script: Sequence[int], mailbox: Mailbox) -> None:
         self.request = request
@@ -70,7 +79,15 @@ class _Sequence:
         self.admitted = False
 
     def step(self, num_cached_tokens: int) -> RequestOutput:
-        """Generate the next token of the script."""
+        """Generate the next token of the script, or the vector that is asked for."""
+        if self.request.pooling is not None:
+            self.admitted = True
+            return RequestOutput(
+                request_id=self.request.request_id,
+                num_cached_tokens=num_cached_tokens,
+                finish_reason=FinishReason.STOP,
+                embedding=struct.pack("<4f", *vector_of(self.request.prompt_token_ids)),
+            )
         sampling = self.request.sampling
         token_id = self.script[self.num_generated] if self.script else 0
         self.num_generated += 1
