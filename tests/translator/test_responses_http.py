@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import grpc
 import httpx
@@ -23,6 +23,8 @@ from scripted_backend import (
 )
 
 from pagewire.v1 import inference_pb2
+from translator.fields import FIELDS, Endpoint, Support
+from translator.response_request import ResponseRequest
 
 if TYPE_CHECKING:
     from scripted_backend import House
@@ -282,6 +284,12 @@ class TestInput:
 
 
 class TestFields:
+    def test_the_table_lists_every_field_of_the_type(self) -> None:
+        rows = {field.name: field.support for field in FIELDS if field.endpoint & Endpoint.RESPONSES}
+        assert set(get_type_hints(ResponseRequest)) <= set(rows)
+        honoured = {name for name, support in rows.items() if support is Support.HONOURED}
+        assert honoured <= set(get_type_hints(ResponseRequest))
+
     def test_options_reach_the_contract(self, http: httpx.Client, house: House) -> None:
         body = answer(
             http,
