@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from engine.messages import FinishReason, RequestOutput, TokenLogprobs
 from pagewire.v1 import inference_pb2
+from server.chat_tools import ToolChoice
+from server.choice_message import ChoiceMessage
 from server.detokenizer import Detokenizer
 from server.errors import NumericalError, RequestLostError
 from server.fields import invalid
@@ -13,6 +15,7 @@ from server.fields import invalid
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from server.chat.output_reader import OutputFormat
     from server.generation_request import GenerationRequest
     from server.tokenizer import Tokenizer
 
@@ -27,7 +30,12 @@ class Choice:
     """What one choice has brought, and what of it has not been sent yet."""
 
     def __init__(
-        self, index: int, request: GenerationRequest, tokenizer: Tokenizer, prompt_token_ids: Sequence[int]
+        self,
+        index: int,
+        request: GenerationRequest,
+        tokenizer: Tokenizer,
+        prompt_token_ids: Sequence[int],
+        output: OutputFormat,
     ) -> None:
         self.index = index
         self.end: inference_pb2.ChoiceEnd | None = None
@@ -40,9 +48,23 @@ class Choice:
         self._includes_stop = request.include_stop_text
         self._min_delta_tokens = request.min_delta_tokens
         self._detokenizer = Detokenizer(
-            tokenizer, prompt_token_ids, request.stop, request.include_stop_text, request.skip_special_tokens
+            tokenizer,
+            prompt_token_ids,
+            request.stop,
+            request.include_stop_text,
+            request.skip_special_tokens,
+            output.marks,
         )
+        self._message = ChoiceMessage(output, bool(request.reasoning and request.reasoning.is_excluded))
+        self._is_named_call = request.tools.choice is ToolChoice.NAMED
+        if output.reasoning is not None:
+            self._detokenizer.token_starts = self._message.token_starts
         self._delta: inference_pb2.ChoiceDelta | None = None
+
+    @property
+    def num_reasoning_tokens(self) -> int:
+        """How many of the tokens were reasoning. The marks around it are none."""
+        return self._message.num_reasoning_tokens
 
     def take(self, output: RequestOutput) -> None:
         """Take an output of the engine.
@@ -64,15 +86,12 @@ class Choice:
         text, num_tokens = piece.text, len(token_ids)
         if piece.stop_text is not None:
             num_tokens = piece.num_tokens
-            self.end = self._make_end(inference_pb2.FINISH_REASON_STOP)
-            self.end.stop_text = piece.stop_text
+            reason = FinishReason.STOP
         elif reason is not None:
             text += self._detokenizer.flush()
-            self.end = self._make_end(_FINISH_REASONS[reason])
-            if output.stop_token_id is not None:
-                self.end.stop_token_id = output.stop_token_id
-        if num_tokens or text:
-            self._gather(text, token_ids[:num_tokens], output.logprobs[:num_tokens])
+        self._gather(text, token_ids[:num_tokens], output.logprobs[:num_tokens], is_last=reason is not None)
+        if reason is not None:
+            self.end = self._make_end(reason, piece.stop_text, output.stop_token_id)
 
     def pop_delta(self) -> inference_pb2.ChoiceDelta | None:
         """Return what was gathered since the last call, if it is enough for a delta or the last one."""
@@ -81,18 +100,29 @@ class Choice:
         delta, self._delta = self._delta, None
         return delta
 
-    def _gather(self, text: str, token_ids: list[int], logprobs: list[TokenLogprobs]) -> None:
-        if self._delta is None:
-            self._delta = inference_pb2.ChoiceDelta(index=self.index)
-        self._delta.text += text
-        self._delta.num_tokens += len(token_ids)
+    def _gather(self, text: str, token_ids: list[int], logprobs: list[TokenLogprobs], is_last: bool) -> None:
+        delta = self._delta or inference_pb2.ChoiceDelta(index=self.index)
+        self._message.add(text, delta, is_last)
+        delta.num_tokens += len(token_ids)
         if self._returns_token_ids:
-            self._delta.token_ids.extend(token_ids)
-        self._delta.logprobs.extend(token_logprob(one, self._tokenizer) for one in logprobs)
+            delta.token_ids.extend(token_ids)
+        delta.logprobs.extend(token_logprob(one, self._tokenizer) for one in logprobs)
         self.num_tokens += len(token_ids)
+        if delta.num_tokens or delta.text or delta.reasoning_text or delta.tool_calls:
+            self._delta = delta
 
-    def _make_end(self, reason: inference_pb2.FinishReason.ValueType) -> inference_pb2.ChoiceEnd:
-        return inference_pb2.ChoiceEnd(index=self.index, finish_reason=reason)
+    def _make_end(
+        self, reason: FinishReason, stop_text: str | None, stop_token_id: int | None
+    ) -> inference_pb2.ChoiceEnd:
+        end = inference_pb2.ChoiceEnd(index=self.index, finish_reason=_FINISH_REASONS[reason])
+        # A call that the caller named is no decision of the model's, so OpenAI reports a plain stop.
+        if reason is FinishReason.STOP and self._message.has_calls and not self._is_named_call:
+            end.finish_reason = inference_pb2.FINISH_REASON_TOOL_CALLS
+        if stop_text is not None:
+            end.stop_text = stop_text
+        elif stop_token_id is not None:
+            end.stop_token_id = stop_token_id
+        return end
 
 
 def _check(output: RequestOutput) -> None:

@@ -24,6 +24,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A local folder or .gguf file to take tokenizer and template from. None is the model."""
     chat_template: Path | None = None
     """A Jinja file that replaces the model's chat template."""
+    tool_call_parser: str = "auto"
+    """The format in which the model calls tools, one of `server.chat.tool_formats`; auto: by its template."""
+    reasoning_parser: str = "auto"
+    """The format in which it reasons; auto: by its template; none: reasoning is not separated."""
     trust_request_chat_template: bool = False
     """Whether a chat may bring its own template, which is a program that runs here."""
     revision: str | None = None

@@ -6,15 +6,15 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pagewire.v1 import chat_pb2
 from server.chat.template import ChatTemplateError
+from server.chat_tools import ToolUse, parse_tools
 from server.fields import Fields, invalid
 
 if TYPE_CHECKING:
+    from pagewire.v1 import chat_pb2
     from server.chat.template import ChatTemplate
 
 MAX_MESSAGES = 2048
-MAX_TOOLS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class Conversation:
     arguments: dict[str, Any]
     add_generation_prompt: bool
     continue_final_message: bool
+    tools: ToolUse
     template: str = ""
     """The chat's own template; empty: the model's."""
 
@@ -42,6 +43,7 @@ class Conversation:
         try:
             return template.render(
                 self.messages,
+                self.tools.for_template(),
                 add_generation_prompt=self.add_generation_prompt,
                 continue_final_message=self.continue_final_message,
                 arguments=self.arguments,
@@ -54,7 +56,6 @@ def parse_chat(fields: Fields, path: str, chat: chat_pb2.Chat) -> Conversation:
     """Check a chat, refusing what is wrong with it in `fields`."""
     fields.require(len(chat.messages) > 0, f"{path}.messages", "at least one message is needed")
     fields.at_most(f"{path}.messages", chat.messages, MAX_MESSAGES, "messages")
-    _check_tools(fields, path, chat)
     continues = chat.continue_final_message
     add_generation_prompt = (
         chat.add_generation_prompt if chat.HasField("add_generation_prompt") else not continues
@@ -75,6 +76,7 @@ def parse_chat(fields: Fields, path: str, chat: chat_pb2.Chat) -> Conversation:
         ),
         add_generation_prompt=add_generation_prompt,
         continue_final_message=continues,
+        tools=parse_tools(fields, path, chat),
         template=chat.template,
     )
 
@@ -116,20 +118,6 @@ def _parts(fields: Fields, path: str, content: chat_pb2.ContentParts) -> list[di
             case _:
                 fields.refuse(f"{path}[{index}]", "a kind of part is needed")
     return [{"type": "text", "text": part.text} for part in content.parts]
-
-
-def _check_tools(fields: Fields, path: str, chat: chat_pb2.Chat) -> None:
-    """Tools may be given, but not be called yet: then the template does not see them."""
-    fields.at_most(f"{path}.tools", chat.tools, MAX_TOOLS, "tools")
-    mode = chat.tool_choice.mode
-    fields.enum(f"{path}.tool_choice.mode", mode, chat_pb2.ToolChoiceMode.values())
-    if chat.HasField("tool_choice"):
-        given = chat.tool_choice.WhichOneof("kind") is not None
-        fields.require(given, f"{path}.tool_choice", "a kind of choice is needed")
-    if chat.tools and mode != chat_pb2.TOOL_CHOICE_MODE_NONE:
-        fields.refuse(f"{path}.tools", "tool calls are not implemented by this server")
-    elif mode == chat_pb2.TOOL_CHOICE_MODE_REQUIRED or chat.tool_choice.function_name:
-        fields.refuse(f"{path}.tool_choice", "needs tools to choose from")
 
 
 def _template_arguments(fields: Fields, path: str, text: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from server.stop_strings import StopStrings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from server.tokenizer import Tokenizer
 
@@ -40,6 +40,7 @@ class Detokenizer:
         stop: Sequence[str] = (),
         include_stop_text: bool = False,
         skip_special_tokens: bool = True,
+        kept_marks: Iterable[str] = (),
     ) -> None:
         """Start after a prompt.
 
@@ -50,9 +51,11 @@ class Detokenizer:
             stop: strings that end the text, none empty.
             include_stop_text: whether the text keeps the stop string that ended it.
             skip_special_tokens: whether special tokens are left out of the text.
+            kept_marks: the special tokens that are not.
         """
         self._tokenizer = tokenizer
         self._skips_special = skip_special_tokens
+        self._kept = {tokenizer.token_id(mark) for mark in kept_marks}
         self._includes_stop = include_stop_text
         self._stops = StopStrings(stop)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -60,12 +63,17 @@ class Detokenizer:
         # Sentencepiece's first word carries a space that is not part of the text.
         self._strips_space = tokenizer.strips_leading_space and not any(map(self._bytes_of, prompt_token_ids))
         self._stopped = False
+        self._num_characters = 0
+        self.token_starts: list[int] | None = None
+        """Where set: gets the place of each token's first character in the text, stop strings included."""
 
     def push(self, token_ids: Sequence[int]) -> Piece:
         """Take the next tokens and return the text that is certain."""
         assert not self._stopped, "the text has ended"
         texts = []
         for index, token_id in enumerate(token_ids):
+            if self.token_starts is not None:
+                self.token_starts.append(self._num_characters)
             released = self._stops.push(self._decode(self._bytes_of(token_id)))
             texts.append(released.text)
             if released.stop is not None:
@@ -83,7 +91,7 @@ class Detokenizer:
         return released.text + self._stops.flush()
 
     def _bytes_of(self, token_id: int) -> bytes:
-        if self._skips_special and self._tokenizer.is_special(token_id):
+        if self._skips_special and self._tokenizer.is_special(token_id) and token_id not in self._kept:
             return b""
         return self._tokenizer.token_bytes(token_id)
 
@@ -100,5 +108,6 @@ class Detokenizer:
         text = self._decoder.decode(data)
         if self._strips_space and text:
             self._strips_space = False
-            return text.removeprefix(" ")
+            text = text.removeprefix(" ")
+        self._num_characters += len(text)
         return text

@@ -19,6 +19,7 @@ from pagewire.v1 import inference_pb2
 from server.beam_search import BeamSearch
 from server.choice import Choice, token_logprob
 from server.errors import QueueTimeoutError, SlowReaderError
+from server.output_format import output_after
 from server.prompts import text_of
 
 if TYPE_CHECKING:
@@ -58,8 +59,10 @@ class Generation:
         self._first_token_s: float | None = None
         self._serial = next(_serial_numbers)
         self._sampling = request.for_prompt(len(prompt.token_ids), model.max_model_len)
+        output = output_after(request.output, prompt.token_ids, model.tokenizer)
         self._choices = [
-            Choice(index, request, model.tokenizer, prompt.token_ids) for index in range(request.num_choices)
+            Choice(index, request, model.tokenizer, prompt.token_ids, output)
+            for index in range(request.num_choices)
         ]
         self._pumps: list[asyncio.Task[None]] = []
         self._gathered = 0
@@ -219,6 +222,7 @@ class Generation:
                 num_prompt_tokens=len(self._prompt.token_ids),
                 num_cached_tokens=self._choices[0].num_cached_tokens or 0,
                 num_completion_tokens=sum(choice.num_tokens for choice in self._choices),
+                num_reasoning_tokens=sum(choice.num_reasoning_tokens for choice in self._choices),
                 queue_time=self._since_arrival(self._first_step_s),
                 time_to_first_token=self._since_arrival(self._first_token_s),
                 total_time=self._since_arrival(time.monotonic()),

@@ -9,7 +9,10 @@ import msgspec
 
 if TYPE_CHECKING:
     from engine.messages import SamplingParams
+    from server.chat.output_reader import OutputFormat
+    from server.chat_tools import ToolUse
     from server.prompts import Prompt, Truncation
+    from server.reasoning_fields import ReasoningUse
 
 _INT64 = 1 << 64
 
@@ -23,6 +26,11 @@ class GenerationRequest:
     sampling: SamplingParams
     """Of choice 0. `max_tokens` is what was asked for; see `for_prompt`."""
     num_choices: int
+    output: OutputFormat
+    """What is looked for in the outputs. The stage of reasoning is still open; see `output_after`."""
+    tools: ToolUse
+    reasoning: ReasoningUse | None
+    """None: outputs are not looked through for reasoning."""
     length_penalty: float | None
     """Of beam search; None samples."""
     stop: tuple[str, ...]

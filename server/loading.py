@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from server.chat.detection import choose_reasoning_format, choose_tool_format
 from server.generation_defaults import GenerationDefaults
 from server.model_store import resolve_model
 from server.served_model import ServedModel
@@ -53,6 +54,8 @@ async def load(config: ServerConfig, path: Path, engine: EngineProcess) -> Serve
         tokenizer=tokenizer,
         defaults=defaults,
         info=info,
+        tool_format=choose_tool_format(config.tool_call_parser, tokenizer.chat_template),
+        reasoning_format=choose_reasoning_format(config.reasoning_parser, tokenizer.chat_template),
         trusts_chat_templates=config.trust_request_chat_template,
     )
 

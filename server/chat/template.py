@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+import jinja2.meta
 
 from server.chat.content_format import ContentFormat, detect_content_format
 from server.chat.environment import TEMPLATE_ENVIRONMENT, RaisedByTemplateError
 from server.chat.messages import ChatTemplateError, prepare_messages
+from server.chat.spelled_tools import spell_tools
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,6 +40,7 @@ class _Program:
     template: jinja2.Template
     content_format: ContentFormat
     knows_developer: bool
+    knows_tools: bool
 
 
 class ChatTemplate:
@@ -80,7 +83,8 @@ class ChatTemplate:
         Args:
             messages: in OpenAI's form. `content` is a text, a list of parts, or None; the arguments of a
                 tool call are JSON text or an object; reasoning is in `reasoning_content`.
-            tools: in OpenAI's form. None or empty: no tools.
+            tools: in OpenAI's form. None or empty: no tools. For a template that does not know tools they
+                are spelled out in the system message.
             add_generation_prompt: whether the prompt ends by opening the assistant's turn.
             continue_final_message: whether the prompt ends within the last message, without its end mark.
             arguments: further template variables.
@@ -97,6 +101,8 @@ class ChatTemplate:
         arguments = dict(arguments or {})
         check_template_arguments(arguments, self._special_tokens)
         program = self._tool_use if tools else self._default
+        if not program.knows_tools:
+            messages = spell_tools(messages, tools or ())
         prepared = prepare_messages(
             messages,
             program.content_format,
@@ -154,7 +160,12 @@ def _compile(source: str) -> _Program:
         template = TEMPLATE_ENVIRONMENT.from_string(source)
     except (jinja2.TemplateError, RecursionError) as error:
         raise ChatTemplateError(f"the chat template is not valid: {error}") from error
-    return _Program(template, detect_content_format(tree), "developer" in source)
+    return _Program(
+        template,
+        content_format=detect_content_format(tree),
+        knows_developer="developer" in source,
+        knows_tools="tools" in jinja2.meta.find_undeclared_variables(tree),
+    )
 
 
 def _run(template: jinja2.Template, variables: Mapping[str, Any]) -> str:

@@ -119,7 +119,6 @@ def test_every_number_of_the_contract_is_in_the_table() -> None:
     ("path", "fields"),
     [
         ("constraint", {"constraint": {"regex": "a"}}),
-        ("reasoning", {"reasoning": {}}),
         ("sampling.allowed_token_ids", {"sampling": {"allowed_token_ids": [1]}}),
         ("sampling.bad_words", {"sampling": {"bad_words": ["x"]}}),
     ],
@@ -161,7 +160,6 @@ def test_fields_that_are_not_implemented_are_refused(path: str, fields: dict[str
             "chat.messages[0].parts[0].image_url",
             {"chat": {"messages": [{"role": "user", "parts": {"parts": [{"image_url": "x"}]}}]}},
         ),
-        ("chat.tools", {"chat": {"messages": [{"role": "u", "text": ""}], "tools": [{"name": "f"}]}}),
         ("chat.tool_choice", {"chat": {"messages": [{"role": "u", "text": ""}], "tool_choice": {}}}),
         (
             "chat.tool_choice",

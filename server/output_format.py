@@ -1,0 +1,46 @@
+"""What is looked for in the outputs of a request."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from server.chat.output_reader import OutputFormat
+from server.chat.reasoning import stage_after
+from server.chat.tool_formats import HERMES, PYTHONIC
+from server.chat_tools import ToolChoice
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from server.chat_tools import ToolUse
+    from server.reasoning_fields import ReasoningUse
+    from server.served_model import ServedModel
+    from server.tokenizer import Tokenizer
+
+_NUM_LAST_TOKENS = 32
+
+
+def output_format(tools: ToolUse, reasoning: ReasoningUse | None, model: ServedModel) -> OutputFormat:
+    """Return what is looked for, whatever the prompt.
+
+    Forced calls are made by a grammar for JSON, so a pythonic model writes them in Hermes' notation.
+    """
+    tool_format = None
+    if tools.choice is not ToolChoice.NONE:
+        tool_format = HERMES if tools.is_forced and model.tool_format is PYTHONIC else model.tool_format
+    return OutputFormat(
+        tools=tool_format,
+        tool_names=frozenset(tool.name for tool in tools.callable),
+        max_calls=tools.max_calls,
+        reasoning=model.reasoning_format if reasoning else None,
+        separates_reasoning=reasoning is None or reasoning.is_separate,
+    )
+
+
+def output_after(form: OutputFormat, prompt_token_ids: Sequence[int], tokenizer: Tokenizer) -> OutputFormat:
+    """Return what is looked for after a prompt: it may have opened or closed the reasoning."""
+    if form.reasoning is None:
+        return form
+    end = tokenizer.decode(prompt_token_ids[-_NUM_LAST_TOKENS:], skip_special_tokens=False)
+    return replace(form, stage=stage_after(end, form.reasoning))
