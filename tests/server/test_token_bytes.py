@@ -57,7 +57,7 @@ def test_unknown_ids_have_no_bytes() -> None:
     ("decoder", "named"),
     [
         (None, "none"),
-        (decoders.WordPiece(), "WordPiece"),
+        (decoders.CTC(), "CTC"),
         (decoders.Sequence([decoders.Replace("_", " "), decoders.Fuse()]), "Replace"),
         (decoders.Sequence([decoders.ByteLevel(), decoders.Fuse()]), "ByteLevel"),
     ],
@@ -76,3 +76,13 @@ def test_metaspace_strips_the_first_space_unless_it_never_adds_one() -> None:
     assert TokenBytes(backend).strips_leading_space
     backend.decoder = decoders.Metaspace(prepend_scheme="never")
     assert not TokenBytes(backend).strips_leading_space
+
+
+def test_word_pieces_make_words() -> None:
+    vocab = {token: index for index, token in enumerate(["[UNK]", "play", "##ing", ".", "it"])}
+    backend = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    backend.decoder = decoders.WordPiece()
+    token_bytes = TokenBytes(backend)
+    assert b"".join(map(token_bytes, [1, 2, 4, 3])) == b" playing it."
+    assert token_bytes.strips_leading_space
+    assert backend.decode([1, 2, 4, 3]) == "playing it."
