@@ -199,13 +199,17 @@ class Scheduler:
         self._counters.num_preemptions += 1
 
     def _continue_running(self, draft: StepDraft) -> None:
-        prefills = []
+        decodes, prefills = [], []
         for request in self._running.values():
             num_tokens = 0 if request.is_held else request.num_unplanned_tokens
             if num_tokens == 1:
-                draft.give(request, 1)
+                decodes.append(request)
             elif num_tokens > 1:
                 prefills.append(request)
+        # A device that begins with the longest contexts is not left with one of them at the end.
+        decodes.sort(key=lambda request: request.num_planned_tokens, reverse=True)
+        for request in decodes:
+            draft.give(request, 1)
         for request in prefills:
             if not draft.budget:
                 break
