@@ -42,6 +42,7 @@ class GeneralConfig(DecoderConfig):
             ModelLoadError: it is missing or malformed, or the model is of a kind that is not supported.
         """
         try:
+            _check_is_known(folder)
             hf = transformers.AutoConfig.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
@@ -58,6 +59,17 @@ class GeneralConfig(DecoderConfig):
         if self.longest_unscaled is not None and self.longest_unscaled < self.max_position:
             return self.longest_unscaled, "original context length, before its rotary embedding changes,"
         return self.max_position, "context length"
+
+
+def _check_is_known(folder: Path) -> None:
+    untyped: Any = transformers
+    fields, _ = untyped.PreTrainedConfig.get_config_dict(folder, local_files_only=True)
+    model_type = fields.get("model_type")
+    if model_type not in untyped.CONFIG_MAPPING:
+        hint = ", and code that comes with a model is never run" if "auto_map" in fields else ""
+        raise ValueError(
+            f"transformers {transformers.__version__} does not know the model type {model_type!r}{hint}"
+        )
 
 
 def _from_transformers(hf: Any, architecture: str) -> GeneralConfig:

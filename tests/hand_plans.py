@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from engine.config import DataType, LoadFormat
+    from engine.config import DataType, Device, LoadFormat, ModelImplementation
 
 GREEDY = SamplingParams(max_tokens=1, temperature=0.0)
 
@@ -26,19 +26,24 @@ def load_runner(
     num_blocks: int = 96,
     dtype: DataType = "float32",
     load_format: LoadFormat = "auto",
+    model_impl: ModelImplementation = "auto",
+    device: Device = "cpu",
     max_model_len: int | None = None,
     seed: int = 0,
+    max_loras: int = 0,
 ) -> ModelRunner:
-    """Load a model on one thread of the CPU, with room for a few sequences."""
+    """Load a model, by default on one thread of the CPU, with room for a few sequences."""
     config = EngineConfig(
         model_path=str(path),
         load_format=load_format,
+        model_impl=model_impl,
         dtype=dtype,
-        device="cpu",
+        device=device,
         block_size=block_size,
         num_blocks=num_blocks,
         max_model_len=max_model_len,
         max_num_seqs=8,
+        max_loras=max_loras,
         max_num_batched_tokens=256,
         num_threads=1,
         seed=seed,
@@ -68,6 +73,8 @@ class HandPlans:
         sampling: SamplingParams = GREEDY,
         cached_blocks: Sequence[int] = (),
         num_prompt_tokens: int | None = None,
+        adapter: int = 0,
+        adapter_slot: int = 0,
     ) -> int:
         """Take a row for a sequence whose first blocks may hold computed tokens; returns the row."""
         row = self._free_rows.pop()
@@ -76,7 +83,9 @@ class HandPlans:
         self.blocks[row] = list(cached_blocks)
         self._new_blocks[row] = list(cached_blocks)
         prompt_len = len(token_ids) if num_prompt_tokens is None else num_prompt_tokens
-        self._admitted.append(Admission(row, tuple(token_ids), prompt_len, sampling))
+        self._admitted.append(
+            Admission(row, tuple(token_ids), prompt_len, sampling, adapter, adapter_slot)
+        )
         return row
 
     def finish(self) -> None:

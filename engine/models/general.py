@@ -42,6 +42,13 @@ class TransformersLinear(Linear):
         if bias is not None:
             self.bias = nn.Parameter(bias.detach(), requires_grad=False)
 
+    def prepare(self) -> None:
+        """Bring the loaded weight into the form that the device multiplies fastest, and drop the original."""
+        dtype, device = self._activations, self.weight.device
+        super().prepare()
+        placeholder = torch.empty(0, dtype=dtype, device=device)  # some models ask for a weight's type
+        self.weight = nn.Parameter(placeholder, requires_grad=False)
+
     def forward(self, x: Tensor) -> Tensor:
         """Multiply x [..., in_features]; returns [..., out_features]."""
         return super().forward(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)

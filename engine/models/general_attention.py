@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     from engine.kv_cache import LayerCache
 
 PAGED, SURVEY = "pagewire_paged", "pagewire_survey"
+KNOWN_ARGUMENTS = {
+    *("scaling", "softcap", "s_aux", "dropout"),
+    "sliding_window",  # the mask has it
+    *("position_ids", "cache_position", "use_cache"),
+}
+"""What models pass to their attention function and is taken into account, or means nothing here."""
 
 
 @dataclass(slots=True)
@@ -85,7 +91,7 @@ def attend_paged(
 ) -> tuple[Tensor, None]:
     """Attend with query [1, num_heads, num_tokens, head_dim]; returns it with heads and tokens swapped.
 
-    What else is passed was looked at when the model was surveyed and checked.
+    Whatever else may be passed, the survey has seen it.
     """
     q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
@@ -159,9 +165,24 @@ _survey: ContextVar[Survey] = ContextVar("survey")
 
 
 def survey_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    is_causal: bool | None = None,
+    **arguments: Any,
 ) -> tuple[Tensor, None]:
     """Note a call, and return zeros."""
+    others = sorted(
+        name
+        for name, value in arguments.items()
+        if name not in KNOWN_ARGUMENTS and value is not None and value is not False
+    )
+    if others:
+        raise ModelLoadError(f"its attention depends on {', '.join(others)}")
+    if is_causal is False:
+        raise ModelLoadError("its attention is not causal")
     _survey.get().note_call(query, key, value, attention_mask)
     return torch.zeros_like(query.transpose(1, 2)), None
 

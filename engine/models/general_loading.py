@@ -82,6 +82,7 @@ def _read(config: GeneralConfig, folder: Path, dtype: torch.dtype) -> Any:
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
         )
     except (*READING_ERRORS, RuntimeError, SafetensorError) as error:

@@ -1,46 +1,24 @@
 from __future__ import annotations
 
 import importlib.util
-import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 import transformers
+from greedy import NUM_NEW_TOKENS, generate_with_scheduler, generate_with_transformers, random_prompt
 from hand_plans import HandPlans, load_runner
 from safetensors.torch import load_file, save_file
 from tiny_model import FAMILIES, VOCAB_SIZE, make_tiny_model
 
-from engine.messages import EngineRequest, SamplingParams
-from engine.scheduler import Scheduler
+from engine.messages import SamplingParams
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from engine.model_runner import ModelRunner
 
-NUM_NEW_TOKENS = 20
 PROMPT_LENS = (1, 8, 13, 37, 70)
-
-
-def random_prompt(length: int, seed: int = 0) -> list[int]:
-    return random.Random(f"{seed}/{length}").choices(range(3, VOCAB_SIZE), k=length)
-
-
-def generate_with_transformers(model: Any, prompt: Sequence[int], num_new_tokens: int) -> list[int]:
-    """Greedy output of transformers, through EOS."""
-    model.generation_config.eos_token_id = None
-    input_ids = torch.tensor([list(prompt)])
-    output = model.generate(
-        input_ids,
-        attention_mask=torch.ones_like(input_ids),
-        do_sample=False,
-        max_new_tokens=num_new_tokens,
-        min_new_tokens=num_new_tokens,
-    )
-    tokens: list[int] = output[0, len(prompt) :].tolist()
-    return tokens
 
 
 class Family:
@@ -134,27 +112,6 @@ def test_preempted_equals_transformers(family: Family, plans: HandPlans) -> None
     outputs = outputs_of(plans, rows, family.prompts[2:4])
     assert outputs[0][:NUM_NEW_TOKENS] == family.expected[2]
     assert outputs[1] == family.expected[3]
-
-
-def generate_with_scheduler(
-    runner: ModelRunner, prompts: Sequence[Sequence[int]], num_blocks: int, max_num_batched_tokens: int
-) -> tuple[list[list[int]], Scheduler]:
-    scheduler = Scheduler(
-        num_blocks=num_blocks,
-        block_size=runner.info.block_size,
-        max_num_seqs=runner.max_num_seqs,
-        max_num_batched_tokens=max_num_batched_tokens,
-        max_model_len=runner.info.max_model_len,
-        enable_prefix_caching=True,
-    )
-    outputs: list[list[int]] = [[] for _ in prompts]
-    for index, prompt in enumerate(prompts):
-        sampling = SamplingParams(max_tokens=NUM_NEW_TOKENS, temperature=0.0)
-        scheduler.add(EngineRequest(str(index), list(prompt), sampling))
-    while (plan := scheduler.schedule()) is not None:
-        for output in scheduler.update(plan, runner.execute(plan)):
-            outputs[int(output.request_id)] += output.token_ids
-    return outputs, scheduler
 
 
 @pytest.mark.parametrize(
