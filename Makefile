@@ -2,6 +2,7 @@
 # make test   all tests; make test-slow those that search for long
 # make check  everything else that CI checks: stubs, contract, lint, types, imports, images, README
 # make proto  generate the Python stubs from proto/
+# make docs   write docs/fields.md from the tables of request fields
 # make smoke  install server and translator apart, as the images do, and try them
 # make bench  measure this machine
 
@@ -18,7 +19,7 @@ COMPOSE = $$($(BIN)/python -c 'import compose; print(compose.__path__[0])')/dock
 
 export PYTHON
 
-.PHONY: up test test-kernels test-slow check lint proto proto-check images-check readme-check smoke bench clean
+.PHONY: up test test-kernels test-slow check lint docs proto proto-check images-check readme-check smoke bench clean
 
 up: $(VENV)/.runtime
 	@$(BIN)/pagewire up $(ARGS)
@@ -41,6 +42,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m translator.field_page > docs/fields.md
 
 proto: $(CODEGEN)/.installed
 	proto/generate.sh $(CODEGEN)/bin/python $(STUBS)
