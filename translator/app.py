@@ -13,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.routing import Route
 
-from translator import chat, completions, health, messages, models, responses, side_doors, tokenize
+from translator import chat, completions, embeddings, health, messages, models, responses, side_doors, tokenize
 from translator.backend import Backend
 from translator.error_bodies import error_body
 from translator.errors import ApiError, ClientDisconnectedError, internal_error
@@ -37,6 +37,7 @@ _CANNOT_LISTEN = 2
 ROUTES = (
     Route("/v1/chat/completions", chat.create_chat_completion, methods=["POST"]),
     Route("/v1/completions", completions.create_completion, methods=["POST"]),
+    Route("/v1/embeddings", embeddings.create_embeddings, methods=["POST"]),
     Route("/v1/messages", messages.create_message, methods=["POST"]),
     Route("/v1/messages/count_tokens", messages.count_tokens, methods=["POST"]),
     Route("/v1/responses", responses.create_response, methods=["POST"]),
