@@ -12,6 +12,7 @@ from pagewire.channel import CHANNEL_OPTIONS
 from pagewire.errors import REQUEST_ID_KEY
 from pagewire.health import CHECK_METHOD, check_request, is_serving
 from pagewire.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
+from translator.embedding_call import EmbeddingCall
 from translator.errors import ApiError, from_rpc_error, internal_error, shutting_down
 from translator.fields import Endpoint
 from translator.metrics import Metrics
@@ -130,12 +131,12 @@ class Backend:
         self._check_health: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
             CHECK_METHOD
         )
-        self._running: set[Generation] = set()
+        self._running: set[Generation | EmbeddingCall] = set()
         self._draining = False
 
     @property
     def num_running(self) -> int:
-        """Generations that are open."""
+        """Generations and embeddings that are open."""
         return len(self._running)
 
     def generate(self, spec: inference_pb2.GenerationSpec, request_id: str, endpoint: Endpoint) -> Generation:
@@ -155,6 +156,24 @@ class Backend:
         self._running.add(generation)
         call.add_done_callback(lambda _: self._running.discard(generation))
         return generation
+
+    def embed(
+        self, request: inference_pb2.EmbedRequest, request_id: str, endpoint: Endpoint
+    ) -> EmbeddingCall:
+        """Begin to embed.
+
+        Raises:
+            ApiError: 503; the translator is shutting down.
+        """
+        if self._draining:
+            raise shutting_down()
+        call = self._inference.Embed(
+            request, timeout=self._timeout_s, metadata=((REQUEST_ID_KEY, request_id),)
+        )
+        embedding = EmbeddingCall(call, endpoint)
+        self._running.add(embedding)
+        call.add_done_callback(lambda _: self._running.discard(embedding))
+        return embedding
 
     async def list_models(self) -> list[models_pb2.Model]:
         """Return the served models.
@@ -247,13 +266,13 @@ class Backend:
         return "The model server is not serving."
 
     def drain(self) -> None:
-        """Refuse new generations from now on."""
+        """Refuse new generations and embeddings from now on."""
         self._draining = True
 
     def cut(self) -> None:
-        """End the generations that still run, each with an error."""
-        for generation in tuple(self._running):
-            generation.cut(shutting_down())
+        """End what still runs, each with an error."""
+        for running in tuple(self._running):
+            running.cut(shutting_down())
 
     async def close(self) -> None:
         """Close the channel and what still runs over it."""

@@ -10,7 +10,18 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from translator.field import BOTH, CHAT, COMPLETIONS, MESSAGES, RESPONSES, Endpoint, Field, Support
+from translator.embedding_fields import EMBEDDING_FIELDS
+from translator.field import (
+    BOTH,
+    CHAT,
+    COMPLETIONS,
+    EMBEDDINGS,
+    MESSAGES,
+    RESPONSES,
+    Endpoint,
+    Field,
+    Support,
+)
 from translator.generation_fields import GENERATION_FIELDS
 from translator.message_fields import MESSAGE_FIELDS
 from translator.response_fields import RESPONSE_FIELDS
@@ -21,7 +32,13 @@ if TYPE_CHECKING:
 
 __all__ = ["FIELDS", "Endpoint", "Field", "Support", "fields_of", "is_neutral", "parameter_of"]
 
-FIELDS: tuple[Field, ...] = (*GENERATION_FIELDS, *RESPONSE_FIELDS, *MESSAGE_FIELDS, *TOKENIZE_FIELDS)
+FIELDS: tuple[Field, ...] = (
+    *GENERATION_FIELDS,
+    *RESPONSE_FIELDS,
+    *MESSAGE_FIELDS,
+    *EMBEDDING_FIELDS,
+    *TOKENIZE_FIELDS,
+)
 
 
 def fields_of(endpoint: Endpoint, support: Support) -> Iterator[Field]:
@@ -56,6 +73,8 @@ _PATHS[COMPLETIONS] |= {"prompt": "prompt", "token_ids": "prompt", "token_ids.id
 def parameter_of(path: str, endpoint: Endpoint) -> str:
     """Return the HTTP API's name for a field of the gRPC contract, such as "spec.sampling.top_p"."""
     path = path.removeprefix("spec.")
+    if endpoint is EMBEDDINGS and path.startswith("inputs["):
+        return _input_path(path)
     head = path
     while head:
         name = _PATHS[endpoint].get(head)
@@ -68,9 +87,21 @@ def parameter_of(path: str, endpoint: Endpoint) -> str:
     return path
 
 
+def _input_path(path: str) -> str:
+    """An input's kind is a oneof in the contract; JSON has a list of inputs, or one conversation."""
+    chat = re.match(r"inputs\[\d+\]\.chat\.?(.*)", path)
+    if chat is not None:
+        return _content_path(chat[1] or "messages", CHAT)
+    return re.sub(r"^inputs(\[\d+\])(?:\.text|\.token_ids(?:\.ids)?)?", r"input\1", path)
+
+
 def _content_path(parameter: str, endpoint: Endpoint) -> str:
     """A message's content is a oneof in the contract and one field in JSON; schemas are text there."""
     parameter = re.sub(r"^(messages\[\d+\])\.(?:parts\.parts|parts|text)", r"\1.content", parameter)
+    if endpoint is CHAT:
+        parameter = re.sub(r"^(tools\[\d+\])\.parameters_json", r"\1.function.parameters", parameter)
+        parameter = re.sub(r"^(tools\[\d+\])\.name", r"\1.function.name", parameter)
+        parameter = parameter.replace("tool_choice.function_name", "tool_choice.function.name")
     if endpoint is MESSAGES:
         parameter = parameter.replace(".parameters_json", ".input_schema")
     return re.sub(r"^(messages\[\d+\])\.reasoning_text", r"\1.reasoning_content", parameter)

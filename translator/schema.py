@@ -178,7 +178,7 @@ def apply_options(spec: inference_pb2.GenerationSpec, options: GenerationOptions
         )
 
 
-def apply_plain(spec: inference_pb2.GenerationSpec, body: RequestBody, endpoint: Endpoint) -> None:
+def apply_plain(spec: Message, body: RequestBody, endpoint: Endpoint) -> None:
     """Write the fields that go into the contract's message unchanged."""
     for path, name in _PLAIN[endpoint]:
         value = getattr(body, name)

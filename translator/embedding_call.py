@@ -1,0 +1,48 @@
+"""One Embed call to the gRPC server."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import grpc
+
+from translator.errors import from_rpc_error
+
+if TYPE_CHECKING:
+    from pagewire.v1 import inference_pb2
+    from translator.errors import ApiError
+    from translator.field import Endpoint
+
+
+class EmbeddingCall:
+    """A call that runs until its response is there. Cancelling who waits for it cancels it."""
+
+    def __init__(
+        self,
+        call: grpc.aio.UnaryUnaryCall[inference_pb2.EmbedRequest, inference_pb2.EmbedResponse],
+        endpoint: Endpoint,
+    ) -> None:
+        self._call = call
+        self._endpoint = endpoint
+        self._cut: ApiError | None = None
+
+    async def response(self) -> inference_pb2.EmbedResponse:
+        """Wait for the response.
+
+        Raises:
+            ApiError: the request was refused or failed.
+        """
+        try:
+            return await self._call
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, self._endpoint) from error
+        except asyncio.CancelledError:
+            if self._cut is None:
+                raise
+            raise self._cut from None
+
+    def cut(self, error: ApiError) -> None:
+        """End the call now; who waits for it gets this error."""
+        self._cut = error
+        self._call.cancel()
