@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from translator.chat_message import message_deltas, whole_message
 from translator.chat_request import ChatRequest, chat_spec, parse_chat
 from translator.chunks import ChunkWriter, finish_members
 from translator.fields import Endpoint
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
     from pagewire.v1 import inference_pb2
     from translator.generation_group import GenerationGroup
+
+
+_PLAIN_TAIL = b',"logprobs":null,"finish_reason":null}'
 
 
 async def create_chat_completion(request: Request) -> Response:
@@ -77,13 +81,13 @@ class ChatAnswer(Answer):
             logprobs = {"content": chat_logprobs(choice.logprobs, self._names), "refusal": None}
         rendered = {
             "index": index,
-            "message": {
-                "role": self._chat.response_role,
-                "content": self._chat.echoed_text + choice.text,
-                "refusal": None,
-            },
+            "message": whole_message(
+                self._chat.response_role, self._chat.echoed_text, choice, self._chat.calls_functions
+            ),
             "logprobs": logprobs,
-            "finish_reason": choice.finish_reason,
+            "finish_reason": self._chat.calls_as
+            if choice.finish_reason == "tool_calls"
+            else choice.finish_reason,
             "stop_reason": choice.stop_reason,
         }
         if self._chat.return_token_ids:
@@ -101,7 +105,7 @@ class ChatChunks:
         self._started = started
         self._names = names
         self._writer = ChunkWriter("chat.completion.chunk", response_id, int(time.time()), (started,), chat)
-        self._content_heads = [b'{"index":%d,"delta":{"content":' % index for index in range(chat.n or 1)]
+        self._heads = [b'{"index":%d,"delta":' % index for index in range(chat.n or 1)]
 
     def start(self) -> bytes:
         """Return the role chunk of each choice."""
@@ -120,28 +124,42 @@ class ChatChunks:
         )
 
     def delta(self, prompt: int, delta: inference_pb2.Delta) -> bytes:
-        """Return a content chunk for each choice that has something new."""
+        """Return chunks for each choice that has something new."""
         frames = b""
         for choice in delta.choices:
             self._writer.tally.add(choice.num_tokens)
-            if choice.text or choice.logprobs or choice.token_ids:
-                frames += self._writer.chunk(self._content(choice))
+            frames += self._news(choice)
         return frames
 
-    def _content(self, choice: inference_pb2.ChoiceDelta) -> bytes:
-        tail = b'},"logprobs":null,"finish_reason":null}'
+    def _news(self, choice: inference_pb2.ChoiceDelta) -> bytes:
+        """Chunks of one choice. The first of them has what belongs to the tokens."""
+        head, tail = self._heads[choice.index], self._tail(choice)
+        deltas = list(message_deltas(choice, self._chat.calls_functions))
+        if not deltas and (choice.logprobs or choice.token_ids):
+            deltas = [b'{"content":""}']
+        frames = b""
+        for delta in deltas:
+            frames += self._writer.chunk(head + delta + tail)
+            tail = _PLAIN_TAIL
+        return frames
+
+    def _tail(self, choice: inference_pb2.ChoiceDelta) -> bytes:
+        tail = _PLAIN_TAIL
         if self._chat.logprobs:
             logprobs = {"content": chat_logprobs(choice.logprobs, self._names), "refusal": None}
-            tail = b'},"logprobs":' + encode_json(logprobs) + b',"finish_reason":null}'
+            tail = b',"logprobs":' + encode_json(logprobs) + b',"finish_reason":null}'
         if self._chat.return_token_ids:
             tail = tail[:-1] + b',"token_ids":' + encode_json(list(choice.token_ids)) + b"}"
-        return self._content_heads[choice.index] + encode_text(choice.text) + tail
+        return tail
 
     def end(self, prompt: int, finished: inference_pb2.Finished) -> bytes:
         """Return the finish chunk of each choice."""
         self._writer.tally.add_reasoning(finished.usage)
         return b"".join(
-            self._writer.chunk(b'{"index":%d,"delta":{},"logprobs":null,' % end.index + finish_members(end))
+            self._writer.chunk(
+                b'{"index":%d,"delta":{},"logprobs":null,' % end.index
+                + finish_members(end, self._chat.calls_as)
+            )
             for end in finished.choices
         )
 

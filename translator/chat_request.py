@@ -8,10 +8,12 @@ import msgspec
 from msgspec import Meta
 
 from pagewire.v1 import chat_pb2, inference_pb2
-from translator.constraints import ConstrainedOptions, apply_constraint
+from translator.chat_tools import ToolOptions
+from translator.constraints import apply_constraint
 from translator.errors import ApiError
 from translator.fields import Endpoint
 from translator.schema import UInt32, apply_options, parse_request
+from translator.tools import add_tools
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +51,7 @@ class Message(msgspec.Struct, kw_only=True):
     content: str | list[ContentPart] | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
+    function_call: FunctionCall | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
@@ -60,8 +63,14 @@ class Message(msgspec.Struct, kw_only=True):
             return self.content
         return "\n".join(part.text or part.refusal or "" for part in self.content or ())
 
+    @property
+    def calls(self) -> list[ToolCall]:
+        """The calls, in today's or in the old form."""
+        old = [ToolCall(function=self.function_call)] if self.function_call else []
+        return old + (self.tool_calls or [])
 
-class ChatRequest(ConstrainedOptions, kw_only=True):
+
+class ChatRequest(ToolOptions, kw_only=True):
     """The fields of a chat request; `fields.py` says what each does."""
 
     messages: Annotated[list[Message], Meta(min_length=1)]
@@ -76,31 +85,18 @@ class ChatRequest(ConstrainedOptions, kw_only=True):
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: ReasoningEffort | None = None
     documents: list[dict[str, Any]] | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    include_reasoning: bool | None = None
+    separate_reasoning: bool | None = None
+    thinking_token_budget: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
 
     def check_combinations(self) -> None:
-        """Refuse fields that exclude each other, and tools that the model would be asked to call."""
+        """Refuse fields that exclude each other."""
         super().check_combinations()
         if self.top_logprobs and not self.logprobs:
             raise ApiError(400, "top_logprobs: needs logprobs to be true.", param="top_logprobs")
         if self.add_generation_prompt and self.continue_final_message:
             name = "continue_final_message"
             raise ApiError(400, f"{name}: excludes add_generation_prompt.", param=name)
-        if self.tools and self.tool_choice != "none":
-            raise ApiError(
-                400,
-                "tools: tool calls are not supported; send tool_choice none or no tools.",
-                param="tools",
-                code="unsupported_parameter",
-            )
-        if self.tool_choice not in (None, "none", "auto"):
-            raise ApiError(
-                400,
-                "tool_choice: tool calls are not supported; only none, or auto without tools, is possible.",
-                param="tool_choice",
-                code="unsupported_parameter",
-            )
 
     @property
     def response_role(self) -> str:
@@ -137,6 +133,8 @@ def chat_spec(request: ChatRequest) -> inference_pb2.GenerationSpec:
     apply_constraint(spec, request)
     for index, message in enumerate(request.messages):
         _add_message(spec.chat.messages.add(), message, f"messages[{index}]")
+    add_tools(spec.chat, request.function_tools(), request.choice(), request.is_parallel)
+    _apply_reasoning(spec.reasoning, request)
     max_tokens = (
         request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
     )
@@ -156,6 +154,15 @@ def chat_spec(request: ChatRequest) -> inference_pb2.GenerationSpec:
     return spec
 
 
+def _apply_reasoning(reasoning: inference_pb2.Reasoning, request: ChatRequest) -> None:
+    if request.include_reasoning is False:
+        reasoning.exclude = True
+    if request.separate_reasoning is not None:
+        reasoning.separate = request.separate_reasoning
+    if request.thinking_token_budget is not None and request.thinking_token_budget >= 0:
+        reasoning.max_tokens = request.thinking_token_budget
+
+
 def _template_arguments(request: ChatRequest) -> dict[str, Any]:
     arguments = dict(request.chat_template_kwargs or {})
     if request.reasoning_effort is not None:
@@ -172,12 +179,12 @@ def effort_arguments(effort: ReasoningEffort, given: Mapping[str, Any]) -> dict[
 
 
 def _add_message(target: chat_pb2.Message, message: Message, where: str) -> None:
-    target.role = message.role
+    target.role = "tool" if message.role == "function" else message.role
     _add_content(target, message, where)
     target.name = message.name or ""
     target.tool_call_id = message.tool_call_id or ""
     target.reasoning_text = message.reasoning_content or message.reasoning or ""
-    for call in message.tool_calls or ():
+    for call in message.calls:
         target.tool_calls.add(
             id=call.id or "", name=call.function.name, arguments=call.function.arguments or ""
         )
@@ -185,7 +192,7 @@ def _add_message(target: chat_pb2.Message, message: Message, where: str) -> None
 
 def _add_content(target: chat_pb2.Message, message: Message, where: str) -> None:
     if message.content is None:
-        if not message.tool_calls:
+        if not message.calls:
             raise ApiError(400, f"{where}.content: required.", param=f"{where}.content")
         return
     if isinstance(message.content, str):

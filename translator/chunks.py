@@ -34,9 +34,10 @@ def stop_reason(end: inference_pb2.ChoiceEnd) -> str | int | None:
             return None
 
 
-def finish_members(end: inference_pb2.ChoiceEnd) -> bytes:
-    """Return the last members of a choice that has ended."""
-    reason = FINISH_REASONS[end.finish_reason].encode()
+def finish_members(end: inference_pb2.ChoiceEnd, calls_as: str = "tool_calls") -> bytes:
+    """Return the last members of a choice that has ended. `calls_as` is its reason where it called tools."""
+    is_call = end.finish_reason == inference_pb2.FINISH_REASON_TOOL_CALLS
+    reason = (calls_as if is_call else FINISH_REASONS[end.finish_reason]).encode()
     matched = stop_reason(end)
     encoded = encode_text(matched) if isinstance(matched, str) else encode_json(matched)
     return b'"finish_reason":"%b","stop_reason":%b}' % (reason, encoded)

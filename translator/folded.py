@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pagewire.v1 import inference_pb2
 from translator.chunks import FINISH_REASONS, stop_reason
+from translator.tool_calls import ToolCalls
 from translator.usage import UsageTally
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ class FoldedChoice:
     """One choice, while it gathers."""
 
     texts: list[str] = field(default_factory=list)
+    reasoning_texts: list[str] = field(default_factory=list)
+    calls: ToolCalls = field(default_factory=ToolCalls)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[inference_pb2.TokenLogprob] = field(default_factory=list)
     finish_reason: str | None = None
@@ -31,6 +34,11 @@ class FoldedChoice:
     def text(self) -> str:
         """The whole text."""
         return "".join(self.texts)
+
+    @property
+    def reasoning(self) -> str:
+        """The whole reasoning."""
+        return "".join(self.reasoning_texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,8 @@ def _add(choices: list[FoldedChoice], delta: inference_pb2.Delta, tally: UsageTa
     for new in delta.choices:
         choice = choices[new.index]
         choice.texts.append(new.text)
+        choice.reasoning_texts.append(new.reasoning_text)
+        choice.calls.add(new.tool_calls)
         choice.token_ids.extend(new.token_ids)
         choice.logprobs.extend(new.logprobs)
         tally.add(new.num_tokens)

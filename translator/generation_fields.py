@@ -5,7 +5,6 @@ from __future__ import annotations
 from translator.field import CHAT, COMPLETIONS, Field, honoured, ignored, plain, refused
 
 _NOT_HERE = "it is not supported"
-_NO_TOOLS = "tool calls are not supported"
 _NO_MEDIA = "only text is supported"
 _NO_SAMPLER = "this kind of sampling is not supported"
 
@@ -152,8 +151,24 @@ GENERATION_FIELDS: tuple[Field, ...] = (
         CHAT,
     ),
     honoured("documents", "chat.template_arguments_json", "A variable of the template.", CHAT),
-    honoured("tools", "", "Refused unless empty or tool_choice is none.", CHAT),
-    honoured("tool_choice", "", "Only none, or auto without tools.", CHAT),
+    honoured("tools", "chat.tools", "Up to 128 functions that the model may call.", CHAT),
+    honoured(
+        "tool_choice",
+        "chat.tool_choice",
+        "`none`, `auto`, `required`, a function or `allowed_tools`. With `none` the model is shown no tools.",
+        CHAT,
+    ),
+    honoured("parallel_tool_calls", "chat.parallel_tool_calls", "Several calls in one turn.", CHAT),
+    honoured("functions", "chat.tools", "The old form of tools; answered with `function_call`.", CHAT),
+    honoured("function_call", "chat.tool_choice", "The old form of tool_choice.", CHAT),
+    honoured("include_reasoning", "reasoning.exclude", "If false, reasoning is left out.", CHAT),
+    honoured("separate_reasoning", "reasoning.separate", "If false, reasoning is a part of the text.", CHAT),
+    honoured(
+        "thinking_token_budget",
+        "reasoning.max_tokens",
+        "Most reasoning tokens, after which the model is made to answer. -1: no limit.",
+        CHAT,
+    ),
     # Bookkeeping of other services, and hints that have no meaning here.
     ignored("user", "for abuse monitoring"),
     ignored("safety_identifier", "for abuse monitoring", CHAT),
@@ -164,19 +179,14 @@ GENERATION_FIELDS: tuple[Field, ...] = (
     ignored("prompt_cache_retention", "prefixes are kept as long as memory allows", CHAT),
     ignored("prediction", "a hint for speed", CHAT),
     ignored("verbosity", "the model has no such control", CHAT),
-    ignored("parallel_tool_calls", "there are no tool calls", CHAT),
-    ignored("function_call", "as tool_choice; `functions` decides", CHAT),
     ignored("rid", "use request_id"),
     ignored("session_id", "a hint for routing"),
     ignored("guided_decoding_backend", "there is one"),
     ignored("spaces_between_special_tokens", "text is what the tokens' bytes say"),
-    ignored("include_reasoning", "there is no reasoning parser", CHAT),
-    ignored("separate_reasoning", "there is no reasoning parser", CHAT),
-    ignored("stream_reasoning", "there is no reasoning parser", CHAT),
+    ignored("stream_reasoning", "reasoning streams as it comes", CHAT),
     ignored("cache_prompt", "always on"),
     # What would change the answer, and cannot be done.
     refused("stop_regex", "stop takes texts only"),
-    refused("functions", _NO_TOOLS, endpoint=CHAT),
     refused("web_search_options", "there is no web search", endpoint=CHAT),
     refused("modalities", _NO_MEDIA, ["text"], endpoint=CHAT),
     refused("audio", _NO_MEDIA, endpoint=CHAT),
@@ -185,7 +195,9 @@ GENERATION_FIELDS: tuple[Field, ...] = (
     refused("suffix", "filling in the middle is not supported", endpoint=COMPLETIONS),
     refused("prompt_embeds", "a prompt is text or token ids", endpoint=COMPLETIONS),
     refused("input_ids", "use /v1/completions with token ids", endpoint=CHAT),
-    refused("thinking_token_budget", "there is no reasoning parser", -1),
+    refused(
+        "thinking_token_budget", "completions are not separated from reasoning", -1, endpoint=COMPLETIONS
+    ),
     refused("repetition_detection", _NOT_HERE),
     refused("no_stop_trim", "use include_stop_str_in_output", False),
     refused("return_hidden_states", _NOT_HERE, False),

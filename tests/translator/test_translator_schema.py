@@ -393,9 +393,6 @@ class TestFields:
     @pytest.mark.parametrize(
         "fields",
         [
-            {"tools": [], "tool_choice": "auto"},
-            {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"},
-            {"tool_choice": "none"},
             {"response_format": {"type": "text"}},
             {"logit_bias": {}},
             {"stop": None, "seed": None, "user": None},
@@ -406,28 +403,15 @@ class TestFields:
                 "logprobs": False,
                 "top_logprobs": 0,
                 "no_stop_trim": False,
-                "separate_reasoning": True,
                 "stream_reasoning": True,
                 "return_hidden_states": False,
                 "session_params": None,
             },
             {"typical_p": 1.0, "mirostat": 0, "thinking_token_budget": -1, "routed_experts_prompt_start": 0},
-            {"parallel_tool_calls": False},
         ],
     )
     def test_what_clients_send_out_of_habit_is_taken(self, fields: dict[str, Any]) -> None:
         assert spec_of(**fields) == spec_of()
-
-    @pytest.mark.parametrize(
-        ("fields", "param"),
-        [
-            ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-            ({"tool_choice": "required"}, "tool_choice"),
-            ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
-        ],
-    )
-    def test_what_cannot_be_done_is_refused(self, fields: dict[str, Any], param: str) -> None:
-        assert refusal({"messages": MESSAGES} | fields).param == param
 
 
 @pytest.mark.parametrize(
