@@ -86,6 +86,14 @@ MODEL = Group(
             default="auto",
         ),
         Flag(
+            name="model-impl",
+            field="engine.model_impl",
+            help="What computes the model: auto (our own code where there is some), or transformers.",
+            parse=choice(("auto", "transformers")),
+            metavar="NAME",
+            default="auto",
+        ),
+        Flag(
             name="dtype",
             field="engine.dtype",
             help="Of weights, activations and cache: auto (the model's own), float32, bfloat16, float16.",
