@@ -135,6 +135,7 @@ class Server:
         self._progress.close()
         for listener in self._listeners:
             await listener.stop(LISTENER_GRACE_S)
+        await self._services.close()
         await self._engine.stop(0.0)
 
     def _make_listener(self, handlers: Sequence[grpc.GenericRpcHandler], names: list[str]) -> grpc.aio.Server:

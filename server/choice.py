@@ -26,6 +26,12 @@ _FINISH_REASONS = {
 }
 
 
+_CONSTRAINT_ERRORS = {
+    "bad_grammar": "the output's grammar became too complex to follow",
+    "no_token": "its constraints have no token in common that could come next",
+}
+
+
 class Choice:
     """What one choice has brought, and what of it has not been sent yet."""
 
@@ -82,6 +88,8 @@ class Choice:
         hides_last = reason is FinishReason.STOP and not (
             self._includes_stop and output.stop_token_id is not None
         )
+        if reason is FinishReason.COMPLETE:
+            reason = FinishReason.STOP
         piece = self._detokenizer.push(token_ids[:-1] if hides_last else token_ids)
         text, num_tokens = piece.text, len(token_ids)
         if piece.stop_text is not None:
@@ -131,6 +139,8 @@ def _check(output: RequestOutput) -> None:
     if output.finish_reason is FinishReason.FAILED:
         if output.error == "request_too_large":
             raise invalid("spec", "the request can never fit the server's cache; shorten the prompt")
+        if output.error in _CONSTRAINT_ERRORS:
+            raise invalid("spec", _CONSTRAINT_ERRORS[output.error])
         raise NumericalError(f"the model failed: {output.error}")
 
 

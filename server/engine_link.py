@@ -57,7 +57,7 @@ class EngineLink:
                 *arguments,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env=_environment(),
+                env=child_environment(),
             )
         return cls(process, reader, writer)
 
@@ -104,7 +104,7 @@ class EngineLink:
         return await self._process.wait()
 
 
-def _environment() -> dict[str, str]:
-    """Ours, with the engine importable from wherever we found it."""
+def child_environment() -> dict[str, str]:
+    """Ours, with our packages importable from wherever we found them."""
     folders = [str(Path(engine.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders))}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
     from engine.config import EngineConfig
-    from engine.messages import EngineInfo, EngineRequest, Frame
+    from engine.messages import EngineInfo, EngineRequest, Frame, Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ class EngineProcess:
         self._policy = RestartPolicy()
         self._link: EngineLink | None = None
         self._info: EngineInfo | None = None
+        self._vocabulary: Vocabulary | None = None
         self._not_ready_reason: str | None = _LOADING
         self._mailboxes: dict[str, Mailbox] = {}
         self._num_silent_ticks = 0
@@ -96,6 +97,12 @@ class EngineProcess:
     def pid(self) -> int | None:
         """Of the process, while there is one."""
         return None if self._link is None else self._link.pid
+
+    def learn(self, vocabulary: Vocabulary) -> None:
+        """Tell the engine, and those that are started after it, what the tokens stand for."""
+        self._vocabulary = vocabulary
+        if self._link is not None:
+            self._link.send(vocabulary)
 
     def submit(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]:
         """See `server.engine.Engine`."""
@@ -151,6 +158,8 @@ class EngineProcess:
         """Run one process to its end, and return why it ended."""
         self._fatal = None
         link = self._link = await EngineLink.start(config, self._command)
+        if self._vocabulary is not None:
+            link.send(self._vocabulary)
         if self._stopping.is_set():
             link.kill()
         watcher = asyncio.create_task(self._watch(link))

@@ -46,6 +46,7 @@ class Generation:
         model: ServedModel,
         request: GenerationRequest,
         prompt: EncodedPrompt,
+        grammar: str,
         request_id: str,
         arrived_s: float,
     ) -> None:
@@ -53,6 +54,7 @@ class Generation:
         self._model = model
         self._request = request
         self._prompt = prompt
+        self._grammar = grammar
         self._request_id = request_id
         self._arrived_s = arrived_s
         self._first_step_s: float | None = None
@@ -125,6 +127,7 @@ class Generation:
             priority=request.priority,
             cache_salt=request.cache_salt,
             bypass_prefix_cache=request.bypass_prefix_cache,
+            grammar=self._grammar,
         )
 
     async def _pump(self, choice: Choice) -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from engine.messages import SamplingParams
     from server.chat.output_reader import OutputFormat
     from server.chat_tools import ToolUse
+    from server.grammars import Grammar
     from server.prompts import Prompt, Truncation
     from server.reasoning_fields import ReasoningUse
 
@@ -28,6 +29,8 @@ class GenerationRequest:
     num_choices: int
     output: OutputFormat
     """What is looked for in the outputs. The stage of reasoning is still open; see `output_after`."""
+    constraint: Grammar | None
+    """What answers must look like."""
     tools: ToolUse
     reasoning: ReasoningUse | None
     """None: outputs are not looked through for reasoning."""

@@ -47,7 +47,7 @@ async def load(config: ServerConfig, path: Path, engine: EngineProcess) -> Serve
     """
     tokenizer, defaults = await _in_thread(lambda: _load_text(config, path))
     info = await engine.loaded()
-    return ServedModel(
+    model = ServedModel(
         names=config.served_model_names or (config.name_of_model(),),
         root=msgspec.structs.replace(config, served_model_names=()).name_of_model(),
         created_s=time.time(),
@@ -58,6 +58,9 @@ async def load(config: ServerConfig, path: Path, engine: EngineProcess) -> Serve
         reasoning_format=choose_reasoning_format(config.reasoning_parser, tokenizer.chat_template),
         trusts_chat_templates=config.trust_request_chat_template,
     )
+    if info.can_generate:
+        engine.learn(await _in_thread(lambda: model.vocabulary))
+    return model
 
 
 def engine_config(config: ServerConfig, path: Path) -> EngineConfig:

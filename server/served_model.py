@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from server.chat.tool_formats import HERMES
+from engine.messages import Vocabulary
 from server.errors import NotFoundError, NotReadyError
 from server.fields import shown
 
@@ -46,6 +48,17 @@ class ServedModel:
     def max_model_len(self) -> int:
         """Longest prompt and output together, in tokens: what the model can and the cache can hold."""
         return self.info.max_model_len
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        """What the tokens stand for. Takes a while the first time."""
+        tokenizer = self.tokenizer
+        token_ids = range(tokenizer.vocab_size)
+        return Vocabulary(
+            tokens=[tokenizer.token_bytes(token_id) for token_id in token_ids],
+            special_token_ids=[token_id for token_id in token_ids if tokenizer.is_special(token_id)],
+            eos_token_ids=list(self.eos_token_ids),
+        )
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pagewire.v1 import inference_pb2
     from server.admission import Admission
     from server.engine import Engine
+    from server.grammar_checker import GrammarChecker
     from server.rpc import Call
     from server.served_model import ModelSlot
 
@@ -34,13 +35,20 @@ class InferenceService:
     """Generates text and makes embeddings."""
 
     def __init__(
-        self, engine: Engine, models: ModelSlot, admission: Admission, executor: Executor, max_logprobs: int
+        self,
+        engine: Engine,
+        models: ModelSlot,
+        admission: Admission,
+        executor: Executor,
+        grammars: GrammarChecker,
+        max_logprobs: int,
     ) -> None:
         """`executor` runs what takes CPU time: rendering and encoding prompts."""
         self._engine = engine
         self._models = models
         self._admission = admission
         self._executor = executor
+        self._grammars = grammars
         self._max_logprobs = max_logprobs
 
     async def generate(
@@ -104,7 +112,8 @@ class InferenceService:
         loop = asyncio.get_running_loop()
         encoded = await loop.run_in_executor(self._executor, encode, checked.prompt, model)
         prompt = fit(encoded, checked.prompt, checked.truncation, model)
-        return Generation(self._engine, model, checked, prompt, call.request_id, call.arrived_s)
+        grammar = "" if checked.constraint is None else await self._grammars.check(checked.constraint, model)
+        return Generation(self._engine, model, checked, prompt, grammar, call.request_id, call.arrived_s)
 
 
 def _log(call: Call, usage: inference_pb2.Usage) -> None:

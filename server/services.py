@@ -9,6 +9,7 @@ from grpc_health.v1 import health_pb2
 from pagewire.v1 import admin_pb2, inference_pb2, models_pb2
 from server.admin_service import AdminService
 from server.admission import Admission
+from server.grammar_checker import GrammarChecker
 from server.health import Health
 from server.model_service import ModelService
 from server.readiness import Readiness
@@ -47,10 +48,17 @@ class Services:
         self.readiness = Readiness(engine, models)
         self.admission = Admission(self.readiness, max_queued_requests)
         self._write_timeout_s = write_timeout_s
-        self._inference = InferenceService(engine, models, self.admission, executor, max_logprobs)
+        self._grammars = GrammarChecker()
+        self._inference = InferenceService(
+            engine, models, self.admission, executor, self._grammars, max_logprobs
+        )
         self._models = ModelService(models, executor)
         self._admin = AdminService(engine, self.admission, self.readiness)
         self._health = Health([INFERENCE.full_name, MODELS.full_name], self.readiness)
+
+    async def close(self) -> None:
+        """End the processes that the services have started."""
+        await self._grammars.close()
 
     def public_handlers(self) -> Sequence[grpc.GenericRpcHandler]:
         """The handlers of the public listener."""

@@ -10,26 +10,20 @@ from typing import TYPE_CHECKING
 
 from pagewire.v1 import inference_pb2
 from server.chat_tools import ToolUse
+from server.constraints import parse_constraint
 from server.conversations import parse_chat
 from server.errors import NotFoundError
-from server.fields import Fields, is_given, shown
+from server.fields import Fields, shown
 from server.generation_request import GenerationRequest
 from server.output_format import output_format
 from server.prompts import Prompt, Truncation
 from server.reasoning_fields import parse_reasoning
 from server.sampling_fields import length_penalty, num_choices, sampling_params
 from server.stopping_fields import lengths, stop_texts
+from server.token_fields import with_tokens
 
 if TYPE_CHECKING:
     from server.served_model import ServedModel
-
-# Fields of the contract that this version refuses.
-UNIMPLEMENTED = (
-    "constraint",
-    "sampling.allowed_token_ids",
-    "sampling.bad_words",
-    "output.logprob_token_ids",
-)
 
 MAX_SALT_CHARACTERS = 128
 # They separate the parts of names that caches are kept under elsewhere.
@@ -46,10 +40,9 @@ def validate(spec: inference_pb2.GenerationSpec, model: ServedModel, max_logprob
     if spec.adapter:
         raise NotFoundError("ADAPTER_NOT_FOUND", f"the adapter {shown(spec.adapter)} is not loaded")
     fields = Fields()
-    for path in UNIMPLEMENTED:
-        fields.require(not is_given(spec, path), f"spec.{path}", "not implemented by this server")
     output = spec.output
     sampling = sampling_params(fields, spec, model, lengths(fields, spec.stopping, model), max_logprobs)
+    sampling = with_tokens(fields, spec, model, sampling)
     prompt = _prompt(fields, spec, model)
     tools = prompt.conversation.tools if prompt.conversation else ToolUse()
     reasoning = parse_reasoning(fields, spec, model)
@@ -59,6 +52,7 @@ def validate(spec: inference_pb2.GenerationSpec, model: ServedModel, max_logprob
         sampling=sampling,
         num_choices=num_choices(fields, spec.sampling, sampling.temperature, model.info.vocab_size),
         output=output_format(tools, reasoning, model),
+        constraint=parse_constraint(fields, spec.constraint) if spec.HasField("constraint") else None,
         tools=tools,
         reasoning=reasoning,
         length_penalty=length_penalty(fields, spec),

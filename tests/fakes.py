@@ -295,3 +295,4 @@ async def serve(
             yield FakeServer(engine, services, f"127.0.0.1:{port}", f"127.0.0.1:{admin_port}")
         finally:
             await asyncio.gather(public.stop(None), admin.stop(None))
+            await services.close()

@@ -118,19 +118,6 @@ def test_every_number_of_the_contract_is_in_the_table() -> None:
 @pytest.mark.parametrize(
     ("path", "fields"),
     [
-        ("constraint", {"constraint": {"regex": "a"}}),
-        ("sampling.allowed_token_ids", {"sampling": {"allowed_token_ids": [1]}}),
-        ("sampling.bad_words", {"sampling": {"bad_words": ["x"]}}),
-    ],
-)
-def test_fields_that_are_not_implemented_are_refused(path: str, fields: dict[str, Any]) -> None:
-    spec = json_format.ParseDict({"text": "a", **fields}, inference_pb2.GenerationSpec())
-    assert refused(spec) == [f"spec.{path}"]
-
-
-@pytest.mark.parametrize(
-    ("path", "fields"),
-    [
         ("prompt", {}),
         ("text", {"text": ""}),
         ("token_ids", {"token_ids": {}}),

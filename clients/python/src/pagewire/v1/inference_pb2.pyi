@@ -407,7 +407,7 @@ class Sampling(google.protobuf.message.Message):
 
     @property
     def bad_words(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Texts that must not be generated. At most 128, none empty."""
+        """Texts that must not be generated. At most 128, none empty, 256 characters each."""
 
     @property
     def beam_search(self) -> Global___BeamSearch:
@@ -601,7 +601,7 @@ class Constraint(google.protobuf.message.Message):
     regex: builtins.str
     """Text that matches this regular expression as a whole."""
     grammar: builtins.str
-    """Text that derives from this grammar, in Lark's notation."""
+    """Text that derives from this grammar, in Lark's notation or in llama.cpp's (GBNF)."""
     structural_tag: builtins.str
     """Tagged structures with free text between them, given as JSON text."""
     @property
