@@ -6,8 +6,8 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from server.chat.tool_formats import HERMES
 from engine.messages import Vocabulary
+from server.chat.tool_formats import HERMES
 from server.errors import NotFoundError, NotReadyError
 from server.fields import shown
 
