@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import json
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pagewire.v1 import chat_pb2
 from server.chat.call_object import is_name
 from server.fields import shown
+from server.json_texts import parse_schema
 
 if TYPE_CHECKING:
     from server.fields import Fields
@@ -108,15 +108,9 @@ def _tool(fields: Fields, path: str, tool: chat_pb2.Tool) -> Tool:
 
 
 def _parameters(fields: Fields, path: str, text: str) -> dict[str, Any] | None:
-    if not text:
-        return None
-    try:
-        schema = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        fields.refuse(path, f"not valid JSON: {error}")
-        return None
+    schema = parse_schema(fields, path, text) if text else None
     if not isinstance(schema, dict):
-        fields.refuse(path, "expected a JSON Schema of an object")
+        fields.require(schema is None, path, "expected a JSON Schema of an object")
         return None
     kind = schema.get("type", "object")
     fields.require(kind == "object", path, f"the type is {shown(str(kind))}; expected 'object'")
@@ -140,7 +134,3 @@ def _choice(fields: Fields, path: str, chat: chat_pb2.Chat) -> ToolChoice:
             known, f"{path}.function_name", f"{shown(given.function_name)} is not one of the tools"
         )
     return choice or ToolChoice.AUTO
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON value")

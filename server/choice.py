@@ -15,7 +15,6 @@ from server.fields import invalid
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from server.chat.output_reader import OutputFormat
     from server.generation_request import GenerationRequest
     from server.tokenizer import Tokenizer
 
@@ -41,7 +40,6 @@ class Choice:
         request: GenerationRequest,
         tokenizer: Tokenizer,
         prompt_token_ids: Sequence[int],
-        output: OutputFormat,
     ) -> None:
         self.index = index
         self.end: inference_pb2.ChoiceEnd | None = None
@@ -59,11 +57,13 @@ class Choice:
             request.stop,
             request.include_stop_text,
             request.skip_special_tokens,
-            output.marks,
+            request.output.marks,
         )
-        self._message = ChoiceMessage(output, bool(request.reasoning and request.reasoning.is_excluded))
+        self._message = ChoiceMessage(
+            request.output, bool(request.reasoning and request.reasoning.is_excluded)
+        )
         self._is_named_call = request.tools.choice is ToolChoice.NAMED
-        if output.reasoning is not None:
+        if request.output.reasoning is not None:
             self._detokenizer.token_starts = self._message.token_starts
         self._delta: inference_pb2.ChoiceDelta | None = None
 

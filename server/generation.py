@@ -19,7 +19,6 @@ from pagewire.v1 import inference_pb2
 from server.beam_search import BeamSearch
 from server.choice import Choice, token_logprob
 from server.errors import QueueTimeoutError, SlowReaderError
-from server.output_format import output_after
 from server.prompts import text_of
 
 if TYPE_CHECKING:
@@ -61,10 +60,8 @@ class Generation:
         self._first_token_s: float | None = None
         self._serial = next(_serial_numbers)
         self._sampling = request.for_prompt(len(prompt.token_ids), model.max_model_len)
-        output = output_after(request.output, prompt.token_ids, model.tokenizer)
         self._choices = [
-            Choice(index, request, model.tokenizer, prompt.token_ids, output)
-            for index in range(request.num_choices)
+            Choice(index, request, model.tokenizer, prompt.token_ids) for index in range(request.num_choices)
         ]
         self._pumps: list[asyncio.Task[None]] = []
         self._gathered = 0

@@ -28,7 +28,7 @@ class GenerationRequest:
     """Of choice 0. `max_tokens` is what was asked for; see `for_prompt`."""
     num_choices: int
     output: OutputFormat
-    """What is looked for in the outputs. The stage of reasoning is still open; see `output_after`."""
+    """What is looked for in the outputs. The prompt tells the stage of the reasoning; see `output_after`."""
     constraint: Grammar | None
     """What answers must look like."""
     tools: ToolUse

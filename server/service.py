@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from server.embedding import Embedding, make_response
@@ -14,6 +15,8 @@ from server.errors import UnsupportedByModelError
 from server.fields import invalid
 from server.fold import fold
 from server.generation import Generation
+from server.output_format import output_after
+from server.output_grammar import output_grammar
 from server.prompts import encode, fit
 from server.validation import validate
 
@@ -112,7 +115,9 @@ class InferenceService:
         loop = asyncio.get_running_loop()
         encoded = await loop.run_in_executor(self._executor, encode, checked.prompt, model)
         prompt = fit(encoded, checked.prompt, checked.truncation, model)
-        grammar = "" if checked.constraint is None else await self._grammars.check(checked.constraint, model)
+        checked = replace(checked, output=output_after(checked.output, prompt.token_ids, model.tokenizer))
+        shape = output_grammar(checked, model)
+        grammar = "" if shape is None else await self._grammars.check(shape, model)
         return Generation(self._engine, model, checked, prompt, grammar, call.request_id, call.arrived_s)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from server.chat.call_object import Outcome, is_name, read_call
+from server.chat.call_syntax import CallSyntax
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -13,6 +14,13 @@ if TYPE_CHECKING:
     from server.chat.reader import Reader, Steps
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
+SYNTAX = CallSyntax(
+    prefix=f'{OPEN}\n{{"name": "',
+    middle='", "arguments": ',
+    suffix=f"}}\n{CLOSE}",
+    separator="\n",
+    mark=OPEN,
+)
 
 
 def parse(reader: Reader, answer: Answer, tools: Collection[str]) -> Steps[None]:

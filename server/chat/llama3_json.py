@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from server.chat.call_object import Outcome, is_name, read_call
+from server.chat.call_syntax import CallSyntax
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from server.chat.reader import Reader, Steps
 
 TAG = "<|python_tag|>"
+SYNTAX = CallSyntax(prefix='{"name": "', middle='", "parameters": ', suffix="}", separator="; ")
 
 
 def parse(reader: Reader, answer: Answer, tools: Collection[str]) -> Steps[None]:

@@ -15,14 +15,30 @@ from server.chat.call_object import (
     read_call,
     read_run,
 )
+from server.chat.call_syntax import CallSyntax
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from server.chat.pieces import Answer
     from server.chat.reader import Reader, Steps
 
 CALLS, ARGUMENTS, ID = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
+LIST_SYNTAX = CallSyntax(
+    prefix='{"name": "',
+    middle='", "arguments": ',
+    suffix="}",
+    separator=", ",
+    opening=f"{CALLS}[",
+    closing="]",
+    mark=CALLS,
+)
+NAMED_SYNTAX = CallSyntax(prefix=CALLS, middle=ARGUMENTS, suffix="", separator="", mark=CALLS)
+
+
+def syntax(has_token: Callable[[str], bool]) -> CallSyntax:
+    """The newer form is for models whose vocabulary has its mark."""
+    return NAMED_SYNTAX if has_token(ARGUMENTS) else LIST_SYNTAX
 
 
 def parse(reader: Reader, answer: Answer, tools: Collection[str]) -> Steps[None]:

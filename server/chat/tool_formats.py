@@ -12,6 +12,7 @@ from server.chat import hermes, llama3_json, mistral, pythonic
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from server.chat.call_syntax import CallSyntax
     from server.chat.pieces import Answer
     from server.chat.reader import Reader, Steps
 
@@ -23,6 +24,8 @@ class ToolFormat:
     name: str
     parse: Callable[[Reader, Answer, Collection[str]], Steps[None]]
     """Reads a whole answer; it is given the names of the tools."""
+    syntax: Callable[[Callable[[str], bool]], CallSyntax]
+    """How calls are written; it may ask whether the vocabulary has a token."""
     marks: tuple[str, ...]
     """Texts that it needs, though they may be special tokens."""
     has_short_ids: bool = False
@@ -35,12 +38,17 @@ class ToolFormat:
         return f"call_{secrets.token_hex(12)}"
 
 
-HERMES = ToolFormat("hermes", hermes.parse, (hermes.OPEN, hermes.CLOSE))
-LLAMA3_JSON = ToolFormat("llama3_json", llama3_json.parse, (llama3_json.TAG,))
+HERMES = ToolFormat("hermes", hermes.parse, lambda _: hermes.SYNTAX, (hermes.OPEN, hermes.CLOSE))
+LLAMA3_JSON = ToolFormat("llama3_json", llama3_json.parse, lambda _: llama3_json.SYNTAX, (llama3_json.TAG,))
 MISTRAL = ToolFormat(
-    "mistral", mistral.parse, (mistral.CALLS, mistral.ARGUMENTS, mistral.ID), has_short_ids=True
+    "mistral",
+    mistral.parse,
+    mistral.syntax,
+    (mistral.CALLS, mistral.ARGUMENTS, mistral.ID),
+    has_short_ids=True,
 )
-PYTHONIC = ToolFormat("pythonic", pythonic.parse, (pythonic.OPEN, pythonic.CLOSE))
+# Its own form is not JSON, so forced calls have that of Hermes.
+PYTHONIC = ToolFormat("pythonic", pythonic.parse, lambda _: hermes.SYNTAX, (pythonic.OPEN, pythonic.CLOSE))
 
 TOOL_FORMATS = {one.name: one for one in (HERMES, LLAMA3_JSON, MISTRAL, PYTHONIC)} | {
     "qwen": HERMES,
