@@ -109,6 +109,10 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, models_pb2_grpc.Mode
         self.script: Script = HELLO
         self.specs: list[inference_pb2.GenerationSpec] = []
         self.tokenize_requests: list[models_pb2.TokenizeRequest] = []
+        self.embed_requests: list[inference_pb2.EmbedRequest] = []
+        self.embed_refusal: tuple[Any, ...] | None = None
+        """Status, message and details."""
+        self.holds_embeddings = False
         self.metadata: list[dict[str, Any]] = []
         self.time_remaining_s: float = 0.0
         self.entered = threading.Semaphore(0)
@@ -169,6 +173,27 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, models_pb2_grpc.Mode
         self, request: models_pb2.GetTokenizerInfoRequest, context: Any
     ) -> models_pb2.GetTokenizerInfoResponse:
         return models_pb2.GetTokenizerInfoResponse(tokenizer_config_json='{"eos_token":"<end>"}')
+
+    async def Embed(self, request: inference_pb2.EmbedRequest, context: Any) -> inference_pb2.EmbedResponse:
+        """Vectors of the input's place, a third and -1; held while `holds_embeddings`."""
+        self.embed_requests.append(request)
+        self.metadata.append(dict(context.invocation_metadata()))
+        left = self.left
+        context.add_done_callback(lambda _: left.release())
+        self.entered.release()
+        if self.embed_refusal is not None:
+            await abort(context, *self.embed_refusal)
+        if self.holds_embeddings:
+            await asyncio.Event().wait()
+        size = request.dimensions or 3
+        return inference_pb2.EmbedResponse(
+            model=MODEL,
+            embeddings=[
+                inference_pb2.Embedding(values=([index, 1 / 3] + [-1] * size)[:size], num_tokens=2)
+                for index in range(len(request.inputs))
+            ],
+            num_prompt_tokens=2 * len(request.inputs),
+        )
 
     async def RenderChat(self, request: Any, context: Any) -> Any:
         raise AssertionError("no route calls it")

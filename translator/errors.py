@@ -118,6 +118,7 @@ _FAULT = _Answer(
 )
 # Reasons that say no more than the HTTP status does.
 _PLAIN_REASONS = {"INVALID_REQUEST": None, "INTERNAL": "internal_error"}
+_FAULTS_OF_THE_MODEL = ("model_not_found", "unsupported_by_model")
 _OVERLOADED = _Answer(429, "rate_limit_error", "overloaded", "The server is busy.", 1)
 
 
@@ -136,7 +137,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError, endpoint: Endpoint) -> ApiError:
     code = _PLAIN_REASONS.get(failure.reason, failure.reason.lower()) or answer.code
     if failure.details.violations:
         message, param = _describe(failure, endpoint)
-    elif code == "model_not_found":
+    elif code in _FAULTS_OF_THE_MODEL:
         param = "model"
     retry_after_s = answer.retry_after_s
     if retry_after_s is not None and failure.retry_after_s is not None:
