@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from kernels.add_rms_norm import add_rms_norm
 from kernels.kv_write import kv_write
+from kernels.lora import LoraTokens, lora_add
 from kernels.paged_attention import AttentionMetadata, paged_attention
 from kernels.rms_norm import rms_norm
 from kernels.rotary import rotary
@@ -112,6 +113,18 @@ def measure_token_bitmask(num_seqs: int, copy: float) -> None:
     measure_bytes("token_bitmask", f"{num_seqs} x {VOCAB}", num_bytes, copy, call)
 
 
+def measure_lora(num_tokens: int, rank: int, copy: float) -> None:
+    """Four adapters on queries, keys and values, one token after another."""
+    parts = [NUM_HEADS * HEAD_DIM, NUM_KV_HEADS * HEAD_DIM, NUM_KV_HEADS * HEAD_DIM]
+    x, y = random(num_tokens, HIDDEN), random(num_tokens, sum(parts))
+    a, b = random(4, 3 * rank, HIDDEN), random(4, sum(parts), rank)
+    slots = torch.arange(num_tokens, dtype=torch.int32, device=DEVICE) % 4 + 1
+    num_slots = min(num_tokens, 4)
+    num_bytes = (a.nbytes + b.nbytes) * num_slots // 4 + x.nbytes + 2 * y.nbytes
+    call = functools.partial(lora_add, x, y, a, b, parts, LoraTokens(slots))
+    measure_bytes("lora_add", f"{num_tokens} tokens, rank {rank}", num_bytes, copy, call)
+
+
 def make_metadata(num_seqs: int, query: int, context: int, block_size: int) -> AttentionMetadata:
     blocks_each = -(-context // block_size)
     blocks = torch.randperm(num_seqs * blocks_each, dtype=torch.int32, device=DEVICE)
@@ -174,6 +187,8 @@ def main() -> None:
     print(json.dumps(machine), flush=True)
     for num_tokens in TOKEN_COUNTS:
         measure_small_kernels(num_tokens, copy)
+        for rank in (16, 64):
+            measure_lora(num_tokens, rank, copy)
     for num_seqs in (1, 32, 256):
         measure_token_bitmask(num_seqs, copy)
     for block_size in (16, 64):

@@ -27,6 +27,7 @@ from engine.encoder_config import EncoderConfig
 from engine.encoder_scheduler import EncoderScheduler
 from engine.errors import ChannelClosedError, ModelLoadError
 from engine.grammars import Grammars
+from engine.host import limit_spinning
 from engine.messages import Fatal, Heartbeat, Loading
 from engine.scheduler import Scheduler
 
@@ -47,9 +48,7 @@ logger = logging.getLogger("engine")
 def main(argv: Sequence[str] | None = None, load: Load | None = None) -> int:
     """Run the engine process. Return its exit code."""
     arguments = _parse(argv)
-    # Before torch is imported: threads that spin long at barriers take the cores that the server and
-    # others need, and then wait for each other. This is some tens of microseconds, a step's usual gap.
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    limit_spinning()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too, but the server decides
     connection = socket.socket(fileno=arguments.channel_fd)
@@ -109,6 +108,7 @@ def _make_scheduler(config: EngineConfig, runner: Runner) -> Scheduler | Encoder
         runner.max_num_batched_tokens,
         info.max_model_len,
         config.enable_prefix_caching,
+        config.max_loras,
     )
 
 

@@ -36,6 +36,7 @@ class Row:
     is_plain: bool
     """Whether its tokens are chosen by temperature alone, and only they are reported."""
     pooling: Pooling | None
+    adapter_slot: int = 0
     num_blocks: int = 0
     vector_sum: Tensor | None = None
     """[hidden_size] float32: of the tokens so far, where the mean is asked for."""
@@ -52,6 +53,8 @@ class StepInputs:
     """[num_chunks] int64: the position after each chunk."""
     last_tokens: Tensor
     """[num_chunks] int64: where the last token of each chunk stands among the step's tokens."""
+    adapter_slots: Tensor | None
+    """[num_tokens] int32: where each token's LoRA adapter lies; None where no token has one."""
 
 
 class Batch:
@@ -78,6 +81,8 @@ class Batch:
         """[num_rows]: 0 is greedy."""
         self.keys = torch.zeros(num_rows, dtype=torch.int64, device=device)
         """[num_rows]: what `kernels.uniform` makes of the seeds."""
+        self.adapter_slots = torch.zeros(num_rows + 1, dtype=torch.int32, device=device)
+        """[num_rows + 1]: where each sequence's LoRA adapter lies; 0 is none. The last row is padding's."""
         self.block_table = torch.zeros(num_rows, num_blocks, dtype=torch.int32, device=device)
         """[num_rows, num_blocks]: where each sequence's keys and values are."""
 
@@ -126,7 +131,12 @@ class Batch:
                 num_decodes=next((i for i, size in enumerate(query_lens) if size > 1), len(query_lens)),
             ),
         )
-        return StepInputs(forward, rows, ends, last_tokens=query_end - 1)
+        slots = self.adapter_slots[token_rows] if self.use_adapters(chunks) else None
+        return StepInputs(forward, rows, ends, query_end - 1, slots)
+
+    def use_adapters(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether a sequence among these has a LoRA adapter."""
+        return any(self.row(chunk.row).adapter_slot for chunk in chunks)
 
     def append(self, rows: Tensor, positions: Tensor, token_ids: Tensor) -> None:
         """Write one new token into each of the rows, all [num_rows].
@@ -147,7 +157,11 @@ class Batch:
             assert self._rows[admission.row] is None, admission.row
             sampling = admission.sampling
             self._rows[admission.row] = Row(
-                sampling, admission.num_prompt_tokens, is_plain(sampling), admission.pooling
+                sampling,
+                admission.num_prompt_tokens,
+                is_plain(sampling),
+                admission.pooling,
+                admission.adapter_slot,
             )
         lens = [len(admission.token_ids) for admission in admissions]
         known = torch.tensor([token for each in admissions for token in each.token_ids], dtype=torch.int32)
@@ -156,10 +170,14 @@ class Batch:
         ):
             self.token_table[admission.row, : len(tokens)] = tokens
         keys = seed_keys([admission.sampling.seed for admission in admissions], torch.device("cpu"))
-        rows, num_tokens, new_keys = self.upload([[each.row for each in admissions], lens, keys.tolist()])
+        slots = [admission.adapter_slot for admission in admissions]
+        rows, num_tokens, new_keys, new_slots = self.upload(
+            [[each.row for each in admissions], lens, keys.tolist(), slots]
+        )
         temperatures = self.upload([[each.sampling.temperature for each in admissions]], torch.float32)
         self.num_tokens[rows] = num_tokens
         self.keys[rows] = new_keys
+        self.adapter_slots[rows] = new_slots.int()
         self.temperatures[rows] = temperatures[0]
 
     def _append_blocks(self, chunks: Sequence[Chunk]) -> None:

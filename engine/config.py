@@ -40,6 +40,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_num_batched_tokens: int | None = None
     """Most tokens computed in one step. None lets the device decide."""
     enable_prefix_caching: bool = True
+    max_loras: int = 0
+    """LoRA adapters that may take part in one step: each has room on the device. 0 switches adapters off."""
+    max_lora_rank: int = 16
+    """Largest rank of an adapter's matrices."""
     seed: int = 0
     """Of dummy weights."""
     num_threads: int | None = None

@@ -6,27 +6,33 @@ tokens are read, sent and planned upon while the next step computes.
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-from engine.errors import RequestTooLargeError
+from engine.errors import AdapterError, ChannelClosedError, RequestTooLargeError
 from engine.messages import (
     Abort,
+    AdapterLoaded,
+    AdapterRefused,
     FinishReason,
     Heartbeat,
+    LoadAdapter,
     Ready,
     RequestOutput,
     ResetPrefixCache,
     Shutdown,
     StepOutputs,
     Submit,
+    UnloadAdapter,
     Vocabulary,
 )
 
 if TYPE_CHECKING:
     from engine.channel import EngineChannel
-    from engine.grammars import Grammars
     from engine.encoder_scheduler import EncoderScheduler
+    from engine.grammars import Grammars
     from engine.messages import Command, EngineInfo, EngineRequest, EngineStats
     from engine.scheduler import Scheduler
     from engine.step import StepPlan, StepResult
@@ -64,9 +70,22 @@ class Runner(Protocol):
     def launch(self, plan: StepPlan) -> PendingStep:
         """Begin to compute a step, after those that were launched before."""
 
+    def load_adapter(self, adapter: int, path: str) -> int:
+        """Read a LoRA adapter into memory under this id, and return its rank. Any thread may call it.
+
+        Raises:
+            AdapterError: it cannot be used with this model.
+        """
+
+    def unload_adapter(self, adapter: int) -> None:
+        """Forget an adapter."""
+
 
 class EngineCore:
-    """Joins scheduler, runner and channel. Everything happens on the thread that calls `run`."""
+    """Joins scheduler, runner and channel.
+
+    Everything happens on the thread that calls `run`, but that adapters are read beside it.
+    """
 
     def __init__(
         self,
@@ -142,7 +161,21 @@ class EngineCore:
                 self._grammars.learn(command)
             case ResetPrefixCache():
                 self._scheduler.reset_prefix_cache()
+            case LoadAdapter():
+                threading.Thread(target=self._load_adapter, args=(command,), daemon=True).start()
+            case UnloadAdapter(adapter):
+                self._runner.unload_adapter(adapter)
         return None
+
+    def _load_adapter(self, command: LoadAdapter) -> None:
+        """Answer a LoadAdapter, while steps go on."""
+        reply: AdapterLoaded | AdapterRefused
+        try:
+            reply = AdapterLoaded(command.adapter, self._runner.load_adapter(command.adapter, command.path))
+        except AdapterError as error:
+            reply = AdapterRefused(command.adapter, str(error))
+        with contextlib.suppress(ChannelClosedError):
+            self._channel.send(reply)
 
     def _add(self, request: EngineRequest, matcher: TokenMatcher | None) -> RequestOutput | None:
         try:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from engine.adapters import Adapters
     from engine.batch import Batch
     from engine.cuda_graphs import CapturedGraph, GraphCapturer
     from engine.kv_cache import LayerCache
@@ -57,11 +58,17 @@ class DecodeSteps:
     """Runs steps of one token for each row; on a GPU, by graphs that `capture` made."""
 
     def __init__(
-        self, model: CausalLM, caches: Sequence[LayerCache], batch: Batch, max_num_seqs: int
+        self,
+        model: CausalLM,
+        caches: Sequence[LayerCache],
+        batch: Batch,
+        max_num_seqs: int,
+        adapters: Adapters,
     ) -> None:
         self._model = model
         self._caches = caches
         self._batch = batch
+        self._adapters = adapters
         self._sizes = graph_sizes(max_num_seqs)
         self._size_of = list(rounded_up(self._sizes))
         self.max_num_seqs = self._sizes[-1]
@@ -71,24 +78,31 @@ class DecodeSteps:
         self._inputs = DecodeInputs.allocate(self.max_num_seqs, batch.block_table.shape[1], device)
         self._query_start = torch.arange(self.max_num_seqs + 1, dtype=torch.int32, device=device)
         self._logits = model.empty_logits(self.max_num_seqs)
-        self._graphs: dict[int, CapturedGraph] = {}
+        self._graphs: dict[tuple[int, bool], CapturedGraph] = {}
 
     def capture(self, capturer: GraphCapturer) -> None:
-        """Capture all graphs."""
+        """Capture all graphs: without LoRA adapters, and with them where there may be any."""
         for size in reversed(self._sizes):
-            self._graphs[size] = capturer.capture(partial(self._compute, size))
+            for use_adapters in (True, False) if self._adapters.num_slots else (False,):
+                compute = partial(self._compute, size, use_adapters)
+                self._graphs[size, use_adapters] = capturer.capture(compute)
 
-    def run(self, rows: list[int]) -> DecodeOutput:
-        """Compute the last known token of each row, and append the next to it."""
+    def run(self, rows: list[int], *, use_adapters: bool = False) -> DecodeOutput:
+        """Compute the last known token of each row, and append the next to it.
+
+        Args:
+            rows: all different.
+            use_adapters: whether one of them has a LoRA adapter.
+        """
         num_seqs = len(rows)
         if rows != self._current:
             padded = rows + [PADDING] * (self.max_num_seqs - num_seqs)
             self._rows.copy_(self._batch.upload(padded), non_blocking=True)
             self._current = rows
         if self._graphs:
-            token_ids = self._graphs[self._size_of[num_seqs]].replay()
+            token_ids = self._graphs[self._size_of[num_seqs], use_adapters].replay()
         else:
-            token_ids = self._compute(num_seqs)
+            token_ids = self._compute(num_seqs, use_adapters)
         return DecodeOutput(
             self._rows[:num_seqs],
             self._inputs.context_lens[:num_seqs],
@@ -96,7 +110,7 @@ class DecodeSteps:
             self._logits[:num_seqs],
         )
 
-    def _compute(self, size: int) -> Tensor:
+    def _compute(self, size: int, use_adapters: bool) -> Tensor:
         rows, batch = self._rows[:size], self._batch
         inputs = self._inputs.head(size)
         decode_inputs(rows, batch.num_tokens, batch.token_table, batch.block_table, batch.block_size, inputs)
@@ -113,7 +127,9 @@ class DecodeSteps:
                 num_decodes=size,
             ),
         )
-        hidden = self._model(forward, self._caches)
+        slots = batch.adapter_slots[rows] if use_adapters else None
+        with self._adapters.applied(slots):
+            hidden = self._model(forward, self._caches)
         logits = self._model.write_logits(hidden, self._logits[:size])
         return sample(logits, rows, batch.temperatures, batch.keys, batch.num_tokens, batch.token_table)
 

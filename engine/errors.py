@@ -2,6 +2,7 @@
 
 EngineError
 ├── ModelLoadError        the model's files cannot be served
+├── AdapterError          a LoRA adapter cannot be used with this model
 ├── RequestTooLargeError  the request can never fit the KV cache or the context
 └── ChannelClosedError    the peer process is gone
 """
@@ -13,6 +14,10 @@ class EngineError(Exception):
 
 class ModelLoadError(EngineError):
     """The model's config or weights are missing, malformed or not supported; the text says which."""
+
+
+class AdapterError(EngineError):
+    """The adapter's config or weights are missing, malformed, not supported or not for this model."""
 
 
 class RequestTooLargeError(EngineError):

@@ -79,8 +79,8 @@ class EngineRequest(_Value, frozen=True):
     bypass_prefix_cache: bool = False
     grammar: str = ""
     """What the output must look like: a grammar in llguidance's JSON notation that compiles. Empty: any."""
-    adapter: str = ""
-    """Name of a loaded LoRA adapter; empty is the base model."""
+    adapter: int = 0
+    """Id of a loaded LoRA adapter; 0 is the base model alone."""
     pooling: Pooling | None = None
     """Asks for an embedding instead of tokens."""
 
@@ -211,11 +211,26 @@ class ResetPrefixCache(_Tagged, frozen=True):
     """Forgets all cached blocks that no running sequence owns."""
 
 
+class LoadAdapter(_Tagged, frozen=True):
+    """Reads a LoRA adapter into memory, beside the steps. AdapterLoaded or AdapterRefused answers."""
+
+    adapter: int
+    """Its id from now on: at least 1, and never given twice, so that it also tells what cached blocks hold."""
+    path: str
+    """A folder in PEFT's format."""
+
+
+class UnloadAdapter(_Tagged, frozen=True):
+    """Forgets an adapter that no sequence uses any more."""
+
+    adapter: int
+
+
 class Shutdown(_Tagged, frozen=True):
     """Ends the engine process after the current step."""
 
 
-Command = Vocabulary | Submit | Abort | ResetPrefixCache | Shutdown
+Command = Vocabulary | Submit | Abort | ResetPrefixCache | LoadAdapter | UnloadAdapter | Shutdown
 
 # Frames, from the engine to the server.
 
@@ -243,6 +258,21 @@ class StepOutputs(_Tagged, frozen=True):
     stats: EngineStats
 
 
+class AdapterLoaded(_Tagged, frozen=True):
+    """Sequences may name the adapter from now on."""
+
+    adapter: int
+    rank: int
+    """Of its largest matrices."""
+
+
+class AdapterRefused(_Tagged, frozen=True):
+    """The adapter cannot be used. The text says why, for the operator who named it."""
+
+    adapter: int
+    message: str
+
+
 class Heartbeat(_Tagged, frozen=True):
     """Sent about once a second, also while a step runs: the process is alive."""
 
@@ -255,4 +285,4 @@ class Fatal(_Tagged, frozen=True):
     message: str
 
 
-Frame = Loading | Ready | StepOutputs | Heartbeat | Fatal
+Frame = Loading | Ready | StepOutputs | AdapterLoaded | AdapterRefused | Heartbeat | Fatal

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.adapters import Adapters
 from engine.cache_sizing import choose_num_blocks
 from engine.errors import ModelLoadError
 from engine.host import num_physical_cores
@@ -34,13 +35,13 @@ if TYPE_CHECKING:
 class ModelRunner:
     """Runs the steps of one loaded model."""
 
-    def __init__(self, info: EngineInfo, limits: Limits, steps: StepRunner) -> None:
+    def __init__(self, info: EngineInfo, limits: Limits, steps: StepRunner, adapters: Adapters) -> None:
         self.info = info
         """What was loaded and measured."""
         self.max_num_seqs = limits.max_num_seqs
         self.max_num_batched_tokens = limits.max_num_batched_tokens
         self._steps = steps
-
+        self._adapters = adapters
         self.max_steps_in_flight = 1 if info.device == "cpu" else 2
 
     def launch(self, plan: StepPlan) -> PendingStep:
@@ -50,6 +51,18 @@ class ModelRunner:
     def execute(self, plan: StepPlan) -> StepResult:
         """Run a step to its end."""
         return self._steps.launch(plan).collect()
+
+    def load_adapter(self, adapter: int, path: str) -> int:
+        """Read a LoRA adapter into memory under this id, and return its rank. Any thread may call it.
+
+        Raises:
+            AdapterError: it cannot be used with this model.
+        """
+        return self._adapters.load(adapter, path)
+
+    def unload_adapter(self, adapter: int) -> None:
+        """Forget an adapter."""
+        self._adapters.unload(adapter)
 
     @staticmethod
     def load(config: EngineConfig, on_progress: Callable[[str, int, int], None]) -> ModelRunner:
@@ -70,21 +83,23 @@ class ModelRunner:
         sentence = SentenceConfig.load(path)
         limits = Limits.choose(config, model_config, device)
         precision = choose_precision(config.dtype, model_config.dtype, device)
-        model = load_model(
-            model_config, config, path, limits.max_model_len, precision, device, on_progress
-        )
+        model = load_model(model_config, config, path, limits.max_model_len, precision, device, on_progress)
         size = ModelSize.of(model)
         model.prepare()
+        like = torch.empty(0, dtype=precision.activations, device=device)
+        adapters = Adapters(model, config.max_loras, config.max_lora_rank, like)
         on_progress("warming up", 0, 0)
         shape = KVCacheShape.of(model.kv_sizes, limits.block_size, precision.activations)
         num_blocks = choose_num_blocks(
-            config, limits, shape, device, lambda: _run_largest_step(model, shape, limits, device)
+            config, limits, shape, device, lambda: _run_largest_step(model, shape, limits, device, adapters)
         )
         max_model_len = _fitting_len(config, limits, num_blocks)
-        steps = _make_steps(model, shape, num_blocks, limits, device)
+        steps = _make_steps(model, shape, num_blocks, limits, device, adapters)
         _warm_up(steps, limits, num_seqs=1, num_tokens=min(limits.block_size, max_model_len))
         if device.type == "cuda":
-            _warm_up(steps, limits, num_seqs=1, num_tokens=min(limits.max_num_batched_tokens, max_model_len))
+            num_tokens = min(limits.max_num_batched_tokens, max_model_len)
+            for adapter_slot in range(min(2, config.max_loras + 1)):
+                _warm_up(steps, limits, 1, num_tokens, adapter_slot)
             if model.is_capturable:
                 on_progress("capturing graphs", 0, 0)
                 steps.capture()
@@ -104,38 +119,52 @@ class ModelRunner:
             poolings=decoder_poolings(sentence.pooling),
             normalizes_embeddings=sentence.normalizes,
         )
-        return ModelRunner(info, limits, steps)
+        return ModelRunner(info, limits, steps, adapters)
 
 
 def _make_steps(
-    model: CausalLM, shape: KVCacheShape, num_blocks: int, limits: Limits, device: torch.device
+    model: CausalLM,
+    shape: KVCacheShape,
+    num_blocks: int,
+    limits: Limits,
+    device: torch.device,
+    adapters: Adapters,
 ) -> StepRunner:
     is_device_resident = device.type == "cuda"
     caches = shape.allocate(num_blocks, device)
-    return StepRunner(model, caches, limits, device, is_device_resident=is_device_resident)
+    return StepRunner(model, caches, limits, device, adapters, is_device_resident=is_device_resident)
 
 
-def _warm_up(steps: StepRunner, limits: Limits, num_seqs: int, num_tokens: int) -> None:
-    """Compute sequences of zeros, all in the cache's first block, and forget them again."""
+def _warm_up(
+    steps: StepRunner, limits: Limits, num_seqs: int, num_tokens: int, adapter_slot: int = 0
+) -> None:
+    """Compute sequences of zeros, all in the cache's first block, and forget them again.
+
+    A slot, which is empty yet, lets them use what adds nothing.
+    """
     sampling = SamplingParams(max_tokens=1, top_p=0.9, top_k=50)
     rows = range(num_seqs)
     block_ids = (0,) * -(-num_tokens // limits.block_size)
     mask = b"\xff" * (-(-steps.vocab_size // 32) * 4)
     plan = StepPlan(
         released_rows=(),
-        admissions=tuple(Admission(row, [0] * num_tokens, num_tokens, sampling) for row in rows),
+        admissions=tuple(
+            Admission(row, [0] * num_tokens, num_tokens, sampling, adapter_slot=adapter_slot) for row in rows
+        ),
         chunks=tuple(Chunk(row, 0, num_tokens, block_ids, samples=True, mask=mask) for row in rows),
     )
     steps.launch(plan).collect()
     steps.launch(StepPlan(released_rows=tuple(rows), admissions=(), chunks=()))
 
 
-def _run_largest_step(model: CausalLM, shape: KVCacheShape, limits: Limits, device: torch.device) -> None:
+def _run_largest_step(
+    model: CausalLM, shape: KVCacheShape, limits: Limits, device: torch.device, adapters: Adapters
+) -> None:
     """Run the step that needs the most memory, over a cache of one block."""
     num_seqs = min(limits.max_num_seqs, limits.max_num_batched_tokens)
     num_tokens = min(limits.max_num_batched_tokens // num_seqs, limits.max_model_len)
-    steps = _make_steps(model, shape, 1, limits, device)
-    _warm_up(steps, limits, num_seqs, num_tokens)
+    steps = _make_steps(model, shape, 1, limits, device, adapters)
+    _warm_up(steps, limits, num_seqs, num_tokens, min(adapters.num_slots, 1))
 
 
 def _fitting_len(config: EngineConfig, limits: Limits, num_blocks: int) -> int:

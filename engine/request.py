@@ -26,6 +26,8 @@ class Request:
     """The mutable state of one sequence, owned by the engine's thread."""
 
     __slots__ = (
+        "adapter",
+        "adapter_slot",
         "block_ids",
         "block_keys",
         "cache_salt",
@@ -63,7 +65,10 @@ class Request:
         self.sampling: SamplingParams = source.sampling
         self.pooling = source.pooling
         """Asks for a vector: nothing is sampled, and the sequence ends with its prompt."""
-        self.cache_salt = source.cache_salt
+        self.adapter = source.adapter
+        self.adapter_slot = 0
+        """Where the adapter lies while the sequence holds its row; see `adapter_slots.py`."""
+        self.cache_salt = f"{source.adapter}/{source.cache_salt}"
         self.uses_cache = uses_cache
         self.matcher = matcher
         """Follows the sequence's grammar, if it has one."""

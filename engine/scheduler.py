@@ -3,7 +3,7 @@
 - Decodes come first: a running sequence that lacks one token gets it. There are never more running
   sequences than tokens in a step, so a prefill in progress gets at least one token, and it goes on
   before a new one starts.
-- A waiting sequence is admitted when all its known tokens fit; who waits, and in what order, stands in
+- A waiting sequence is admitted when all its known tokens fit, and its adapter; who waits, and in what order, stands in
   `waiting_queue.py`.
 - A sequence that follows a grammar is held until its last token is known, and which may follow it. The others
   go on meanwhile.
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from engine.adapter_slots import AdapterSlots
 from engine.block_pool import BlockPool
 from engine.errors import RequestTooLargeError
 from engine.messages import EngineStats, FinishReason, RequestOutput
@@ -70,10 +71,12 @@ class Scheduler:
         max_num_batched_tokens: int,
         max_model_len: int,
         enable_prefix_caching: bool = True,
+        max_loras: int = 0,
     ) -> None:
         assert max_num_seqs > 0, max_num_seqs
         assert max_num_batched_tokens > 0, max_num_batched_tokens
         self._pool = BlockPool(num_blocks, block_size)
+        self._adapter_slots = AdapterSlots(max_loras)
         self._max_num_batched_tokens = max_num_batched_tokens
         self._max_model_len = max_model_len
         self._enable_prefix_caching = enable_prefix_caching
@@ -246,8 +249,11 @@ class Scheduler:
         if request.num_bypasses < MAX_BYPASSES and not draft.frontier.isdisjoint(keys):
             return False  # a running sequence is computing its prefix; soon that is a cache hit
         hits = self._pool.match(keys)
-        if not self._fits(request, hits):
+        slot = self._adapter_slots.find(request.adapter)
+        if slot is None or not self._fits(request, hits):
             return False
+        self._adapter_slots.hold(request.adapter, slot)
+        request.adapter_slot = slot
         self._pool.share(hits)
         num_new_blocks = self._pool.num_blocks_for(len(request.token_ids)) - len(hits)
         request.block_ids = hits + self._pool.allocate(num_new_blocks)
@@ -261,7 +267,9 @@ class Scheduler:
                 tuple(request.token_ids),
                 request.num_prompt_tokens,
                 request.sampling,
-                pooling=request.pooling,
+                request.adapter,
+                slot,
+                request.pooling,
             )
         )
         draft.give(request, draft.budget)
@@ -399,6 +407,7 @@ class Scheduler:
         self._free_rows.append(request.row)
         self._released_rows.append(request.row)
         request.row = None
+        self._adapter_slots.release(request.adapter_slot)
         self._pool.release(request.block_ids)
         request.block_ids = []
         request.num_planned_blocks = 0

@@ -26,6 +26,10 @@ class Admission(msgspec.Struct, frozen=True):
     """All known tokens: the prompt, and what was generated before a preemption."""
     num_prompt_tokens: int
     sampling: SamplingParams
+    adapter: int = 0
+    """Id of the LoRA adapter; 0 is none."""
+    adapter_slot: int = 0
+    """Where that adapter lies on the device, from 1; what lay there before is used by no row. 0 is none."""
     pooling: Pooling | None = None
     """Asks for a vector instead of tokens."""
 
@@ -43,7 +47,6 @@ class Chunk(msgspec.Struct, frozen=True):
     samples: bool
     """Whether the chunk reaches the row's last known token, so that a new token is sampled. Pooled rows
     sample none."""
-
 
     mask: bytes | None = None
     """Where the new token must follow a grammar: a bit for each token that may come."""

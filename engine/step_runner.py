@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from engine.adapters import Adapters
     from engine.batch import StepInputs
-    from engine.forward_inputs import ForwardInputs
     from engine.kv_cache import LayerCache
     from engine.limits import Limits
     from engine.messages import TokenLogprobs
@@ -44,6 +44,7 @@ class StepRunner:
         caches: of each layer.
         limits: of batches and sequences.
         device: of all of these.
+        adapters: of the model.
         is_device_resident: whether steps run without the host as far as they can, as suits a GPU.
     """
 
@@ -53,18 +54,20 @@ class StepRunner:
         caches: Sequence[LayerCache],
         limits: Limits,
         device: torch.device,
+        adapters: Adapters,
         *,
         is_device_resident: bool,
     ) -> None:
         self._model = model
         self._caches = caches
+        self._adapters = adapters
         self._batch = Batch(limits.max_num_seqs, limits.max_model_len, limits.block_size, device)
         self._sampler = Sampler(self._batch.token_table)
         self._decodes: DecodeSteps | None = None
         self._short_steps: ShortSteps | None = None
         if is_device_resident:
             max_blocks = self._batch.block_table.shape[1]
-            self._decodes = DecodeSteps(model, caches, self._batch, limits.max_num_seqs)
+            self._decodes = DecodeSteps(model, caches, self._batch, limits.max_num_seqs, adapters)
             self._short_steps = ShortSteps(model, caches, limits.max_num_batched_tokens, max_blocks, device)
 
     @property
@@ -85,24 +88,27 @@ class StepRunner:
     def launch(self, plan: StepPlan) -> PendingStep:
         """Begin a step. A plan without chunks only changes the rows."""
         self._batch.apply(plan)
+        self._adapters.place(plan.admissions)
         chunks = plan.chunks
         if not chunks:
             return PendingStep((), torch.empty(0, dtype=torch.int64), None, {})
         if self._decodes is not None and self._is_decode(chunks, self._decodes.max_num_seqs):
             return self._launch_decodes(chunks, self._decodes)
         inputs = self._batch.inputs(chunks)
-        hidden = self._forward(inputs.forward)
+        with self._adapters.applied(inputs.adapter_slots):
+            hidden = self._forward(inputs)
         sampling = [index for index, chunk in enumerate(chunks) if chunk.samples]
         rows = [chunks[index].row for index in sampling]
         token_ids, logprobs = self._sample(chunks, sampling, inputs, hidden)
         pooled = pool(self._batch, chunks, hidden)
         return PendingStep(rows, token_ids, logprobs, self._prompt_logprobs(chunks, hidden), pooled)
 
-    def _forward(self, inputs: ForwardInputs) -> Tensor:
-        num_tokens, num_seqs = len(inputs.token_ids), len(inputs.attention.query_lens)
-        if self._short_steps is not None and self._short_steps.suit(num_tokens, num_seqs):
-            return self._short_steps.run(inputs)
-        hidden: Tensor = self._model(inputs, self._caches)
+    def _forward(self, inputs: StepInputs) -> Tensor:
+        forward, is_base = inputs.forward, inputs.adapter_slots is None
+        num_tokens, num_seqs = len(forward.token_ids), len(forward.attention.query_lens)
+        if self._short_steps is not None and is_base and self._short_steps.suit(num_tokens, num_seqs):
+            return self._short_steps.run(forward)
+        hidden: Tensor = self._model(forward, self._caches)
         return hidden
 
     @staticmethod
@@ -112,7 +118,7 @@ class StepRunner:
 
     def _launch_decodes(self, chunks: Sequence[Chunk], decodes: DecodeSteps) -> PendingStep:
         rows = [chunk.row for chunk in chunks]
-        output = decodes.run(rows)
+        output = decodes.run(rows, use_adapters=self._batch.use_adapters(chunks))
         if self._are_plain(chunks):
             return PendingStep(rows, output.token_ids, None, {})
         others = [index for index, chunk in enumerate(chunks) if not self._is_plain(chunk)]

@@ -130,11 +130,16 @@ def whole(path: str, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def split_rows(path: str, module: Linear) -> Iterator[tuple[str, Tensor]]:
     """Yield the parts of a joined linear layer under the names that stand beside it."""
-    prefix = path.rpartition(".")[0]
     for kind, parameter in module.named_parameters(recurse=False):
         rows = torch.split(parameter.data, list(module.parts.values()))
-        for part, target in zip(module.parts, rows, strict=True):
-            yield ".".join(filter(None, (prefix, part, kind))), target
+        for name, target in zip(part_names(path, module), rows, strict=True):
+            yield f"{name}.{kind}", target
+
+
+def part_names(path: str, module: Linear) -> list[str]:
+    """Return what a checkpoint calls the matrices that a linear layer joins."""
+    prefix = path.rpartition(".")[0]
+    return [f"{prefix}.{part}" if prefix else part for part in module.parts]
 
 
 def read_safetensors(folder: Path) -> Iterator[tuple[str, Tensor]]:

@@ -56,6 +56,24 @@ class BlockLaunch:
     num_warps: int
 
 
+@dataclass(frozen=True, slots=True)
+class LoraLaunch:
+    """One way to launch the two kernels of a low-rank change."""
+
+    block_t: int
+    """Tokens of a program."""
+    block_k: int
+    """Inputs of an inner step."""
+    block_n: int
+    """Outputs of a program."""
+    max_block_r: int
+    """Ranks of an inner step at most."""
+    splits: int
+    """Programs that share the inputs of one token, at most."""
+    num_warps: int
+    num_stages: int
+
+
 # Keys are (architecture, bytes of an element, head_dim padded to a power of two, at least 64).
 _PREFILL = {
     # for short queries, for long ones
@@ -86,6 +104,13 @@ _DECODE_MAX_SPLITS = 64
 _DECODE_PROGRAMS_PER_MULTIPROCESSOR = 2
 
 _VECTOR = VectorLaunch(block_n=2, block_k=1024, num_warps=4)
+_FP8_VECTOR = VectorLaunch(block_n=4, block_k=1024, num_warps=4)
+
+# By bytes of an element. The same for any number of tokens, so that a token's sums have one order.
+_LORA = {
+    2: LoraLaunch(block_t=16, block_k=128, block_n=128, max_block_r=64, splits=8, num_warps=4, num_stages=2),
+    4: LoraLaunch(block_t=16, block_k=64, block_n=64, max_block_r=32, splits=8, num_warps=4, num_stages=1),
+}
 
 _BITMASK = BlockLaunch(block=2048, num_warps=4)
 
@@ -134,6 +159,11 @@ def bitmask_launch() -> BlockLaunch:
     return _BITMASK
 
 
+def lora_launch(element_size: int) -> LoraLaunch:
+    """For low-rank changes of a matrix product."""
+    return _LORA[element_size]
+
+
 def _key(arch: str, head_dim: int, element_size: int) -> tuple[str, int, int]:
     return arch, element_size, max(triton.next_power_of_2(head_dim), 64)
 
@@ -154,3 +184,8 @@ def num_multiprocessors(device: torch.device) -> int:
         return NUM_MULTIPROCESSORS_UNDER_INTERPRETER
     count: int = torch.cuda.get_device_properties(device).multi_processor_count
     return count
+
+
+def fp8_vector_launch(num_rows: int, num_columns: int) -> VectorLaunch | None:
+    """For one row times a weight of eight bits; None where it is left to a matrix product."""
+    return None if num_columns % _FP8_VECTOR.block_k else _FP8_VECTOR

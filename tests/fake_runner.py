@@ -1,9 +1,10 @@
 """A model runner without a model: each token is a hash of all that came before it.
 
 It knows only what plans tell it, and keeps its KV cache as cells: the cell of a position is a hash of
-its token and of the cell before it, read through the row's block table. A sampled token is a hash of
-all the row's cells. So a wrong block table, a lost or a foreign write shows up as a wrong token, which
-`solo_output` finds by computing the same sequence without any cache.
+its token and of the cell before it, read through the row's block table; that before the first is the id of
+the adapter in the row's slot. A sampled token is a hash of all the row's cells. So a wrong block table, a
+lost or a foreign write shows up as a wrong token, which `solo_output` finds by computing the same sequence
+without any cache.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from engine.errors import AdapterError
 from engine.messages import EngineInfo, FinishReason, TokenLogprobs
 from engine.step import SampledToken, StepResult
 
@@ -31,7 +33,7 @@ def solo_output(request: EngineRequest, max_model_len: int) -> tuple[list[int], 
     """What the fake model generates for a request that is alone in the world, and how it ends."""
     cells: list[int] = []
     for token_id in request.prompt_token_ids:
-        cells.append(_cell(cells[-1] if cells else 0, token_id, len(cells)))
+        cells.append(_cell(cells[-1] if cells else request.adapter, token_id, len(cells)))
     output: list[int] = []
     sampling = request.sampling
     while True:
@@ -59,6 +61,7 @@ class _Row:
     token_ids: list[int]
     num_prompt_tokens: int
     sampling: SamplingParams
+    adapter_slot: int
     block_ids: list[int] = field(default_factory=list)
     num_computed_tokens: int | None = None  # the first chunk says how much the prefix cache gave
 
@@ -96,12 +99,24 @@ class FakeRunner:
         self.max_num_batched_tokens = max_num_batched_tokens
         self.failing_rows: set[int] = set()
         """Rows whose next logits are not numbers."""
+        self.adapters: dict[int, str] = {}
+        """Paths of the loaded adapters, by id."""
+        self._slots: dict[int, int] = {0: 0}  # the adapter that lies there
         self._rows: dict[int, _Row] = {}
         self._cells = [[NEVER_WRITTEN] * block_size for _ in range(num_blocks)]
 
     def launch(self, plan: StepPlan) -> FakePendingStep:
         """Compute at once, in the order of launches as a device does."""
         return FakePendingStep(self._execute(plan))
+
+    def load_adapter(self, adapter: int, path: str) -> int:
+        if "broken" in path:
+            raise AdapterError(f"{path}: not an adapter")
+        self.adapters[adapter] = path
+        return 8
+
+    def unload_adapter(self, adapter: int) -> None:
+        del self.adapters[adapter]
 
     def _execute(self, plan: StepPlan) -> StepResult:
         for row in plan.released_rows:
@@ -123,8 +138,12 @@ class FakeRunner:
         assert 0 <= admission.row < self.max_num_seqs
         assert admission.row not in self._rows, "the row is taken"
         self._rows[admission.row] = _Row(
-            list(admission.token_ids), admission.num_prompt_tokens, admission.sampling
+            list(admission.token_ids), admission.num_prompt_tokens, admission.sampling, admission.adapter_slot
         )
+        if self._slots.get(admission.adapter_slot) != admission.adapter:
+            users = [row for row in self._rows.values() if row.adapter_slot == admission.adapter_slot]
+            assert len(users) == 1, "the slot is in use"
+            self._slots[admission.adapter_slot] = admission.adapter
 
     def _check(self, plan: StepPlan) -> None:
         rows = [chunk.row for chunk in plan.chunks]
@@ -146,7 +165,7 @@ class FakeRunner:
         assert end <= len(row.token_ids), "beyond the known tokens"
         assert end <= len(row.block_ids) * self.info.block_size, "beyond the block table"
         for position in range(chunk.start, end):
-            previous = self._read(row, position - 1) if position else 0
+            previous = self._read(row, position - 1) if position else self._slots[row.adapter_slot]
             block_id = row.block_ids[position // self.info.block_size]
             cell = _cell(previous, row.token_ids[position], position)
             self._cells[block_id][position % self.info.block_size] = cell

@@ -5,10 +5,14 @@ from __future__ import annotations
 from itertools import count
 from typing import TYPE_CHECKING
 
+import torch
+
 from engine.config import EngineConfig
+from engine.limits import Limits
 from engine.messages import SamplingParams
 from engine.model_runner import ModelRunner
 from engine.step import Admission, Chunk, StepPlan, StepResult
+from engine.step_runner import StepRunner
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +55,20 @@ def load_runner(
     return ModelRunner.load(config, lambda *_: None)
 
 
+def make_device_resident(runner: ModelRunner) -> None:
+    """Let a runner on the CPU run its steps as on a GPU, though without graphs."""
+    steps = runner._steps
+    limits = Limits(runner.info.block_size, runner.max_num_seqs, 256, runner.info.max_model_len)
+    runner._steps = StepRunner(
+        steps._model,
+        steps._caches,
+        limits,
+        torch.device("cpu"),
+        runner._adapters,
+        is_device_resident=True,
+    )
+
+
 class HandPlans:
     """Keeps rows and blocks for sequences that a test steps through one by one."""
 
@@ -83,9 +101,7 @@ class HandPlans:
         self.blocks[row] = list(cached_blocks)
         self._new_blocks[row] = list(cached_blocks)
         prompt_len = len(token_ids) if num_prompt_tokens is None else num_prompt_tokens
-        self._admitted.append(
-            Admission(row, tuple(token_ids), prompt_len, sampling, adapter, adapter_slot)
-        )
+        self._admitted.append(Admission(row, tuple(token_ids), prompt_len, sampling, adapter, adapter_slot))
         return row
 
     def finish(self) -> None:

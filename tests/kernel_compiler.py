@@ -23,14 +23,14 @@ from kernels.add_rms_norm import add_rms_norm_kernel
 from kernels.decode_attention import decode_attention_kernel, merge_parts_kernel
 from kernels.decode_inputs import decode_inputs_kernel
 from kernels.kv_write import kv_write_kernel
-from kernels.launch import decode_launch, prefill_launch, row_launch
+from kernels.launch import decode_launch, lora_launch, prefill_launch, row_launch
+from kernels.lora import lora_expand_kernel, lora_shrink_kernel
 from kernels.prefill_attention import prefill_attention_kernel
 from kernels.rms_norm import rms_norm_kernel
 from kernels.rotary import rotary_kernel
 from kernels.rotary_write import rotary_write_kernel
 from kernels.sample import choose_token_kernel, reduce_tiles_kernel
 from kernels.silu_mul import silu_mul_kernel
-from kernels.token_bitmask import token_bitmask_kernel
 from kernels.token_bitmask import token_bitmask_kernel
 from kernels.vector_linear import vector_linear_kernel
 
@@ -45,7 +45,6 @@ TYPES = {
     "token_ids_ptr": "*i32",
     "places_ptr": "*i32",
     "masks_ptr": "*i32",
-    "masks_ptr": "*i32",
     "rows_ptr": "*i64",
     "num_tokens_ptr": "*i64",
     "keys_ptr": "*i64",
@@ -57,6 +56,8 @@ TYPES = {
     "temperatures_ptr": "*fp32",
     "peaks_ptr": "*fp32",
     "weights_ptr": "*fp32",
+    "inner_ptr": "*fp32",
+    "token_slots_ptr": "*i32",
     "cos_sin_ptr": "*fp32",
     "scale_log2": "fp32",
     "softcap_log2": "fp32",
@@ -162,7 +163,6 @@ def compile_others() -> dict[str, Report]:
         "inputs of decodes": compile_kernel(decode_inputs_kernel, {"BLOCK_SIZE": 64, "BLOCK": 256}, 2),
         "reduce_tiles": compile_kernel(reduce_tiles_kernel, tiles, 8),
         "token_bitmask": compile_kernel(token_bitmask_kernel, {"VOCAB": 151936, "BLOCK": 2048}, 4),
-        "token_bitmask": compile_kernel(token_bitmask_kernel, {"VOCAB": 151936, "BLOCK": 2048}, 4),
         "choose_token": compile_kernel(choose_token_kernel, {**tiles, "BLOCK_TILES": 64}, 8),
         "rms_norm": compile_kernel(rms_norm_kernel, {"INNER": 1, "D": 4096, "BLOCK_D": 4096}, warps),
         "add_rms_norm": compile_kernel(add_rms_norm_kernel, {"D": 4096, "BLOCK_D": 4096}, warps),
@@ -173,8 +173,27 @@ def compile_others() -> dict[str, Report]:
     }
 
 
+def compile_lora(rank: int) -> dict[str, Report]:
+    """Compile both kernels of `lora_add` for queries, keys and values."""
+    launch = lora_launch(2)
+    shared = {"WIDTH": 3 * rank, "NUM_SLOTS": 4, "SPLITS": launch.splits, "BLOCK_T": launch.block_t}
+    shrink = {"BLOCK_R": 16, "BLOCK_K": launch.block_k}
+    expand = {"RANK": rank, "BLOCK_N": launch.block_n, "BLOCK_R": min(rank, launch.max_block_r)}
+    return {
+        f"lora_{name} r{rank}": compile_kernel(
+            kernel, {**shared, **constants}, launch.num_warps, launch.num_stages
+        )
+        for name, kernel, constants in (
+            ("shrink", lora_shrink_kernel, shrink),
+            ("expand", lora_expand_kernel, expand),
+        )
+    }
+
+
 def main() -> None:
     reports = compile_others()
+    for rank in (16, 64, 256):
+        reports |= compile_lora(rank)
     for head_dim, block_size in ((64, 16), (128, 16), (128, 64), (256, 16)):
         reports |= compile_attention(head_dim, block_size)
     json.dump({name: asdict(report) for name, report in reports.items()}, sys.stdout)

@@ -1,8 +1,8 @@
 """Runs the real scheduler on the fake runner and checks, after each action, all that must ever hold.
 
 I1 free, owned and cached blocks make up the pool; reference counts are right
-I2 sequences share a block only where their tokens up to it and their salts are equal; nobody writes to
-   a shared or findable block
+I2 sequences share a block only where their tokens up to it, their salts and their adapters are equal; nobody
+   writes to a shared or findable block
 I3 a block table covers the computed tokens, and never more than the sequence can need
 I4 a sequence is in one place only; a step keeps its budgets
 I5 every token is what the sequence gets when it runs alone
@@ -46,6 +46,7 @@ class Profile:
     max_model_len: int = 48
     enable_prefix_caching: bool = True
     max_steps_in_flight: int = 1
+    max_loras: int = 0
 
 
 @dataclass
@@ -104,7 +105,7 @@ class Simulation:
             profile.max_model_len,
         )
         self.runner = FakeRunner(*sizes)
-        self.scheduler = Scheduler(*sizes, profile.enable_prefix_caching)
+        self.scheduler = Scheduler(*sizes, profile.enable_prefix_caching, profile.max_loras)
         self.live: dict[str, Transcript] = {}
         self.ended: list[Transcript] = []
         self._num_bypasses: dict[str, int] = {}
@@ -246,13 +247,13 @@ class Simulation:
             assert not any(keys[block_id] for block_id in request.block_ids), "bypasses, yet writes the cache"
 
     def _check_sharing(self, running: list[Request]) -> None:
-        """I2, by salt and tokens up to the block's end."""
-        meanings: dict[int, tuple[str, list[int]]] = {}
+        """I2, by salt, adapter and tokens up to the block's end."""
+        meanings: dict[int, tuple[str, int, list[int]]] = {}
         for request in running:
             source = self.live[request.request_id].request
             for index, block_id in enumerate(request.block_ids):
                 tokens = request.token_ids[: (index + 1) * self.profile.block_size]
-                meaning = (source.cache_salt, tokens)
+                meaning = (source.cache_salt, source.adapter, tokens)
                 assert meanings.setdefault(block_id, meaning) == meaning, "I2: shared without a right to"
 
     def _check_hit(self, transcript: Transcript, num_tokens: int) -> None:
@@ -267,6 +268,7 @@ class Simulation:
             assert any(
                 (*other.request.prompt_token_ids, *other.token_ids)[:num_tokens] == tuple(hit)
                 and other.request.cache_salt == request.cache_salt
+                and other.request.adapter == request.adapter
                 and not other.request.bypass_prefix_cache
                 for other in (*self.live.values(), *self.ended)
                 if other is not transcript

@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from kernels.linear import LinearWeight, linear, linear_into, linear_silu_mul, prepare_weight
+from kernels.silu_mul import silu_mul
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
+    from engine.layers.lora import LowRank
     from engine.precision import Precision
 
 
@@ -30,6 +32,7 @@ class Linear(nn.Module):
         self, in_features: int, parts: Mapping[str, int], *, bias: bool, precision: Precision
     ) -> None:
         super().__init__()
+        self.in_features = in_features
         self.parts = dict(parts)
         out_features = sum(parts.values())
         self.weight = nn.Parameter(
@@ -44,6 +47,8 @@ class Linear(nn.Module):
         self.four_bit: Tensor | None = None
         """The weight as a GGUF file has it, where `kernels.linear` can use that."""
         self._prepared: LinearWeight | None = None
+        self.low_rank: LowRank | None = None
+        """What LoRA adapters add, where the engine takes any."""
 
     def prepare(self) -> None:
         """Bring the loaded weight into the form that the device multiplies fastest, and drop the original."""
@@ -54,11 +59,14 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Multiply x [..., in_features]; returns [..., sum of parts]."""
         assert self._prepared is not None, "prepare() was not called"
-        return linear(x, self._prepared, self.bias)
+        y = linear(x, self._prepared, self.bias)
+        return y if self.low_rank is None else self.low_rank.add(x, y)
 
     def silu_mul(self, x: Tensor) -> Tensor:
         """Multiply x [num_rows, in_features], and gate the second half of the outputs by the first."""
         assert self._prepared is not None, "prepare() was not called"
+        if self.low_rank is not None and self.low_rank.is_active:
+            return silu_mul(self(x))
         return linear_silu_mul(x, self._prepared, self.bias)
 
     def write(self, x: Tensor, out: Tensor) -> Tensor:

@@ -6,15 +6,12 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from hand_plans import HandPlans, load_runner
+from hand_plans import HandPlans, load_runner, make_device_resident
 from tiny_model import VOCAB_SIZE, make_tiny_model
 
 from engine.decode_steps import graph_sizes
-from engine.limits import Limits
 from engine.messages import EngineRequest, SamplingParams
 from engine.scheduler import Scheduler
-from engine.step_runner import StepRunner
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,11 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def load_device_resident(folder: Path) -> ModelRunner:
     runner = load_runner(folder)
-    steps = runner._steps
-    limits = Limits(runner.info.block_size, runner.max_num_seqs, 256, runner.info.max_model_len)
-    runner._steps = StepRunner(
-        steps._model, steps._caches, limits, torch.device("cpu"), is_device_resident=True
-    )
+    make_device_resident(runner)
     return runner
 
 

@@ -19,6 +19,7 @@ SHARED_PREFIXES: tuple[list[int], ...] = (
 )
 
 DEPTHS = st.integers(1, 3)
+LORAS = st.sampled_from([0, 0, 1, 2])
 
 TINY = st.builds(
     Profile,
@@ -28,6 +29,7 @@ TINY = st.builds(
     max_num_batched_tokens=st.integers(1, 24),
     enable_prefix_caching=st.integers(0, 9).map(bool),
     max_steps_in_flight=DEPTHS,
+    max_loras=LORAS,
 )
 EXACT_FIT = st.builds(
     Profile,
@@ -37,6 +39,7 @@ EXACT_FIT = st.builds(
     max_num_batched_tokens=st.integers(2, 64),
     max_model_len=st.just(49),
     max_steps_in_flight=DEPTHS,
+    max_loras=LORAS,
 )
 HUGE = st.builds(
     Profile,
@@ -46,6 +49,7 @@ HUGE = st.builds(
     max_num_batched_tokens=st.integers(1, 64),
     max_model_len=st.just(64),
     max_steps_in_flight=DEPTHS,
+    max_loras=LORAS,
 )
 SAMPLING = st.builds(
     SamplingParams,
@@ -77,6 +81,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority=st.sampled_from([0, 0, 0, -1, 1, 2**31 - 1]),
         salt=st.sampled_from(["", "", "tenant"]),
         bypass=st.integers(0, 9).map(lambda n: n == 0),
+        adapter=st.sampled_from([0, 0, 1, 2, 3]),
     )
     def add(
         self,
@@ -87,11 +92,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority: int,
         salt: str,
         bypass: bool,
+        adapter: int,
     ) -> None:
+        adapter = adapter if self.simulation.profile.max_loras else 0
         for _ in range(num_copies):
             request_id = f"r{self.num_added}"
             self.num_added += 1
-            request = EngineRequest(request_id, [*prefix, *suffix], sampling, priority, salt, bypass)
+            request = EngineRequest(
+                request_id, [*prefix, *suffix], sampling, priority, salt, bypass, adapter=adapter
+            )
             self.simulation.add(request)
 
     @rule(num_steps=st.sampled_from([1, 1, 2, 8]))

@@ -40,3 +40,10 @@ def test_attention_copies_keys_and_values_16_bytes_at_a_time(reports: dict[str, 
     assert len(attention) == 12
     for name, report in attention.items():
         assert report["num_wide_copies"] >= 16, name
+
+
+def test_low_rank_changes_use_the_tensor_cores(reports: dict[str, dict[str, int]]) -> None:
+    changes = {name: report for name, report in reports.items() if name.startswith("lora")}
+    assert len(changes) == 6
+    for name, report in changes.items():
+        assert report["num_mma"] > 0, name
