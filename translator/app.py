@@ -11,9 +11,21 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
-from translator import chat, completions, embeddings, health, messages, models, responses, side_doors, tokenize
+from translator import (
+    chat,
+    completions,
+    docs_page,
+    embeddings,
+    health,
+    messages,
+    models,
+    openapi,
+    responses,
+    side_doors,
+    tokenize,
+)
 from translator.backend import Backend
 from translator.error_bodies import error_body
 from translator.errors import ApiError, ClientDisconnectedError, internal_error
@@ -61,6 +73,8 @@ ROUTES = (
     Route("/version", health.version, methods=["GET"]),
     Route("/load", side_doors.load, methods=["GET"]),
     Route("/metrics", side_doors.metrics, methods=["GET"]),
+    Route("/openapi.json", openapi.openapi, methods=["GET"]),
+    Route("/docs", docs_page.docs, methods=["GET"]),
 )
 
 
@@ -76,6 +90,7 @@ def build_app(config: TranslatorConfig, backend: Backend) -> ASGIApp:
     routed.router.redirect_slashes = False
     routed.state.config = config
     routed.state.backend = backend
+    routed.state.openapi = openapi.OpenApi(ROUTES)
     routed.state.responses = responses.ResponseShelf(config)
     app: ASGIApp = RequestLimitMiddleware(routed, config.max_body_bytes)
     app = MetricsMiddleware(app, backend.metrics)
@@ -106,7 +121,15 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code)
     answer = ApiError(error.status_code, message, code=code)
     headers = answer.headers() | dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_methods_of(request))
     return Response(_body(request, answer), error.status_code, headers)
+
+
+def _methods_of(request: Request) -> list[str]:
+    """The methods that a path has; the router itself knows of those of its first route alone."""
+    routes = (route for route in ROUTES if route.matches(request.scope)[0] is not Match.NONE)
+    return sorted({method for route in routes for method in route.methods or ()})
 
 
 def _body(request: Request, error: ApiError) -> bytes:
