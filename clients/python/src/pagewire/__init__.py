@@ -2,6 +2,7 @@
 
 from pagewire.aio import AsyncClient, AsyncStream
 from pagewire.client import Client, Stream
+from pagewire.embedding import EmbedOptions
 from pagewire.errors import (
     AccessDeniedError,
     DeadlineExceededError,
@@ -22,6 +23,7 @@ __all__ = [
     "AsyncStream",
     "Client",
     "DeadlineExceededError",
+    "EmbedOptions",
     "FieldViolation",
     "InternalError",
     "InvalidRequestError",

@@ -8,6 +8,7 @@ import grpc
 import grpc.aio
 
 from pagewire.channel import CHANNEL_OPTIONS, DEFAULT_TARGET, DEFAULT_TIMEOUT_S, call_metadata
+from pagewire.embedding import build_embed_request
 from pagewire.errors import from_rpc_error
 from pagewire.health import CHECK_METHOD, check_request, is_serving
 from pagewire.options import Options, build_spec, build_tokenize_request
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Unpack
 
+    from pagewire.embedding import EmbedOptions, Inputs
     from pagewire.v1 import chat_pb2
 
     ChatMessage = Mapping[str, object] | chat_pb2.Message
@@ -189,6 +191,23 @@ class AsyncClient:
             metadata=call_metadata(request_id, self._metadata),
         )
         return AsyncStream(call)
+
+    async def embed(
+        self,
+        inputs: Inputs | None = None,
+        *,
+        messages: Sequence[ChatMessage] | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        **options: Unpack[EmbedOptions],
+    ) -> inference_pb2.EmbedResponse:
+        """Turn each input into a vector; see `Client.embed`.
+
+        Raises:
+            PagewireError: the call failed.
+        """
+        request = build_embed_request(inputs, messages, options)
+        return await self._call(self._inference.Embed, request, timeout, request_id)
 
     async def tokenize(
         self,

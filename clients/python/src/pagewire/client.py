@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import grpc
 
 from pagewire.channel import CHANNEL_OPTIONS, DEFAULT_TARGET, DEFAULT_TIMEOUT_S, call_metadata
+from pagewire.embedding import build_embed_request
 from pagewire.errors import from_rpc_error
 from pagewire.health import CHECK_METHOD, check_request, is_serving
 from pagewire.options import Options, build_spec, build_tokenize_request
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Unpack
 
+    from pagewire.embedding import EmbedOptions, Inputs
     from pagewire.v1 import chat_pb2
 
     ChatMessage = Mapping[str, object] | chat_pb2.Message
@@ -186,6 +188,30 @@ class Client:
             metadata=call_metadata(request_id, self._metadata),
         )
         return Stream(call)
+
+    def embed(
+        self,
+        inputs: Inputs | None = None,
+        *,
+        messages: Sequence[ChatMessage] | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        **options: Unpack[EmbedOptions],
+    ) -> inference_pb2.EmbedResponse:
+        """Turn each input into a vector, in `.embeddings[i].values`.
+
+        Args:
+            inputs: a text, the token ids of one, or a list of either.
+            messages: a chat instead, as one input.
+            timeout: deadline in seconds.
+            request_id: the id of the request in logs and errors. Default: a random one.
+            options: see `EmbedOptions`.
+
+        Raises:
+            PagewireError: the call failed.
+        """
+        request = build_embed_request(inputs, messages, options)
+        return self._call(self._inference.Embed, request, timeout, request_id)
 
     def tokenize(
         self,
