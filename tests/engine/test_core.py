@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
 from fake_runner import FakeRunner, solo_output
-from server_end import ServerEnd
+from running_core import RunningCore
 
 import engine.core
-from engine.channel import EngineChannel
-from engine.core import EngineCore
 from engine.errors import ChannelClosedError
-from engine.grammars import Grammars
 from engine.messages import (
     Abort,
     EngineRequest,
@@ -25,7 +21,6 @@ from engine.messages import (
     StepOutputs,
     Submit,
 )
-from engine.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,37 +30,6 @@ if TYPE_CHECKING:
     from engine.step import StepPlan
 
 MAX_MODEL_LEN = 128
-
-
-class RunningCore:
-    """A core on a thread, and the server's end of its channel."""
-
-    def __init__(self, runner: FakeRunner) -> None:
-        self.server = ServerEnd()
-        info = runner.info
-        scheduler = Scheduler(
-            info.num_blocks,
-            info.block_size,
-            runner.max_num_seqs,
-            runner.max_num_batched_tokens,
-            info.max_model_len,
-        )
-        channel = EngineChannel(self.server.theirs)
-        self._core = EngineCore(runner, scheduler, channel, Grammars(info.vocab_size, channel.wake))
-        self._thread = threading.Thread(target=self._run)
-        self._error: Exception | None = None
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._core.run()
-        except Exception as error:  # noqa: BLE001 - handed to the test's thread
-            self._error = error
-
-    def wait_ended(self) -> Exception | None:
-        self._thread.join(30.0)
-        assert not self._thread.is_alive()
-        return self._error
 
 
 @pytest.fixture
