@@ -396,7 +396,7 @@ class Sampling(google.protobuf.message.Message):
     seed: builtins.int
     """Makes sampling repeatable: choice i draws from seed + i. Any int64. Default: a fresh random seed."""
     n: builtins.int
-    """Number of choices, 1 to 128. More than one needs a temperature above 0. Default 1."""
+    """Number of choices, 1 to 128. More than one needs a temperature above 0, or beam_search. Default 1."""
     @property
     def logit_bias(self) -> google.protobuf.internal.containers.ScalarMap[builtins.int, builtins.float]:
         """Added to the logits of these token ids. Values are clamped to [-100, 100]. At most 300 entries."""
@@ -455,13 +455,17 @@ Global___Sampling: typing_extensions.TypeAlias = Sampling
 
 @typing.final
 class BeamSearch(google.protobuf.message.Message):
-    """Beam search with a width of `n`."""
+    """Beam search with a width of `n`, by the model's own probabilities: no field that changes them goes with
+    it, nor stop texts. A stream gets the choices when the search has ended, best first.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     LENGTH_PENALTY_FIELD_NUMBER: builtins.int
     length_penalty: builtins.float
-    """Exponent of the length normalisation. Default 1."""
+    """A choice's score is its log probability over its number of tokens to this power. Range -10 to 10.
+    Default 1.
+    """
     def __init__(
         self,
         *,
@@ -486,7 +490,9 @@ class Stopping(google.protobuf.message.Message):
     IGNORE_EOS_FIELD_NUMBER: builtins.int
     INCLUDE_STOP_TEXT_FIELD_NUMBER: builtins.int
     max_tokens: builtins.int
-    """Most tokens to generate, at least 1; cut to what the context leaves. Default: all that it leaves."""
+    """Most tokens to generate, 1 to the context length; cut to what the prompt leaves of it. Default: all
+    that it leaves.
+    """
     min_tokens: builtins.int
     """Tokens to generate before the choice may end by a token. Range 0 to max_tokens. Default 0."""
     ignore_eos: builtins.bool
@@ -711,7 +717,9 @@ class CacheOptions(google.protobuf.message.Message):
     SALT_FIELD_NUMBER: builtins.int
     BYPASS_FIELD_NUMBER: builtins.int
     salt: builtins.str
-    """Requests share cached prefixes only with requests of the same salt. At most 128 characters."""
+    """Requests share cached prefixes only with requests of the same salt. At most 128 characters, none of
+    them @, /, \\ or NUL.
+    """
     bypass: builtins.bool
     """Neither reads nor writes the prefix cache. Default false."""
     def __init__(
