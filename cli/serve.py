@@ -8,6 +8,8 @@ from cli.flags import Flag, Group, read_groups
 from cli.process import DRAIN_TIMEOUT, LOG_LEVEL, set_up_logging
 from cli.values import choice, exactly_one, existing_file, filled, folder, integer, number
 from engine.config import EngineConfig
+from server.chat.reasoning import REASONING_FORMATS
+from server.chat.tool_formats import TOOL_FORMATS
 from server.config import DEFAULT_MODEL, ServerConfig
 
 if TYPE_CHECKING:
@@ -61,6 +63,30 @@ MODEL = Group(
             help="Lets a chat bring its own template: a program, which may take as long as it likes.",
             switch=True,
             default="off",
+        ),
+        Flag(
+            name="tool-call-parser",
+            field="tool_call_parser",
+            help=f"How the model calls tools: auto (its chat template tells), {', '.join(TOOL_FORMATS)}.",
+            parse=choice(("auto", *TOOL_FORMATS)),
+            metavar="FORMAT",
+            default="auto",
+        ),
+        Flag(
+            name="enable-auto-tool-choice",
+            field="enable_auto_tool_choice",
+            help="For vLLM's command lines: a model may always choose tools itself.",
+            switch=True,
+            default="on",
+        ),
+        Flag(
+            name="reasoning-parser",
+            field="reasoning_parser",
+            help="How it marks reasoning: auto (its chat template tells), none,"
+            f" {', '.join(REASONING_FORMATS)}.",
+            parse=choice(("auto", "none", *REASONING_FORMATS)),
+            metavar="FORMAT",
+            default="auto",
         ),
         Flag(
             name="revision",
