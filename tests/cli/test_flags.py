@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SERVE_FLAGS = [
     "model", "served-model-name", "tokenizer", "chat-template",
-    "trust-request-chat-template", "revision", "download-dir", "load-format", "model-impl",
+    "trust-request-chat-template", "tool-call-parser", "enable-auto-tool-choice", "reasoning-parser", "revision", "download-dir", "load-format", "model-impl",
     "dtype", "max-model-len", "generation-config", "seed", "device", "tensor-parallel-size",
     "gpu-memory-utilization", "kv-cache-memory-bytes", "num-gpu-blocks-override", "block-size",
     "max-num-seqs", "max-num-batched-tokens", "enable-prefix-caching", "num-threads", "host", "port",
