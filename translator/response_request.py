@@ -61,6 +61,8 @@ class ResponseRequest(ConstrainedOptions, kw_only=True):
     top_logprobs: UInt32 | None = None
     text: TextOptions | None = None
     reasoning: ReasoningOptions | None = None
+    include_reasoning: bool | None = None
+    thinking_token_budget: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -118,6 +120,10 @@ def response_spec(request: ResponseRequest) -> inference_pb2.GenerationSpec:
         spec.stopping.max_tokens = request.max_output_tokens
     if request.returns_logprobs:
         spec.output.logprobs = request.top_logprobs or 0
+    if request.include_reasoning is False:
+        spec.reasoning.exclude = True
+    if request.thinking_token_budget is not None and request.thinking_token_budget >= 0:
+        spec.reasoning.max_tokens = request.thinking_token_budget
     if request.truncation == "auto":
         spec.truncate_prompt_tokens = -1
         spec.truncation_side = inference_pb2.TRUNCATION_SIDE_LEFT

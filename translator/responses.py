@@ -9,6 +9,7 @@ from starlette.responses import Response
 from pagewire.v1 import models_pb2
 from translator.errors import ApiError
 from translator.fields import Endpoint
+from translator.request_headers import apply_headers
 from translator.requests import (
     backend_of,
     config_of,
@@ -60,6 +61,7 @@ class ResponseShelf:
 async def create_response(request: Request) -> Response:
     """Answer a conversation: at once, as a stream, or in the background."""
     asked = parse_response_request(await read_json_body(request))
+    apply_headers(request, asked)
     shelf = _shelf_of(request)
     plan = plan_response(asked, shelf.store, owner_of(request))
     generation = backend_of(request).generate(plan.spec, request_id_of(request), Endpoint.RESPONSES)
@@ -82,7 +84,7 @@ async def get_response(request: Request) -> Response:
     """Return a response, or the rest of its stream if it ran in the background."""
     shelf, response_id = _shelf_of(request), request.path_params["response_id"]
     after = _integer(request, "starting_after", -1, least=-1)
-    streams = request.query_params.get("stream", "false").lower() == "true"
+    streams = _flag(request, "stream")
     if after >= 0 and not streams:
         raise ApiError(400, "starting_after: only allowed together with stream.", param="starting_after")
     run = shelf.runs.get(owner_of(request), response_id)
@@ -204,6 +206,13 @@ def _stream(
     keep_alive_s = config_of(request).sse_keep_alive_s
     close = (lambda: None) if run is None else run.close
     return EventStream(frames, close, request_id_of(request), keep_alive_s, RESPONSE_STREAM)
+
+
+def _flag(request: Request, name: str) -> bool:
+    text = request.query_params.get(name, "false")
+    if text not in ("true", "false"):
+        raise ApiError(400, f"{name}: expected true or false, got {text[:40]!a}.", param=name)
+    return text == "true"
 
 
 def _integer(request: Request, name: str, default: int, *, least: int, most: int = 2**31 - 1) -> int:

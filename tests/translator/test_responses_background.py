@@ -192,4 +192,5 @@ def test_only_background_streams_are_played_again(http: httpx.Client) -> None:
     body = begin(http, background=False)
     assert get(http, body["id"], stream="true").status_code == 400
     assert get(http, body["id"], starting_after="0").status_code == 400
+    assert get(http, body["id"], stream="maybe").status_code == 400
     assert get(http, body["id"], stream="true", starting_after="-1").status_code == 400

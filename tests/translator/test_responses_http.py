@@ -306,11 +306,14 @@ class TestFields:
             metadata={"a": "b"},
             user="u",
             max_tool_calls=3,
+            include_reasoning=False,
+            thinking_token_budget=7,
         )
         spec = house.servicer.specs[-1]
         assert (spec.stopping.max_tokens, list(spec.stopping.stop)) == (5, ["x"])
         assert (spec.sampling.temperature, spec.sampling.top_p, spec.sampling.top_k) == (0.5, 0.25, 3)
         assert (spec.truncate_prompt_tokens, spec.output.logprobs) == (-1, 2)
+        assert (spec.reasoning.exclude, spec.reasoning.max_tokens) == (True, 7)
         assert json.loads(spec.chat.template_arguments_json) == {
             "reasoning_effort": "low",
             "enable_thinking": True,
@@ -431,6 +434,55 @@ class TestTools:
             },
             {"role": "tool", "toolCallId": "call_1", "name": "look", "text": "42"},
         ]
+
+
+# What the Codex command line sends, shortened.
+CODEX: dict[str, Any] = {
+    "model": "org/tiny-model",
+    "instructions": "You are a coding agent.",
+    "input": [
+        {"type": "message", "role": "developer", "content": [text("<permissions>")]},
+        {"type": "message", "role": "user", "content": [text("<environment>"), text("hi")]},
+    ],
+    "tools": [
+        LOOK | {"description": "Runs.", "strict": False},
+        {"type": "namespace", "name": "agents", "description": "d", "tools": [LOOK | {"name": "spawn"}]},
+        {"type": "web_search", "external_web_access": False, "search_content_types": ["text"]},
+        {"type": "custom", "name": "apply_patch", "format": {"type": "grammar", "syntax": "lark"}},
+    ],
+    "tool_choice": "auto",
+    "parallel_tool_calls": True,
+    "reasoning": {"effort": "medium", "summary": "auto"},
+    "store": False,
+    "stream": True,
+    "include": ["reasoning.encrypted_content"],
+    "prompt_cache_key": "019a",
+    "client_metadata": {"session_id": "019a"},
+    "text": {"verbosity": "low"},
+}
+
+
+def test_two_turns_of_codex(http: httpx.Client, house: House) -> None:
+    call = inference_pb2.ToolCallDelta(index=0, id="call_1", name="agents__spawn", arguments="{}")
+    house.servicer.script = plays(
+        started(), delta("", reasoning_text="Hm."), delta("", tool_calls=[call]), finished(reason=TOOL_CALLS)
+    )
+    first = events(post(http, **CODEX))
+    assert [tool.name for tool in house.servicer.specs[-1].chat.tools] == ["look", "agents__spawn"]
+    items = [event["item"] for event in first if event["type"] == "response.output_item.done"]
+    reasoning, called = items
+    assert (called["namespace"], called["name"]) == ("agents", "spawn")
+    sent_back = [
+        {name: reasoning[name] for name in ("type", "summary", "encrypted_content")},
+        {name: called[name] for name in ("type", "namespace", "name", "arguments", "call_id")},
+        {"type": "function_call_output", "call_id": "call_1", "output": "done"},
+    ]
+    house.servicer.script = plays(started(), delta("Done."), finished())
+    last = events(post(http, **(CODEX | {"input": CODEX["input"] + sent_back})))[-1]
+    assert last["response"]["output"][0]["content"][0]["text"] == "Done."
+    roles = [message["role"] for message in messages(house)]
+    assert roles == ["system", "developer", "user", "assistant", "tool"]
+    assert messages(house)[3]["reasoningText"] == "Hm."
 
 
 class TestStored:
