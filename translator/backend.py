@@ -18,7 +18,7 @@ from translator.fields import Endpoint
 from translator.metrics import Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Collection
 
     from google.protobuf.message import Message
 
@@ -52,10 +52,12 @@ class Generation:
             inference_pb2.StreamGenerateRequest, inference_pb2.StreamGenerateResponse
         ],
         endpoint: Endpoint,
+        given: Collection[str],
         meter: GenerationMeter,
     ) -> None:
         self._call = call
         self._endpoint = endpoint
+        self._given = given
         self._meter = meter
         self._cut: ApiError | None = None
 
@@ -104,7 +106,7 @@ class Generation:
         try:
             response = await self._call.read()
         except grpc.aio.AioRpcError as error:
-            failure = from_rpc_error(error, self._endpoint)
+            failure = from_rpc_error(error, self._endpoint, self._given)
             self._meter.fail(failure.status)
             raise failure from error
         except asyncio.CancelledError:
@@ -139,8 +141,14 @@ class Backend:
         """Generations and embeddings that are open."""
         return len(self._running)
 
-    def generate(self, spec: inference_pb2.GenerationSpec, request_id: str, endpoint: Endpoint) -> Generation:
-        """Open a generation.
+    def generate(
+        self,
+        spec: inference_pb2.GenerationSpec,
+        request_id: str,
+        endpoint: Endpoint,
+        given: Collection[str] = (),
+    ) -> Generation:
+        """Open a generation for a route, whose request has the fields `given`.
 
         Raises:
             ApiError: 503; the translator is shutting down.
@@ -152,7 +160,7 @@ class Backend:
             timeout=self._timeout_s,
             metadata=((REQUEST_ID_KEY, request_id),),
         )
-        generation = Generation(call, endpoint, self.metrics.measure())
+        generation = Generation(call, endpoint, given, self.metrics.measure())
         self._running.add(generation)
         call.add_done_callback(lambda _: self._running.discard(generation))
         return generation

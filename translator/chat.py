@@ -46,6 +46,7 @@ class ChatAnswer(Answer):
         self._chat = chat
         self._names = TokenNames(bool(chat.return_tokens_as_token_ids))
         self.streams = bool(chat.stream)
+        self.given = chat.given
 
     def chunks(self, response_id: str, starts: Sequence[inference_pb2.Started]) -> ChatChunks:
         """Return the renderer of a stream."""

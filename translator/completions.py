@@ -44,6 +44,7 @@ class CompletionAnswer(Answer):
         self._completion = completion
         self._names = TokenNames(bool(completion.return_tokens_as_token_ids))
         self.streams = bool(completion.stream)
+        self.given = completion.given
 
     def chunks(self, response_id: str, starts: Sequence[inference_pb2.Started]) -> CompletionChunks:
         """Return the renderer of a stream."""

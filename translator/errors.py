@@ -14,6 +14,8 @@ from pagewire.errors import from_rpc_error as typed_error
 from translator.fields import parameter_of
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from pagewire.errors import PagewireError
     from translator.fields import Endpoint
 
@@ -122,8 +124,8 @@ _FAULTS_OF_THE_MODEL = ("model_not_found", "unsupported_by_model")
 _OVERLOADED = _Answer(429, "rate_limit_error", "overloaded", "The server is busy.", 1)
 
 
-def from_rpc_error(error: grpc.aio.AioRpcError, endpoint: Endpoint) -> ApiError:
-    """Return the HTTP error for a failed call."""
+def from_rpc_error(error: grpc.aio.AioRpcError, endpoint: Endpoint, given: Collection[str] = ()) -> ApiError:
+    """Return the HTTP error for a failed call of a route, whose request has the fields `given`."""
     failure = typed_error(error)
     answer = _ANSWERS.get(failure.code, _FAULT)
     if failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED and failure.retry_after_s is not None:
@@ -136,7 +138,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError, endpoint: Endpoint) -> ApiError:
     param = None
     code = _PLAIN_REASONS.get(failure.reason, failure.reason.lower()) or answer.code
     if failure.details.violations:
-        message, param = _describe(failure, endpoint)
+        message, param = _describe(failure, endpoint, given)
     elif code in _FAULTS_OF_THE_MODEL:
         param = "model"
     retry_after_s = answer.retry_after_s
@@ -164,10 +166,10 @@ def internal_error() -> ApiError:
     return ApiError(_FAULT.status, _FAULT.message or "", kind=_FAULT.kind, code=_FAULT.code)
 
 
-def _describe(failure: PagewireError, endpoint: Endpoint) -> tuple[str, str]:
+def _describe(failure: PagewireError, endpoint: Endpoint, given: Collection[str]) -> tuple[str, str]:
     """Name the refused fields as the HTTP API calls them."""
     named = [
-        (parameter_of(violation.field, endpoint), violation.description)
+        (parameter_of(violation.field, endpoint, given), violation.description)
         for violation in failure.details.violations
     ]
     return "; ".join(f"{name}: {description}" for name, description in named), named[0][0]

@@ -28,7 +28,7 @@ from translator.response_fields import RESPONSE_FIELDS
 from translator.tokenize_fields import TOKENIZE_FIELDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 __all__ = ["FIELDS", "Endpoint", "Field", "Support", "fields_of", "is_neutral", "parameter_of"]
 
@@ -51,40 +51,53 @@ def is_neutral(field: Field, value: object) -> bool:
     return value is None or value in ("", [], {}) or value in field.neutral
 
 
-_PATHS: dict[Endpoint, dict[str, str]] = {
-    endpoint: {
-        field.contract: field.name
-        for field in reversed(FIELDS)
-        if field.contract and field.endpoint & endpoint
-    }
-    for endpoint in (*Endpoint, BOTH)
-}
+def _names_by_path(endpoint: Endpoint) -> dict[str, tuple[str, ...]]:
+    """A route's names for each path of the contract."""
+    names: dict[str, tuple[str, ...]] = {}
+    for field in FIELDS:
+        if field.contract and field.endpoint & endpoint:
+            names[field.contract] = (*names.get(field.contract, ()), field.name)
+    return names
+
+
+_PATHS = {endpoint: _names_by_path(endpoint) for endpoint in (*Endpoint, BOTH)}
 _PATHS[CHAT] |= {
-    "prompt": "messages",
-    "chat": "messages",
-    "chat.tools": "tools",
-    "chat.tool_choice": "tool_choice",
+    "prompt": ("messages",),
+    "chat": ("messages",),
+    "chat.tools": ("tools",),
+    "chat.tool_choice": ("tool_choice",),
 }
-_PATHS[MESSAGES] |= {"prompt": "messages", "chat": "messages"}
-_PATHS[RESPONSES] |= {"prompt": "input", "chat": "input", "chat.messages": "input"}
-_PATHS[COMPLETIONS] |= {"prompt": "prompt", "token_ids": "prompt", "token_ids.ids": "prompt"}
+_PATHS[MESSAGES] |= {"prompt": ("messages",), "chat": ("messages",)}
+_PATHS[RESPONSES] |= {"prompt": ("input",), "chat": ("input",), "chat.messages": ("input",)}
+_PATHS[COMPLETIONS] |= {"prompt": ("prompt",), "token_ids": ("prompt",), "token_ids.ids": ("prompt",)}
 
 
-def parameter_of(path: str, endpoint: Endpoint) -> str:
-    """Return the HTTP API's name for a field of the gRPC contract, such as "spec.sampling.top_p"."""
+def parameter_of(path: str, endpoint: Endpoint, given: Collection[str] = ()) -> str:
+    """Return the HTTP API's name for a field of the gRPC contract, such as "spec.sampling.top_p".
+
+    Args:
+        path: of the field in its request.
+        endpoint: the route.
+        given: the fields that the request has, one of which is meant where several lead to the same path.
+    """
     path = path.removeprefix("spec.")
     if endpoint is EMBEDDINGS and path.startswith("inputs["):
         return _input_path(path)
-    head = path
-    while head:
-        name = _PATHS[endpoint].get(head)
-        # One item or message of these may be several of the contract's, and several one.
-        if name == "input" or (name == "messages" and endpoint is MESSAGES):
-            return name
-        if name is not None:
-            return _content_path(name + path[len(head) :], endpoint)
-        head = re.sub(r"(\.[^.\[]+|\[[^\]]*\]|^[^.\[]+)$", "", head)
-    return path
+    heads = list(_heads(path))
+    known = [(head, name) for head in heads for name in _PATHS[endpoint].get(head, ())]
+    head, name = next(((head, name) for head, name in known if name in given), (known or [("", "")])[0])
+    # One item or message of these may be several of the contract's, and several one. Constraints are built
+    # otherwise in JSON.
+    if name == "input" or (name == "messages" and endpoint is MESSAGES) or head.startswith("constraint"):
+        return name
+    return _content_path(name + path[len(head) :], endpoint) if name else path
+
+
+def _heads(path: str) -> Iterator[str]:
+    """Yield a path and those of the messages that it lies in, from within."""
+    while path:
+        yield path
+        path = re.sub(r"(\.[^.\[]+|\[[^\]]*\]|^[^.\[]+)$", "", path)
 
 
 def _input_path(path: str) -> str:

@@ -13,7 +13,7 @@ from translator.requests import backend_of, config_of, request_id_of, until_disc
 from translator.sse import OPENAI_STREAM, EventStream, encode_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from starlette.requests import Request
 
@@ -30,6 +30,8 @@ class Answer(ABC):
     streams: bool
     """Whether the client asked for a stream."""
     stream_format = OPENAI_STREAM
+    given: Collection[str] = ()
+    """The fields that the request has."""
 
     @abstractmethod
     def chunks(self, response_id: str, starts: Sequence[inference_pb2.Started]) -> ChunkRenderer:
@@ -53,7 +55,7 @@ async def generate(
     """
     request_id = request_id_of(request)
     response_id = answer.id_prefix + request_id
-    group = GenerationGroup(_open(backend_of(request), specs, request_id, endpoint))
+    group = GenerationGroup(_open(backend_of(request), specs, request_id, endpoint, answer.given))
     is_handed_over = False
     try:
         starts = await until_disconnect(request.receive, group.start())
@@ -76,9 +78,11 @@ def _open(
     specs: Sequence[inference_pb2.GenerationSpec],
     request_id: str,
     endpoint: Endpoint,
+    given: Collection[str],
 ) -> list[Generation]:
     if len(specs) == 1:
-        return [backend.generate(specs[0], request_id, endpoint)]
+        return [backend.generate(specs[0], request_id, endpoint, given)]
     return [
-        backend.generate(spec, f"{request_id[:120]}-{index}", endpoint) for index, spec in enumerate(specs)
+        backend.generate(spec, f"{request_id[:120]}-{index}", endpoint, given)
+        for index, spec in enumerate(specs)
     ]

@@ -108,6 +108,11 @@ class GenerationOptions(RequestBody, kw_only=True):
             raise ApiError(400, "cache_salt: must not be empty; leave it out to share.", param="cache_salt")
 
     @property
+    def given(self) -> frozenset[str]:
+        """The fields that the request has."""
+        return frozenset(name for name in self.__struct_fields__ if getattr(self, name) is not None)
+
+    @property
     def include_usage(self) -> bool:
         """Whether a stream ends with a chunk that holds the usage."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)

@@ -437,3 +437,19 @@ class TestFields:
 )
 def test_paths_of_the_contract_become_parameters(path: str, endpoint: Endpoint, parameter: str) -> None:
     assert parameter_of(path, endpoint) == parameter
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "parameter"),
+    [
+        ("spec.stopping.max_tokens", {"max_tokens"}, "max_tokens"),
+        ("spec.stopping.max_tokens", {"max_completion_tokens"}, "max_completion_tokens"),
+        ("spec.output.logprobs", {"logprobs", "top_logprobs"}, "top_logprobs"),
+        ("spec.constraint.json_schema", {"guided_json"}, "guided_json"),
+        ("spec.constraint.json_schema", {"response_format"}, "response_format"),
+        ("spec.constraint.regex", {"regex"}, "regex"),
+        ("spec.constraint.choices.texts[3]", {"structured_outputs"}, "structured_outputs"),
+    ],
+)
+def test_the_field_that_was_given_is_named(path: str, given: set[str], parameter: str) -> None:
+    assert parameter_of(path, Endpoint.CHAT, given) == parameter
