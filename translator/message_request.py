@@ -30,6 +30,13 @@ class TextBlock(CacheMark, kw_only=True, tag_field="type", tag="text"):
     text: str
 
 
+class PlainBlock(CacheMark, kw_only=True):
+    """Text, where there can be nothing else."""
+
+    type: Literal["text"]
+    text: str
+
+
 class ThinkingBlock(CacheMark, kw_only=True, tag_field="type", tag="thinking"):
     """Reasoning of an earlier turn."""
 
@@ -55,7 +62,7 @@ class ToolResultBlock(CacheMark, kw_only=True, tag_field="type", tag="tool_resul
     """What a called tool returned."""
 
     tool_use_id: str
-    content: str | list[TextBlock] | None = None
+    content: str | list[PlainBlock] | None = None
     is_error: bool | None = None
 
 
@@ -79,7 +86,7 @@ class AssistantMessage(msgspec.Struct, kw_only=True, tag_field="role", tag="assi
 class SystemMessage(msgspec.Struct, kw_only=True, tag_field="role", tag="system"):
     """An instruction in the midst of a conversation."""
 
-    content: str | Annotated[list[TextBlock], Meta(min_length=1)]
+    content: str | Annotated[list[PlainBlock], Meta(min_length=1)]
 
 
 Message = UserMessage | AssistantMessage | SystemMessage
@@ -157,7 +164,7 @@ class MessagePrompt(RequestBody, kw_only=True):
 
     model: str | None = None
     messages: Annotated[list[Message], Meta(min_length=1)]
-    system: str | list[TextBlock] | None = None
+    system: str | list[PlainBlock] | None = None
     tools: list[Tool] | None = None
     tool_choice: AutoChoice | AnyChoice | ToolChoice | NoChoice | None = None
     thinking: ThinkingEnabled | ThinkingAdaptive | ThinkingDisabled | None = None

@@ -14,6 +14,7 @@ from translator.message_request import (
     AssistantMessage,
     AutoChoice,
     NoChoice,
+    PlainBlock,
     RedactedThinkingBlock,
     SystemMessage,
     TextBlock,
@@ -56,15 +57,9 @@ def message_spec(request: MessageRequest) -> inference_pb2.GenerationSpec:
 def write_chat(chat: chat_pb2.Chat, prompt: MessagePrompt) -> None:
     """Write the conversation and the tools. Turns of one role in a row are one turn, as Anthropic has it."""
     if prompt.system:
-        _add_text(chat, "system", _blocks(prompt.system))
-    for role, turn in groupby(prompt.messages, type):
-        blocks = [block for message in turn for block in _blocks_of(message)]
-        if role is AssistantMessage:
-            _add_assistant(chat, blocks)
-        elif role is SystemMessage:
-            _add_text(chat, "system", blocks)
-        else:
-            _add_user(chat, blocks)
+        _add_text(chat, "system", _texts(prompt.system))
+    for _, turn in groupby(prompt.messages, type):
+        _add_turn(chat, list(turn))
     if isinstance(prompt.messages[-1], AssistantMessage):
         chat.add_generation_prompt = False
         chat.continue_final_message = True
@@ -74,17 +69,33 @@ def write_chat(chat: chat_pb2.Chat, prompt: MessagePrompt) -> None:
         chat.template_arguments_json = msgspec.json.encode(arguments).decode()
 
 
+def _add_turn(chat: chat_pb2.Chat, turn: Sequence[Message]) -> None:
+    if isinstance(turn[0], SystemMessage):
+        _add_text(chat, "system", [text for message in turn for text in _texts(message.content)])
+        return
+    blocks: list[Block] = []
+    for message in turn:
+        assert not isinstance(message, SystemMessage)
+        blocks += _blocks(message.content)
+    if isinstance(turn[0], AssistantMessage):
+        _add_assistant(chat, blocks)
+    else:
+        _add_user(chat, blocks)
+
+
+def _texts(content: str | Sequence[PlainBlock | Block]) -> list[str]:
+    if isinstance(content, str):
+        return [content]
+    return [block.text for block in content if isinstance(block, PlainBlock | TextBlock)]
+
+
 def _blocks(content: str | Sequence[Block]) -> Sequence[Block]:
     return [TextBlock(text=content)] if isinstance(content, str) else content
 
 
-def _blocks_of(message: Message) -> Sequence[Block]:
-    return _blocks(message.content)
-
-
 def _add_assistant(chat: chat_pb2.Chat, blocks: Sequence[Block]) -> None:
     message = chat.messages.add(role="assistant")
-    _set_text(message, [block.text for block in blocks if isinstance(block, TextBlock)])
+    _set_text(message, _texts(blocks))
     message.reasoning_text = "".join(block.thinking for block in blocks if isinstance(block, ThinkingBlock))
     for block in blocks:
         if isinstance(block, ToolUseBlock):
@@ -98,7 +109,7 @@ def _add_user(chat: chat_pb2.Chat, blocks: Iterable[Block]) -> None:
     """Text is the user's; each result is a message of a tool. Their order stays."""
     for kind, run in groupby(blocks, type):
         if kind is TextBlock:
-            _add_text(chat, "user", run)
+            _add_text(chat, "user", _texts(list(run)))
             continue
         for block in run:
             assert isinstance(block, ToolResultBlock)
@@ -108,15 +119,14 @@ def _add_user(chat: chat_pb2.Chat, blocks: Iterable[Block]) -> None:
 
 def _result_texts(result: ToolResultBlock) -> list[str]:
     """What the tool returned. Templates have no mark for a failure, so its text says it."""
-    texts = [block.text for block in _blocks(result.content or ()) if isinstance(block, TextBlock)]
+    texts = _texts(result.content or ())
     if result.is_error:
         texts = [f"Error: {texts[0]}", *texts[1:]] if texts else ["Error"]
     return texts
 
 
-def _add_text(chat: chat_pb2.Chat, role: str, blocks: Iterable[Block]) -> None:
-    message = chat.messages.add(role=role)
-    _set_text(message, [block.text for block in blocks if isinstance(block, TextBlock)])
+def _add_text(chat: chat_pb2.Chat, role: str, texts: Sequence[str]) -> None:
+    _set_text(chat.messages.add(role=role), texts)
 
 
 def _set_text(message: chat_pb2.Message, texts: Sequence[str]) -> None:

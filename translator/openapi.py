@@ -51,8 +51,10 @@ _REQUEST_ID_PARAMETER = {
     "name": "x-request-id",
     "in": "header",
     "required": False,
-    "description": "Names the request: up to 128 letters, digits, dots, dashes and underscores.",
-    "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
+    "description": (
+        "Names the request: up to 128 letters, digits, dots, dashes and underscores. Another is replaced."
+    ),
+    "schema": TEXT,
 }
 
 
@@ -136,7 +138,7 @@ def _answers(operation: Operation, path: str, *, has_content: bool) -> Iterator[
     what = "The answer."
     if operation.event is not None:
         what = f"The answer, or a stream of server-sent events, each of them a {operation.event}."
-        content["text/event-stream"] = {"schema": TEXT}
+        content["text/event-stream"] = {"schema": _event(operation.event)}
     yield 200, _answer(what, content if has_content else {})
     for status in sorted({*operation.statuses, 431}):
         name = "AnthropicError" if is_anthropic(path) else "Error"
@@ -144,6 +146,12 @@ def _answers(operation: Operation, path: str, *, has_content: bool) -> Iterator[
             name = operation.unready
         content = {"application/json": {"schema": ref(name)}}
         yield status, _answer(_REASONS[status], content if has_content else {}, status in _RETRIED)
+
+
+def _event(name: str) -> Schema:
+    """One event of a stream: its data is JSON, but for OpenAI's mark of the end."""
+    data = TEXT | {"contentMediaType": "application/json", "contentSchema": ref(name)}
+    return {"type": "object", "properties": {"event": TEXT, "data": data}, "required": ["data"]}
 
 
 def _answer(what: str, content: dict[str, Any], is_retried: bool = False) -> dict[str, Any]:
