@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pagewire.v1 import chat_pb2
 from server.chat.call_object import is_name
 from server.fields import shown
-from server.json_texts import parse_schema
+from server.json_texts import ConstraintError, parse_schema
 
 if TYPE_CHECKING:
     from server.fields import Fields
@@ -108,9 +108,15 @@ def _tool(fields: Fields, path: str, tool: chat_pb2.Tool) -> Tool:
 
 
 def _parameters(fields: Fields, path: str, text: str) -> dict[str, Any] | None:
-    schema = parse_schema(fields, path, text) if text else None
+    if not text:
+        return None
+    try:
+        schema = parse_schema(text)
+    except ConstraintError as error:
+        fields.refuse(path, str(error))
+        return None
     if not isinstance(schema, dict):
-        fields.require(schema is None, path, "expected a JSON Schema of an object")
+        fields.refuse(path, "expected a JSON Schema of an object")
         return None
     kind = schema.get("type", "object")
     fields.require(kind == "object", path, f"the type is {shown(str(kind))}; expected 'object'")

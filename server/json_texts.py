@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from server.fields import Fields
+from typing import Any
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 64
 """Objects and arrays within each other."""
+_TOO_DEEP = f"objects and arrays are nested more than {MAX_DEPTH} deep"
 
 # Keywords of JSON Schema by what stands in them: a schema, schemas by name, or a list of schemas.
 _SCHEMA = ("additionalProperties", "additionalItems", "items", "not", "if", "then", "else", "contains")
@@ -18,39 +16,51 @@ _SCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "
 _SCHEMA_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
 
 
-def parse_json(fields: Fields, path: str, text: str) -> Any:
-    """Parse a text; None where it was refused, which `fields` then says."""
-    check_size(fields, path, text)
+class ConstraintError(ValueError):
+    """A constraint is malformed; the text says how, for the caller."""
+
+
+def parse_json(text: str) -> Any:
+    """Parse a text.
+
+    Raises:
+        ConstraintError: it is too long, too deep or not JSON.
+    """
+    check_size(text)
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except RecursionError:
-        fields.refuse(path, f"objects and arrays are nested more than {MAX_DEPTH} deep")
-        return None
+        raise ConstraintError(_TOO_DEEP) from None
     except ValueError as error:
-        fields.refuse(path, f"is not JSON: {error}")
-        return None
+        raise ConstraintError(f"is not JSON: {error}") from error
     if _is_deeper(value, MAX_DEPTH):
-        fields.refuse(path, f"objects and arrays are nested more than {MAX_DEPTH} deep")
-        return None
+        raise ConstraintError(_TOO_DEEP)
     return value
 
 
-def parse_schema(fields: Fields, path: str, text: str) -> Any:
-    """Parse a JSON Schema; None where it was refused."""
-    schema = parse_json(fields, path, text)
+def parse_schema(text: str) -> Any:
+    """Parse a JSON Schema.
+
+    Raises:
+        ConstraintError: it is none, or has settings of the library's own.
+    """
+    schema = parse_json(text)
     if not isinstance(schema, dict | bool):
-        if schema is not None:
-            fields.refuse(path, "is not a JSON Schema; expected an object")
-        return None
+        raise ConstraintError("is not a JSON Schema; expected an object")
     if isinstance(schema, dict) and "x-guidance" in schema:
-        fields.refuse(path, "x-guidance is not taken; json_style says how JSON is written")
-        return None
+        raise ConstraintError("x-guidance is not taken; json_style says how JSON is written")
     return schema
 
 
-def check_size(fields: Fields, path: str, text: str) -> None:
-    """Refuse a text of more than 64 KiB."""
-    fields.at_most(path, text.encode(errors="surrogatepass"), MAX_BYTES, "bytes")
+def check_size(text: str) -> None:
+    """Refuse a text of more than 64 KiB.
+
+    Raises:
+        ConstraintError: it is longer.
+    """
+    num_bytes = len(text.encode())
+    if num_bytes > MAX_BYTES:
+        raise ConstraintError(f"{num_bytes} bytes; expected at most {MAX_BYTES}")
 
 
 def closed(schema: Any) -> Any:

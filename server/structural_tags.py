@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from server.fields import invalid, shown
+from server.fields import shown
 from server.grammars import Grammar, json_part, lark_part, quoted, regex_part
+from server.json_texts import ConstraintError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from server.errors import InvalidRequestError
     from server.grammars import Part
 
     Format = Mapping[str, Any]
@@ -27,9 +27,9 @@ def structural_tag(path: str, value: Any) -> Grammar:
     """Return the grammar of a parsed structural tag.
 
     Raises:
-        InvalidRequestError: it is malformed, or of a type that is not known.
+        ConstraintError: it is malformed, or of a type that is not known.
     """
-    builder = _Builder(path)
+    builder = _Builder()
     value = builder.object(value, "")
     if "structures" in value:
         expression = builder.structures(value)
@@ -41,10 +41,9 @@ def structural_tag(path: str, value: Any) -> Grammar:
 class _Builder:
     """Gathers rules and parts while formats become expressions of Lark's."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self) -> None:
         self.rules: list[str] = []
         self.parts: list[tuple[str, Part]] = []
-        self._path = path
         self._num_names = 0
 
     def structures(self, value: Format) -> str:
@@ -76,24 +75,21 @@ class _Builder:
         }
         kind = self.field(value, "type", str, at)
         if kind not in kinds:
-            raise self._error(f"{at}.type", f"{shown(kind)} is not known; expected one of {', '.join(kinds)}")
+            raise _error(f"{at}.type", f"{shown(kind)} is not known; expected one of {', '.join(kinds)}")
         return kinds[kind](value, at, is_last)
 
     def object(self, value: Any, at: str) -> Format:
         """Refuse what is not an object."""
         if not isinstance(value, dict):
-            raise self._error(at, "expected an object")
+            raise _error(at, "expected an object")
         return value
 
     def field(self, value: Any, name: str, kind: type, at: str) -> Any:
         """Return a field that must be there and have a type."""
         found = self.object(value, at).get(name)
         if not isinstance(found, kind):
-            raise self._error(f"{at}.{name}", f"expected {_KINDS[kind]}")
+            raise _error(f"{at}.{name}", f"expected {_KINDS[kind]}")
         return found
-
-    def _error(self, at: str, description: str) -> InvalidRequestError:
-        return invalid(self._path, f"{at.lstrip('.')}: {description}" if at else description)
 
     def _name(self) -> str:
         self._num_names += 1
@@ -115,7 +111,7 @@ class _Builder:
     def _json_schema(self, value: Format, at: str, is_last: bool) -> str:
         schema = value.get("json_schema")
         if not isinstance(schema, dict | bool) or (isinstance(schema, dict) and "x-guidance" in schema):
-            raise self._error(f"{at}.json_schema", "expected a JSON Schema, an object without x-guidance")
+            raise _error(f"{at}.json_schema", "expected a JSON Schema, an object without x-guidance")
         return self._reference(json_part(schema))
 
     def _regex(self, value: Format, at: str, is_last: bool) -> str:
@@ -126,7 +122,7 @@ class _Builder:
 
     def _any_text(self, value: Format, at: str, is_last: bool) -> str:
         if not is_last:
-            raise self._error(at, "any_text must be the last element, or the content of a tag with an end")
+            raise _error(at, "any_text must be the last element, or the content of a tag with an end")
         return "TEXT"
 
     def _sequence(self, value: Format, at: str, is_last: bool) -> str:
@@ -141,7 +137,7 @@ class _Builder:
     def _or(self, value: Format, at: str, is_last: bool) -> str:
         elements = self.field(value, "elements", list, at)
         if not elements:
-            raise self._error(f"{at}.elements", "must not be empty")
+            raise _error(f"{at}.elements", "must not be empty")
         return self._rule(
             " | ".join(
                 self.expression(each, f"{at}.elements[{index}]", is_last)
@@ -158,7 +154,7 @@ class _Builder:
         ends = tag.get("end", "")
         ends = ends if isinstance(ends, list) else [ends]
         if not ends or not all(isinstance(end, str) for end in ends):
-            raise self._error(f"{at}.end", "expected a text")
+            raise _error(f"{at}.end", "expected a text")
         if content.get("type") == "any_text" and all(ends):
             return self._rule(" | ".join(f"TEXT {quoted(end)}" for end in ends), "[lazy]")
         inner = self.expression(content, f"{at}.content", is_last and ends == [""])
@@ -166,13 +162,13 @@ class _Builder:
 
     def _triggered_tags(self, value: Format, at: str, is_last: bool) -> str:
         if not is_last:
-            raise self._error(at, "triggered_tags must be the last element")
+            raise _error(at, "triggered_tags must be the last element")
         triggers = self.field(value, "triggers", list, at)
         tags = self.field(value, "tags", list, at)
         if not triggers or not all(isinstance(one, str) and one for one in triggers):
-            raise self._error(f"{at}.triggers", "expected texts, none of them empty")
+            raise _error(f"{at}.triggers", "expected texts, none of them empty")
         if not tags:
-            raise self._error(f"{at}.tags", "must not be empty")
+            raise _error(f"{at}.tags", "must not be empty")
         names = [self._triggered(tag, triggers, f"{at}.tags[{index}]") for index, tag in enumerate(tags)]
         tag = self._rule(" | ".join(names))
         if value.get("stop_after_first"):
@@ -184,7 +180,7 @@ class _Builder:
         begin = self.field(tag, "begin", str, at)
         trigger = next((one for one in triggers if begin.startswith(one)), None)
         if trigger is None:
-            raise self._error(f"{at}.begin", f"{shown(begin)} begins with none of the triggers")
+            raise _error(f"{at}.begin", f"{shown(begin)} begins with none of the triggers")
         start = self._rule(f"TEXT {quoted(trigger)}", "[lazy]")
         begin_rest = quoted(begin[len(trigger) :])
         return self._rule(f"{start} {begin_rest} {self._rest(tag, at, is_last=False)}")
@@ -192,7 +188,7 @@ class _Builder:
     def _tags_with_separator(self, value: Format, at: str, is_last: bool) -> str:
         tags = self.field(value, "tags", list, at)
         if not tags:
-            raise self._error(f"{at}.tags", "must not be empty")
+            raise _error(f"{at}.tags", "must not be empty")
         names = [
             self._tag(self.object(tag, f"{at}.tags[{index}]"), f"{at}.tags[{index}]", is_last=False)
             for index, tag in enumerate(tags)
@@ -201,3 +197,7 @@ class _Builder:
         more = f" ({quoted(self.field(value, 'separator', str, at))} {tag})*"
         some = self._rule(tag + ("" if value.get("stop_after_first") else more))
         return some if value.get("at_least_one") else f"{some}?"
+
+
+def _error(at: str, description: str) -> ConstraintError:
+    return ConstraintError(f"{at.lstrip('.')}: {description}" if at else description)
