@@ -189,7 +189,13 @@ def _explain(schema: Schema, body: Body) -> None:
 
 
 def _refused(field: Field) -> Schema:
-    return {"enum": [None, "", [], {}, *field.neutral], "description": f"Refused: {field.note}."}
+    """List the values that ask for nothing. JSON tells false from 0, though we take one for the other."""
+    neutral: list[object] = [None, "", [], {}]
+    for value in field.neutral:
+        neutral.append(value)
+        if isinstance(value, bool | int) and value in (0, 1):
+            neutral.append(int(value) if isinstance(value, bool) else bool(value))
+    return {"enum": neutral, "description": f"Refused: {field.note}."}
 
 
 def _portable(value: Any) -> Any:
