@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cli.flags import Flag, Group, read_groups
+from cli.flags import Flag, Group, UsageError, read_groups
+from cli.lora_modules import lora_module
 from cli.process import DRAIN_TIMEOUT, LOG_LEVEL, set_up_logging
 from cli.values import choice, exactly_one, existing_file, filled, folder, integer, number
 from engine.config import EngineConfig
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
+DEFAULT_MAX_LORAS = 4
 DTYPES = {
     "auto": "auto", "float32": "float32", "float": "float32", "bfloat16": "bfloat16", "float16": "float16",
     "half": "float16",
@@ -128,6 +130,14 @@ MODEL = Group(
             default="auto",
         ),
         Flag(
+            name="quantization",
+            field="engine.quantization",
+            help="fp8 rounds weights to eight bits, and what they are multiplied with.",
+            parse=choice(("fp8",)),
+            metavar="METHOD",
+            default="none",
+        ),
+        Flag(
             name="max-model-len",
             field="engine.max_model_len",
             help="Longest prompt and output together, in tokens: 4096, 4k (4000), 4K (4096).",
@@ -172,6 +182,14 @@ ENGINE = Group(
             parse=exactly_one,
             metavar="N",
             default="1",
+        ),
+        Flag(
+            name="kv-cache-dtype",
+            field="engine.kv_cache_dtype",
+            help="Of keys and values: auto (that of activations), or fp8.",
+            parse=choice({"auto": "auto", "fp8": "fp8", "fp8_e4m3": "fp8"}),
+            metavar="TYPE",
+            default="auto",
         ),
         Flag(
             name="gpu-memory-utilization",
@@ -235,6 +253,52 @@ ENGINE = Group(
             parse=integer(1, 4096),
             metavar="N",
             default="the physical cores",
+        ),
+    ),
+)
+
+LORA = Group(
+    "adapters",
+    (
+        Flag(
+            name="enable-lora",
+            field="enable_lora",
+            help="Takes LoRA adapters, then and while it runs.",
+            switch=True,
+            default="on with --lora-modules",
+        ),
+        Flag(
+            name="lora-modules",
+            field="lora_modules",
+            help='Adapters (PEFT folders) to serve from the start: NAME=PATH or {"name": ..., "path": ...}.',
+            parse=lora_module,
+            metavar="NAME=PATH",
+            many=True,
+            default="none",
+        ),
+        Flag(
+            name="max-loras",
+            field="engine.max_loras",
+            help="Adapters that may take part in one step; the device has room for each.",
+            parse=integer(1, 256),
+            metavar="N",
+            default=str(DEFAULT_MAX_LORAS),
+        ),
+        Flag(
+            name="max-lora-rank",
+            field="engine.max_lora_rank",
+            help="Largest rank of an adapter.",
+            parse=integer(1, 512),
+            metavar="N",
+            default="16",
+        ),
+        Flag(
+            name="max-cpu-loras",
+            field="max_cpu_loras",
+            help="Adapters in memory at once; more are refused.",
+            parse=integer(1),
+            metavar="N",
+            default="16, or --max-loras if that is more",
         ),
     ),
 )
@@ -312,7 +376,7 @@ SERVING = Group(
     ),
 )
 
-GROUPS = (MODEL, ENGINE, SERVING)
+GROUPS = (MODEL, ENGINE, LORA, SERVING)
 
 
 def to_config(values: Mapping[str, Any]) -> ServerConfig:
@@ -321,7 +385,18 @@ def to_config(values: Mapping[str, Any]) -> ServerConfig:
     engine = {
         field.removeprefix("engine."): value for field, value in values.items() if field.startswith("engine.")
     }
-    return ServerConfig(**own, engine=EngineConfig(model_path="", **engine))
+    max_loras = engine.get("max_loras", DEFAULT_MAX_LORAS)
+    modules = own.get("lora_modules", ())
+    if not values.get("enable_lora", bool(modules)):
+        if modules:
+            raise UsageError("--lora-modules: expected --enable-lora beside it, got --no-enable-lora")
+        return ServerConfig(**own, engine=EngineConfig(model_path="", **(engine | {"max_loras": 0})))
+    max_cpu_loras = own.setdefault("max_cpu_loras", max(16, max_loras))
+    if max_cpu_loras < max_loras:
+        raise UsageError(
+            f'--max-cpu-loras: expected at least --max-loras, which is {max_loras}, got "{max_cpu_loras}"'
+        )
+    return ServerConfig(**own, engine=EngineConfig(model_path="", **(engine | {"max_loras": max_loras})))
 
 
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:

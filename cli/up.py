@@ -15,6 +15,7 @@ from cli.flags import Flag, Group, UsageError, read_groups
 from cli.health import TIMEOUT_S, answers_requests
 from cli.process import DRAIN_TIMEOUT, LOG_LEVEL, set_up_logging
 from cli.supervisor import Child, Supervisor
+from pagewire import Client, PagewireError
 
 if TYPE_CHECKING:
     import argparse
@@ -29,11 +30,12 @@ _SERVING = tuple(flag for flag in serve.SERVING.flags if flag not in (serve.HOST
 GROUPS = (
     serve.MODEL,
     serve.ENGINE,
+    serve.LORA,
     Group("gRPC", (GRPC_HOST, GRPC_PORT, *_SERVING)),
     Group("HTTP", (translate.HOST, translate.PORT, *translate.HTTP)),
     Group("processes", _SHARED),
 )
-_SERVER_FLAGS = (*serve.MODEL.flags, *serve.ENGINE.flags, *_SERVING, *_SHARED)
+_SERVER_FLAGS = (*serve.MODEL.flags, *serve.ENGINE.flags, *serve.LORA.flags, *_SERVING, *_SHARED)
 _TRANSLATOR_FLAGS = (*translate.HTTP, *_SHARED)
 
 
@@ -65,7 +67,10 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
             Child("pagewire translate", _command("translate", translator)),
         ],
         probe=lambda: served_model(base_url),
-        on_ready=lambda model, seconds: print(next_step(model, base_url, grpc_target, seconds), flush=True),
+        on_ready=lambda model, seconds: print(
+            next_step(model, base_url, grpc_target, seconds, generates=generates_text(grpc_target)),
+            flush=True,
+        ),
     )
     return supervisor.run()
 
@@ -81,13 +86,26 @@ def served_model(base_url: str) -> str | None:
         return None
 
 
-def next_step(model: str, base_url: str, grpc_target: str, seconds: float) -> str:
+def generates_text(grpc_target: str) -> bool:
+    """Whether the model there generates text, which is taken for granted where it does not say."""
+    try:
+        with Client(grpc_target, timeout=TIMEOUT_S) as client:
+            return client.models()[0].can_generate
+    except PagewireError:
+        return True
+
+
+def next_step(model: str, base_url: str, grpc_target: str, seconds: float, *, generates: bool) -> str:
     """Return the line that says what to do now."""
-    question = {"role": "user", "content": "What is the capital of France?"}
-    body = shlex.quote(json.dumps({"model": model, "temperature": 0, "messages": [question]}))
+    question = "What is the capital of France?"
+    if generates:
+        route = "chat/completions"
+        asked = {"model": model, "temperature": 0, "messages": [{"role": "user", "content": question}]}
+    else:
+        route, asked = "embeddings", {"model": model, "input": question}
     return (
         f"Ready in {seconds:.1f} s: model {model} at {base_url}/v1 and gRPC {grpc_target}. Try: "
-        f"curl {base_url}/v1/chat/completions -H 'content-type: application/json' -d {body}"
+        f"curl {base_url}/v1/{route} -H 'content-type: application/json' -d {shlex.quote(json.dumps(asked))}"
     )
 
 

@@ -215,7 +215,7 @@ class LoadAdapter(_Tagged, frozen=True):
     """Reads a LoRA adapter into memory, beside the steps. AdapterLoaded or AdapterRefused answers."""
 
     adapter: int
-    """Its id from now on: at least 1, and never given twice, so that it also tells what cached blocks hold."""
+    """Its id from now on: at least 1, and never given twice, so that it tells what cached blocks hold."""
     path: str
     """A folder in PEFT's format."""
 

@@ -3,8 +3,8 @@
 - Decodes come first: a running sequence that lacks one token gets it. There are never more running
   sequences than tokens in a step, so a prefill in progress gets at least one token, and it goes on
   before a new one starts.
-- A waiting sequence is admitted when all its known tokens fit, and its adapter; who waits, and in what order, stands in
-  `waiting_queue.py`.
+- A waiting sequence is admitted when all its known tokens fit, and its adapter; who waits, and in what order,
+  stands in `waiting_queue.py`.
 - A sequence that follows a grammar is held until its last token is known, and which may follow it. The others
   go on meanwhile.
 - A step may be planned while others are in flight: a token that they sample counts as known, although not

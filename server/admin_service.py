@@ -9,13 +9,15 @@ from google.protobuf import timestamp_pb2
 
 from pagewire.v1 import admin_pb2
 from server.errors import AbortedByOperatorError, NotFoundError, RequestLostError
-from server.fields import invalid, shown
+from server.fields import Fields, invalid, shown
 
 if TYPE_CHECKING:
+    from server.adapters import Adapters
     from server.admission import Admission
     from server.engine import Engine
     from server.readiness import Readiness
     from server.rpc import Call
+    from server.served_model import Adapter
 
 DEFAULT_DRAIN_S = 30.0
 
@@ -23,8 +25,11 @@ DEFAULT_DRAIN_S = 30.0
 class AdminService:
     """Watches and steers the server."""
 
-    def __init__(self, engine: Engine, admission: Admission, readiness: Readiness) -> None:
+    def __init__(
+        self, engine: Engine, adapters: Adapters, admission: Admission, readiness: Readiness
+    ) -> None:
         self._engine = engine
+        self._adapters = adapters
         self._admission = admission
         self._readiness = readiness
         self._started_s = time.time()
@@ -63,3 +68,38 @@ class AdminService:
         self._readiness.refuse_new()
         error = RequestLostError("the server is draining")
         return admin_pb2.DrainResponse(num_aborted=await self._admission.drain(timeout_s, error))
+
+    async def load_adapter(
+        self, request: admin_pb2.LoadAdapterRequest, call: Call
+    ) -> admin_pb2.LoadAdapterResponse:
+        """Load a LoRA adapter and serve it by name."""
+        fields = Fields()
+        fields.require(bool(request.name), "name", "is needed")
+        fields.require(bool(request.path), "path", "is needed")
+        fields.check()
+        adapter = await self._adapters.load(request.name, request.path, replace=request.replace)
+        return admin_pb2.LoadAdapterResponse(adapter=_described(adapter))
+
+    async def unload_adapter(
+        self, request: admin_pb2.UnloadAdapterRequest, call: Call
+    ) -> admin_pb2.UnloadAdapterResponse:
+        """Refuse new requests for an adapter, wait for the running ones, and forget it."""
+        await self._adapters.unload(request.name)
+        return admin_pb2.UnloadAdapterResponse()
+
+    async def list_adapters(
+        self, request: admin_pb2.ListAdaptersRequest, call: Call
+    ) -> admin_pb2.ListAdaptersResponse:
+        """List the loaded adapters."""
+        return admin_pb2.ListAdaptersResponse(adapters=map(_described, self._adapters.all))
+
+    async def reset_prefix_cache(
+        self, request: admin_pb2.ResetPrefixCacheRequest, call: Call
+    ) -> admin_pb2.ResetPrefixCacheResponse:
+        """Forget all cached prefixes that no running request holds."""
+        self._engine.reset_prefix_cache()
+        return admin_pb2.ResetPrefixCacheResponse()
+
+
+def _described(adapter: Adapter) -> admin_pb2.Adapter:
+    return admin_pb2.Adapter(name=adapter.name, path=adapter.path, rank=adapter.rank)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import ModelLoadError
 from server import loading
+from server.adapters import LoraModuleError
 from server.engine_link import ENGINE_COMMAND
 from server.engine_process import EngineProcess, EngineStartError
 from server.errors import RequestLostError
@@ -20,13 +21,14 @@ from server.generation_defaults import GenerationConfigError
 from server.listeners import PortError, bind, make_listener
 from server.model_store import ModelStoreError
 from server.progress import Progress
-from server.served_model import ModelSlot, ServedModel
+from server.served_model import Adapter, ModelSlot, ServedModel
 from server.services import ADMIN, HEALTH, INFERENCE, MODELS, Services
 from server.tokenizer import TokenizerError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from concurrent.futures import Executor
+    from pathlib import Path
 
     import grpc.aio
 
@@ -37,7 +39,14 @@ logger = logging.getLogger(__name__)
 ENGINE_GRACE_S = 5.0
 LISTENER_GRACE_S = 0.5
 
-_LOAD_ERRORS = (EngineStartError, GenerationConfigError, ModelLoadError, ModelStoreError, TokenizerError)
+_LOAD_ERRORS = (
+    EngineStartError,
+    GenerationConfigError,
+    LoraModuleError,
+    ModelLoadError,
+    ModelStoreError,
+    TokenizerError,
+)
 
 
 def run(config: ServerConfig, engine_command: Sequence[str] = ENGINE_COMMAND) -> int:
@@ -83,6 +92,7 @@ class Server:
             executor,
             max_queued_requests=config.max_queued_requests,
             max_logprobs=config.max_logprobs,
+            max_adapters=config.max_adapters,
         )
         self._listeners: list[grpc.aio.Server] = []
         self._port = 0
@@ -150,18 +160,22 @@ class Server:
         config = self._config
         path = await loading.locate(config, self._progress)
         running = asyncio.create_task(self._engine.run(loading.engine_config(config, path)))
-        loaded = asyncio.create_task(loading.load(config, path, self._engine))
+        loaded = asyncio.create_task(self._load(path))
         try:
             await asyncio.wait({running, loaded}, return_when=asyncio.FIRST_COMPLETED)
             if loaded.done():
-                self._announce(loaded.result())
+                self._announce(*loaded.result())
             await running
         finally:
             running.cancel()
             loaded.cancel()
 
-    def _announce(self, model: ServedModel) -> None:
-        self._models.put(model)
+    async def _load(self, path: Path) -> tuple[ServedModel, list[Adapter]]:
+        model = await loading.load(self._config, path, self._engine)
+        return model, await self._services.adapters.load_first(self._config.lora_modules, model)
+
+    def _announce(self, model: ServedModel, adapters: list[Adapter]) -> None:
+        self._models.put(model, adapters)
         self._services.readiness.refresh()
         self._progress.close()
         seconds = time.monotonic() - self._started_s

@@ -13,6 +13,16 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
 
+class LoraModule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A LoRA adapter to load at the start."""
+
+    name: str
+    path: str
+    """Its folder, in PEFT's format."""
+    base_model_name: str | None = None
+    """A name of the model, as vLLM has it here; any other is refused."""
+
+
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one server process and of the engine process that it starts."""
 
@@ -38,6 +48,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """`engine.model_path` is set by the server once the model is on disk."""
     generation_config: str = "auto"
     """`auto` takes sampling defaults from the model's generation_config.json, `none` ignores them."""
+    lora_modules: tuple[LoraModule, ...] = ()
+    """Adapters that are served from the start. `engine.max_loras` must not be 0."""
+    max_cpu_loras: int = 16
+    """Adapters in memory at once, of which `engine.max_loras` may take part in one step."""
     max_logprobs: int = 20
     """Most alternatives that a request may ask for at a position."""
     host: str = "127.0.0.1"
@@ -53,6 +67,11 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Of one gRPC request."""
     drain_timeout_s: float = 30.0
     """How long running requests may go on after SIGTERM."""
+
+    @property
+    def max_adapters(self) -> int:
+        """Adapters in memory at once; 0 where there are none."""
+        return self.max_cpu_loras if self.engine.max_loras else 0
 
     def name_of_model(self) -> str:
         """The name that responses carry. A local model's own name is that of its folder or file."""

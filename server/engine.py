@@ -43,5 +43,26 @@ class Engine(Protocol):
             EngineUnavailableError: at once or from the iterator; the sequence will bring no more.
         """
 
+    async def load_adapter(self, adapter: int, path: str) -> int:
+        """Load a LoRA adapter under an id, and return its rank. The engine has it again after a restart.
+
+        Raises:
+            AdapterError: it cannot be used with this model.
+            EngineUnavailableError: the engine is not there, or was lost meanwhile.
+        """
+
+    def unload_adapter(self, adapter: int) -> None:
+        """Forget an adapter that no sequence uses."""
+
+    def has_adapter(self, adapter: int) -> bool:
+        """Whether an adapter is there: after a restart it may be lost, if its files are."""
+
+    def reset_prefix_cache(self) -> None:
+        """Forget all cached prefixes that no running sequence holds.
+
+        Raises:
+            EngineUnavailableError: the engine is not there.
+        """
+
     def abort(self, request_id: str) -> None:
         """End a sequence; unknown ids are ignored. Its iterator ends with finish reason ABORTED."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from engine.messages import (
     Abort,
+    AdapterLoaded,
+    AdapterRefused,
     EngineStats,
     Fatal,
     FinishReason,
@@ -16,10 +18,12 @@ from engine.messages import (
     Loading,
     Ready,
     RequestOutput,
+    ResetPrefixCache,
     StepOutputs,
     Submit,
 )
 from server.engine import EngineUnavailableError
+from server.engine_adapters import EngineAdapters
 from server.engine_link import ENGINE_COMMAND, EngineLink
 from server.mailbox import Mailbox
 from server.restart_policy import RestartPolicy
@@ -73,6 +77,7 @@ class EngineProcess:
         self._vocabulary: Vocabulary | None = None
         self._not_ready_reason: str | None = _LOADING
         self._mailboxes: dict[str, Mailbox] = {}
+        self._adapters = EngineAdapters()
         self._num_silent_ticks = 0
         self._last_progress_s = 0.0
         self._fatal: str | None = None
@@ -104,16 +109,36 @@ class EngineProcess:
         if self._link is not None:
             self._link.send(vocabulary)
 
+    async def load_adapter(self, adapter: int, path: str) -> int:
+        """See `server.engine.Engine`."""
+        return await self._adapters.load(self._ready_link(), adapter, path)
+
+    def unload_adapter(self, adapter: int) -> None:
+        """See `server.engine.Engine`."""
+        self._adapters.unload(self._link, adapter)
+
+    def has_adapter(self, adapter: int) -> bool:
+        """See `server.engine.Engine`."""
+        return adapter in self._adapters
+
+    def reset_prefix_cache(self) -> None:
+        """See `server.engine.Engine`."""
+        self._ready_link().send(ResetPrefixCache())
+
     def submit(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]:
         """See `server.engine.Engine`."""
-        if self._not_ready_reason is not None or self._link is None:
-            raise EngineUnavailableError(self._not_ready_reason)
+        link = self._ready_link()
         assert request.request_id not in self._mailboxes, request.request_id
         if not self._mailboxes:
             self._last_progress_s = asyncio.get_running_loop().time()
         mailbox = self._mailboxes[request.request_id] = Mailbox(request.request_id, self.abort)
-        self._link.send(Submit(request))
+        link.send(Submit(request))
         return mailbox.outputs()
+
+    def _ready_link(self) -> EngineLink:
+        if self._not_ready_reason is not None or self._link is None:
+            raise EngineUnavailableError(self._not_ready_reason)
+        return self._link
 
     def abort(self, request_id: str) -> None:
         """See `server.engine.Engine`."""
@@ -190,8 +215,13 @@ class EngineProcess:
                 self._on_progress(stage, done, total)
             case Ready(info):
                 self._info = info
+                assert self._link is not None
+                self._adapters.bring_back(self._link)
                 self._loaded.set()
-                self._become(None)
+                self._become_ready()
+            case AdapterLoaded() | AdapterRefused():
+                self._adapters.take(frame)
+                self._become_ready()
             case Fatal(message):
                 self._fatal = message
 
@@ -206,9 +236,14 @@ class EngineProcess:
     def _lose(self, reason: str) -> None:
         """Be not ready, and end every sequence with an error."""
         self._become(f"{reason} and is being started again")
+        self._adapters.lose(reason)
         mailboxes, self._mailboxes = self._mailboxes, {}
         for mailbox in mailboxes.values():
             mailbox.fail(EngineUnavailableError(reason))
+
+    def _become_ready(self) -> None:
+        if self._adapters.are_complete:
+            self._become(None)
 
     def _become(self, not_ready_reason: str | None) -> None:
         self._not_ready_reason = not_ready_reason

@@ -4,6 +4,9 @@ ServiceError                    text that is safe for the caller
 ├── InvalidRequestError         fields that were refused
 │   └── ContextLengthError      the prompt does not fit the context
 ├── NotFoundError               an unknown model, adapter or request
+├── AlreadyExistsError          an adapter's name is in use
+├── AdaptersOffError            the server takes no adapters
+├── TooManyAdaptersError        no more adapters can be kept
 ├── UnsupportedByModelError     the model cannot do what is asked for
 ├── QueueFullError              too many requests wait
 ├── SlowReaderError             the caller stopped reading its stream
@@ -72,6 +75,18 @@ class UnsupportedByModelError(ServiceError):
     """The model is not of the kind that can do what is asked for."""
 
 
+class AlreadyExistsError(ServiceError):
+    """The name is in use."""
+
+
+class AdaptersOffError(ServiceError):
+    """The server was started without LoRA adapters."""
+
+
+class TooManyAdaptersError(ServiceError):
+    """As many adapters are loaded as may be."""
+
+
 class QueueFullError(ServiceError):
     """Too many requests wait already."""
 
@@ -112,6 +127,9 @@ _TABLE: dict[type[BaseException], _Rule] = {
     ContextLengthError: _Rule(grpc.StatusCode.INVALID_ARGUMENT, "CONTEXT_LENGTH_EXCEEDED"),
     NotFoundError: _Rule(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"),
     UnsupportedByModelError: _Rule(grpc.StatusCode.FAILED_PRECONDITION, "UNSUPPORTED_BY_MODEL"),
+    AlreadyExistsError: _Rule(grpc.StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS"),
+    AdaptersOffError: _Rule(grpc.StatusCode.FAILED_PRECONDITION, "ADAPTERS_OFF"),
+    TooManyAdaptersError: _Rule(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_ADAPTERS"),
     QueueFullError: _Rule(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", retry_delay_s=1),
     SlowReaderError: _Rule(grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_READER"),
     NotReadyError: _Rule(grpc.StatusCode.UNAVAILABLE, "NOT_READY", retry_delay_s=1),

@@ -125,6 +125,7 @@ class Generation:
             cache_salt=request.cache_salt,
             bypass_prefix_cache=request.bypass_prefix_cache,
             grammar=self._grammar,
+            adapter=self._model.adapter_id,
         )
 
     async def _pump(self, choice: Choice) -> None:

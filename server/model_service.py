@@ -30,9 +30,11 @@ class ModelService:
     async def list_models(
         self, request: models_pb2.ListModelsRequest, call: Call
     ) -> models_pb2.ListModelsResponse:
-        """List the model under each of its names."""
-        model = self._models.get()
-        return models_pb2.ListModelsResponse(models=[_describe(model, name) for name in model.names])
+        """List the model under each of its names, then its adapters."""
+        models = [self._models.get(), *self._models.adapters]
+        return models_pb2.ListModelsResponse(
+            models=[_describe(model, name) for model in models for name in model.names]
+        )
 
     async def get_model(self, request: models_pb2.GetModelRequest, call: Call) -> models_pb2.GetModelResponse:
         """Describe the model of one name."""
@@ -109,6 +111,7 @@ def _describe(model: ServedModel, name: str) -> models_pb2.Model:
     return models_pb2.Model(
         name=name,
         root=model.root,
+        parent=model.parent,
         created=created,
         max_model_len=model.max_model_len,
         vocab_size=model.info.vocab_size,

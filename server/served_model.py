@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.messages import Vocabulary
@@ -12,11 +13,27 @@ from server.errors import NotFoundError, NotReadyError
 from server.fields import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from engine.messages import EngineInfo
     from server.chat.reasoning import ReasoningFormat
     from server.chat.tool_formats import ToolFormat
     from server.generation_defaults import GenerationDefaults
     from server.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter in the engine."""
+
+    number: int
+    """Its id there, from 1, never given twice."""
+    name: str
+    path: str
+    """Its folder, on this machine."""
+    rank: int
+    created_s: float
+    """When it was loaded, in seconds since the epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +55,26 @@ class ServedModel:
     """How it marks its reasoning; None where it has none."""
     trusts_chat_templates: bool = False
     """Whether a chat may bring its own template."""
+    adapter: Adapter | None = None
+    """What the engine adds to the weights."""
+    parent: str = ""
+    """Name of the base model, where this is an adapter."""
+
+    @property
+    def adapter_id(self) -> int:
+        """What the engine calls the adapter; 0 where there is none."""
+        return 0 if self.adapter is None else self.adapter.number
+
+    def with_adapter(self, adapter: Adapter) -> ServedModel:
+        """Return the model that the base model and an adapter make, served under the adapter's name."""
+        return replace(
+            self,
+            names=(adapter.name,),
+            root=Path(adapter.path).resolve().name,
+            created_s=adapter.created_s,
+            adapter=adapter,
+            parent=self.name,
+        )
 
     @property
     def name(self) -> str:
@@ -67,22 +104,25 @@ class ServedModel:
 
 
 class ModelSlot:
-    """Holds the served model once it is loaded."""
+    """Holds the served model once it is loaded, and what it is with each of its adapters."""
 
     def __init__(self) -> None:
         self._model: ServedModel | None = None
+        self._adapters: dict[str, ServedModel] = {}
 
     @property
     def is_loaded(self) -> bool:
         """Whether there is a model."""
         return self._model is not None
 
-    def put(self, model: ServedModel) -> None:
-        """Serve this model from now on."""
+    def put(self, model: ServedModel, adapters: Sequence[Adapter] = ()) -> None:
+        """Serve this model from now on, alone and with each of these adapters."""
         self._model = model
+        for adapter in adapters:
+            self.put_adapter(adapter)
 
     def get(self, name: str = "") -> ServedModel:
-        """Return the model of that name; empty means the server's model.
+        """Return the model or adapter of that name; empty means the server's model.
 
         Raises:
             NotReadyError: it is still loading.
@@ -90,6 +130,32 @@ class ModelSlot:
         """
         if self._model is None:
             raise NotReadyError("the model is loading")
+        if name in self._adapters:
+            return self._adapters[name]
         if name and name not in self._model.names:
             raise NotFoundError("MODEL_NOT_FOUND", f"the model {shown(name)} does not exist")
         return self._model
+
+    @property
+    def adapters(self) -> list[ServedModel]:
+        """The model with each of its adapters, in the order in which they were loaded."""
+        return list(self._adapters.values())
+
+    def get_adapter(self, name: str) -> ServedModel:
+        """Return the model with the adapter of that name.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        if name not in self._adapters:
+            raise NotFoundError("ADAPTER_NOT_FOUND", f"the adapter {shown(name)} is not loaded")
+        return self._adapters[name]
+
+    def put_adapter(self, adapter: Adapter) -> None:
+        """Serve an adapter from now on, in place of one of the same name."""
+        self._adapters.pop(adapter.name, None)
+        self._adapters[adapter.name] = self.get().with_adapter(adapter)
+
+    def remove_adapter(self, name: str) -> None:
+        """Serve an adapter no longer."""
+        del self._adapters[name]

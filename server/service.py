@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from pagewire.v1 import inference_pb2
+    from server.adapters import Adapters
     from server.admission import Admission
     from server.engine import Engine
     from server.grammar_checker import GrammarChecker
     from server.rpc import Call
-    from server.served_model import ModelSlot
+    from server.served_model import ServedModel
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class InferenceService:
     def __init__(
         self,
         engine: Engine,
-        models: ModelSlot,
+        adapters: Adapters,
         admission: Admission,
         executor: Executor,
         grammars: GrammarChecker,
@@ -48,7 +49,7 @@ class InferenceService:
     ) -> None:
         """`executor` runs what takes CPU time: rendering and encoding prompts."""
         self._engine = engine
-        self._models = models
+        self._adapters = adapters
         self._admission = admission
         self._executor = executor
         self._grammars = grammars
@@ -69,8 +70,9 @@ class InferenceService:
 
     async def embed(self, request: inference_pb2.EmbedRequest, call: Call) -> inference_pb2.EmbedResponse:
         """Answer with a vector for each input."""
-        with self._admission.admit(call) as ticket:
-            model = self._models.get(request.model)
+        with self._admission.admit(call) as ticket, self._adapters.use(request.model, "") as model:
+            if model.adapter is not None:
+                raise UnsupportedByModelError("embeddings are made by the base model alone, without adapters")
             checked = validate_embedding(request, model)
             loop = asyncio.get_running_loop()
             inputs = await loop.run_in_executor(self._executor, encode_inputs, checked, model)
@@ -93,8 +95,9 @@ class InferenceService:
     async def _events(
         self, request: inference_pb2.GenerateRequest | inference_pb2.StreamGenerateRequest, call: Call
     ) -> AsyncGenerator[inference_pb2.StreamGenerateResponse, None]:
-        with self._admission.admit(call) as ticket:
-            generation = await self._prepare(request, call)
+        spec = request.spec
+        with self._admission.admit(call) as ticket, self._adapters.use(spec.model, spec.adapter) as model:
+            generation = await self._prepare(request, model, call)
             call.on_end(generation.abort)
             async with contextlib.aclosing(generation.events()) as events:
                 async for event in events:
@@ -104,11 +107,13 @@ class InferenceService:
                     yield event
 
     async def _prepare(
-        self, request: inference_pb2.GenerateRequest | inference_pb2.StreamGenerateRequest, call: Call
+        self,
+        request: inference_pb2.GenerateRequest | inference_pb2.StreamGenerateRequest,
+        model: ServedModel,
+        call: Call,
     ) -> Generation:
         if not request.HasField("spec"):
             raise invalid("spec", "is needed")
-        model = self._models.get(request.spec.model)
         if not model.info.can_generate:
             raise UnsupportedByModelError(f"the model {model.name!r} makes embeddings, and generates no text")
         checked = validate(request.spec, model, self._max_logprobs)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from grpc_health.v1 import health_pb2
 
 from pagewire.v1 import admin_pb2, inference_pb2, models_pb2
+from server.adapters import Adapters
 from server.admin_service import AdminService
 from server.admission import Admission
 from server.grammar_checker import GrammarChecker
@@ -32,7 +33,7 @@ HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 
 
 class Services:
-    """Builds the services; `readiness` and `admission` are for those who start and stop the server."""
+    """Builds the services; `readiness`, `admission` and `adapters` are for those who start and stop the server."""
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class Services:
         *,
         max_queued_requests: int,
         max_logprobs: int,
+        max_adapters: int = 0,
         write_timeout_s: float = WRITE_TIMEOUT_S,
     ) -> None:
         """`executor` runs what takes CPU time."""
@@ -49,11 +51,12 @@ class Services:
         self.admission = Admission(self.readiness, max_queued_requests)
         self._write_timeout_s = write_timeout_s
         self._grammars = GrammarChecker()
+        self.adapters = Adapters(engine, models, max_adapters)
         self._inference = InferenceService(
-            engine, models, self.admission, executor, self._grammars, max_logprobs
+            engine, self.adapters, self.admission, executor, self._grammars, max_logprobs
         )
         self._models = ModelService(models, executor)
-        self._admin = AdminService(engine, self.admission, self.readiness)
+        self._admin = AdminService(engine, self.adapters, self.admission, self.readiness)
         self._health = Health([INFERENCE.full_name, MODELS.full_name], self.readiness)
 
     async def close(self) -> None:

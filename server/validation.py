@@ -12,8 +12,7 @@ from pagewire.v1 import inference_pb2
 from server.chat_tools import ToolUse
 from server.constraints import parse_constraint
 from server.conversations import parse_chat
-from server.errors import NotFoundError
-from server.fields import Fields, shown
+from server.fields import Fields
 from server.generation_request import GenerationRequest
 from server.output_format import output_format
 from server.prompts import Prompt, Truncation
@@ -35,10 +34,7 @@ def validate(spec: inference_pb2.GenerationSpec, model: ServedModel, max_logprob
 
     Raises:
         InvalidRequestError: fields were refused.
-        NotFoundError: the adapter does not exist.
     """
-    if spec.adapter:
-        raise NotFoundError("ADAPTER_NOT_FOUND", f"the adapter {shown(spec.adapter)} is not loaded")
     fields = Fields()
     output = spec.output
     sampling = sampling_params(fields, spec, model, lengths(fields, spec.stopping, model), max_logprobs)

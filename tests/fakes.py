@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from engine.errors import AdapterError
 from engine.messages import (
     EngineInfo,
     EngineRequest,
@@ -133,6 +134,8 @@ class FakeEngine:
         self.submit_error: Exception | None = None
         self.requests: list[EngineRequest] = []
         self.aborted: list[str] = []
+        self.adapters: dict[int, str] = {}
+        self.num_cache_resets = 0
         self._script = script
         self._manual = manual
         self._live: dict[str, _Sequence] = {}
@@ -142,6 +145,26 @@ class FakeEngine:
     def live(self) -> set[str]:
         """Ids of the sequences that have not ended."""
         return set(self._live)
+
+    async def load_adapter(self, adapter: int, path: str) -> int:
+        """See `server.engine.Engine`. Folders called "broken" are refused."""
+        if "broken" in path:
+            raise AdapterError(f"{path}: not an adapter")
+        self.adapters[adapter] = path
+        return 8
+
+    def unload_adapter(self, adapter: int) -> None:
+        """See `server.engine.Engine`."""
+        del self.adapters[adapter]
+        self._notify()
+
+    def has_adapter(self, adapter: int) -> bool:
+        """See `server.engine.Engine`."""
+        return adapter in self.adapters
+
+    def reset_prefix_cache(self) -> None:
+        """See `server.engine.Engine`."""
+        self.num_cache_resets += 1
 
     def submit(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]:
         """See `server.engine.Engine`."""
@@ -203,6 +226,12 @@ class FakeEngine:
             self._changed.clear()
             await self._changed.wait()
 
+    async def until_adapters(self, num_adapters: int) -> None:
+        """Wait until that many adapters are left."""
+        while len(self.adapters) != num_adapters:
+            self._changed.clear()
+            await self._changed.wait()
+
     def _notify(self) -> None:
         self._changed.set()
 
@@ -261,6 +290,7 @@ async def serve(
     *,
     names: tuple[str, ...] = ("fake-model",),
     max_queued_requests: int = 64,
+    max_adapters: int = 0,
     write_timeout_s: float = 30.0,
 ) -> AsyncIterator[FakeServer]:
     """Serve a fake engine with the real services, on free ports of this machine."""
@@ -282,6 +312,7 @@ async def serve(
             executor,
             max_queued_requests=max_queued_requests,
             max_logprobs=20,
+            max_adapters=max_adapters,
             write_timeout_s=write_timeout_s,
         )
         public, admin = (

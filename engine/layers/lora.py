@@ -70,7 +70,7 @@ class LowRank:
         self._b[slot - 1].zero_()
 
     def write(self, slot: int, part: int, a: Tensor, b: Tensor) -> None:
-        """Put matrices [rank, k] and [size of the part, rank], the scale in b, into a cleared slot, from 1."""
+        """Put matrices [rank, k] and [size of the part, rank], the scale in b, into a cleared slot."""
         first, rank = part * self._rank, len(a)
         start = sum(self._parts[:part])
         self._a[slot - 1, first : first + rank].copy_(a, non_blocking=True)

@@ -11,7 +11,7 @@ from google.protobuf import json_format
 
 from engine.messages import SamplingParams
 from pagewire.v1 import chat_pb2, inference_pb2
-from server.errors import InvalidRequestError, NotFoundError
+from server.errors import InvalidRequestError
 from server.generation_defaults import GenerationDefaults
 from server.served_model import ServedModel
 from server.validation import validate
@@ -190,10 +190,6 @@ def test_all_refused_fields_are_reported_together() -> None:
     spec.sampling.temperature, spec.sampling.top_p, spec.output.logprobs = 3, 2, 99
     assert refused(spec) == ["spec.sampling.temperature", "spec.sampling.top_p", "spec.output.logprobs"]
 
-
-def test_an_adapter_is_not_found() -> None:
-    with pytest.raises(NotFoundError):
-        check(inference_pb2.GenerationSpec(text="a", adapter="x"))
 
 
 def test_defaults_are_the_models_own_and_then_the_contracts() -> None:
