@@ -35,11 +35,11 @@ class ResponsePlan:
     is_stored: bool
 
 
-def plan_response(request: ResponseRequest, store: ResponseStore, owner: str) -> ResponsePlan:
-    """Prepare a response.
+def plan_response(request: ResponseRequest, store: ResponseStore, owner: str, max_bytes: int) -> ResponsePlan:
+    """Prepare a response, for a conversation whose earlier turns have at most so many bytes.
 
     Raises:
-        ApiError: 400 or 404; it names the field.
+        ApiError: 400, 404 or 413; it names the field.
     """
     if request.background and not store.is_on:
         raise ApiError(
@@ -52,7 +52,7 @@ def plan_response(request: ResponseRequest, store: ResponseStore, owner: str) ->
     response_id = "resp_" + uuid.uuid4().hex
     ids = ItemIds(response_id)
     toolbox = parse_tools(request.tools or ())
-    earlier = earlier_items(store, owner, request.previous_response_id)
+    earlier = earlier_items(store, owner, request.previous_response_id, max_bytes)
     items = parse_items(request.input or [], ids, lambda item_id: store.find_item(owner, item_id))
     spec = response_spec(request)
     write_conversation(spec.chat, request.instructions, (*earlier, *items), toolbox)
@@ -67,13 +67,14 @@ def plan_response(request: ResponseRequest, store: ResponseStore, owner: str) ->
     return ResponsePlan(spec, writer, owner, items, is_stored)
 
 
-def earlier_items(store: ResponseStore, owner: str, response_id: str | None) -> list[Item]:
+def earlier_items(store: ResponseStore, owner: str, response_id: str | None, max_bytes: int) -> list[Item]:
     """Return the input and output of a response and of all before it, oldest first.
 
     Raises:
-        ApiError: 400; one of them is not there.
+        ApiError: 400; one of them is not there. 413; they have more bytes than that.
     """
     turns: list[list[Item]] = []
+    num_bytes = 0
     while response_id is not None:
         stored = store.get(owner, response_id)
         if stored is None:
@@ -82,6 +83,14 @@ def earlier_items(store: ResponseStore, owner: str, response_id: str | None) -> 
                 f"Previous response with id '{response_id[:100]}' not found.",
                 param="previous_response_id",
                 code="previous_response_not_found",
+            )
+        num_bytes += len(stored.body_json) + len(stored.input_json)
+        if num_bytes > max_bytes:
+            raise ApiError(
+                413,
+                f"The conversation's earlier turns exceed {max_bytes} bytes.",
+                param="previous_response_id",
+                code="request_too_large",
             )
         body = stored.body()
         turns.append([*stored.input_items(), *filter(_is_whole, body["output"])])

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from translator.response_plan import ResponsePlan
     from translator.response_store import ResponseStore
 
-CANCELLED = ApiError(499, "The response was cancelled.", code="cancelled")
-"""What ends a generation that the API was asked to cancel."""
-
 
 class ResponseRun:
     """Runs one plan. Whoever made it calls `close` in the end, finished or not."""
@@ -32,6 +29,8 @@ class ResponseRun:
         self._generation = generation
         self._store = store
         self._is_started = False
+        self._cancelled = ApiError(499, "The response was cancelled.", code="cancelled")
+        """What ends the generation when the API is asked to cancel it."""
         self.error: ApiError | None = None
         """Why it failed, where it did."""
 
@@ -82,7 +81,7 @@ class ResponseRun:
                     yield [made for choice in event.choices for made in self._writer.add(choice)]
         except ApiError as error:
             self.error = error
-            yield list(self._writer.cancel() if error is CANCELLED else self._writer.fail(error))
+            yield list(self._writer.cancel() if error is self._cancelled else self._writer.fail(error))
 
     async def whole(self) -> Body:
         """Generate to the end and return the response.
@@ -115,7 +114,7 @@ class ResponseRun:
 
     def stop(self) -> None:
         """End the generation; the response becomes a cancelled one."""
-        self._generation.cut(CANCELLED)
+        self._generation.cut(self._cancelled)
 
     def fail(self, error: ApiError) -> list[Event]:
         """End the response with an error, and return its last events."""

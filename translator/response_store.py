@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from translator.response_items import Item
     from translator.response_object import Body
 
-# What a record takes beside its bytes.
+# What a response takes beside its bytes, and so does the index of its items, each.
 _OVERHEAD_BYTES = 1024
+_ITEM_BYTES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class StoredResponse:
     body_json: bytes
     input_json: bytes
     """Its own input items; those of earlier turns are kept with their responses."""
+    item_ids: tuple[str, ...]
+    """Of its input and its output."""
     frames: tuple[bytes, ...] = ()
     """The frames of its stream, where it ran in the background."""
 
@@ -33,7 +36,7 @@ class StoredResponse:
     def num_bytes(self) -> int:
         """What it takes in memory."""
         own = len(self.body_json) + len(self.input_json) + sum(map(len, self.frames))
-        return own + _OVERHEAD_BYTES
+        return own + _OVERHEAD_BYTES + sum(_ITEM_BYTES + len(item_id) for item_id in self.item_ids)
 
     def body(self) -> Body:
         """Return the response object."""
@@ -49,7 +52,7 @@ class StoredResponse:
 @dataclass(slots=True)
 class _Entry:
     stored: StoredResponse
-    item_ids: tuple[str, ...]
+    num_bytes: int
     used_s: float
 
 
@@ -95,14 +98,19 @@ class ResponseStore:
 
     def put(self, owner: str, body: Body, input_items: Sequence[Item], frames: Sequence[bytes] = ()) -> None:
         """Keep a finished response. One that is larger than the store is not kept."""
-        stored = StoredResponse(msgspec.json.encode(body), msgspec.json.encode(input_items), tuple(frames))
+        stored = StoredResponse(
+            body_json=msgspec.json.encode(body),
+            input_json=msgspec.json.encode(input_items),
+            item_ids=tuple(item["id"] for item in (*input_items, *body["output"])),
+            frames=tuple(frames),
+        )
         self.delete(owner, body["id"])
-        if stored.num_bytes > self._max_bytes:
+        num_bytes = stored.num_bytes
+        if num_bytes > self._max_bytes:
             return
-        item_ids = tuple(item["id"] for item in (*input_items, *body["output"]))
-        self._entries[owner, body["id"]] = _Entry(stored, item_ids, self._clock())
-        self._num_bytes += stored.num_bytes
-        for item_id in item_ids:
+        self._entries[owner, body["id"]] = _Entry(stored, num_bytes, self._clock())
+        self._num_bytes += num_bytes
+        for item_id in stored.item_ids:
             self._holders[owner, item_id] = body["id"]
         self._evict()
 
@@ -130,8 +138,8 @@ class ResponseStore:
         entry = self._entries.pop((owner, response_id), None)
         if entry is None:
             return False
-        self._num_bytes -= entry.stored.num_bytes
-        for item_id in entry.item_ids:
+        self._num_bytes -= entry.num_bytes
+        for item_id in entry.stored.item_ids:
             if self._holders.get((owner, item_id)) == response_id:
                 del self._holders[owner, item_id]
         return True

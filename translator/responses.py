@@ -63,7 +63,7 @@ async def create_response(request: Request) -> Response:
     asked = parse_response_request(await read_json_body(request))
     apply_headers(request, asked)
     shelf = _shelf_of(request)
-    plan = plan_response(asked, shelf.store, owner_of(request))
+    plan = plan_response(asked, shelf.store, owner_of(request), config_of(request).max_body_bytes)
     generation = backend_of(request).generate(plan.spec, request_id_of(request), Endpoint.RESPONSES)
     run = ResponseRun(plan, generation, shelf.store)
     if asked.background:
@@ -156,7 +156,8 @@ async def list_input_items(request: Request) -> Response:
 async def count_input_tokens(request: Request) -> Response:
     """Tell how many tokens a request's prompt has."""
     asked = parse_response_request(await read_json_body(request))
-    plan = plan_response(asked, _shelf_of(request).store, owner_of(request))
+    store, max_bytes = _shelf_of(request).store, config_of(request).max_body_bytes
+    plan = plan_response(asked, store, owner_of(request), max_bytes)
     question = models_pb2.TokenizeRequest(model=plan.spec.model, chat=plan.spec.chat)
     answer = await backend_of(request).tokenize(question, request_id_of(request), Endpoint.RESPONSES)
     return _json({"object": "response.input_tokens", "input_tokens": len(answer.token_ids)})
@@ -196,7 +197,8 @@ def _input_of(request: Request) -> list[Item]:
         if stored is None:
             raise _not_found(response_id)
         own, previous_id = stored.input_items(), stored.body()["previous_response_id"]
-    return [*earlier_items(shelf.store, owner, previous_id), *own]
+    max_bytes = config_of(request).max_body_bytes
+    return [*earlier_items(shelf.store, owner, previous_id, max_bytes), *own]
 
 
 def _stream(

@@ -542,6 +542,14 @@ class TestStored:
             assert http.get(f"{PATH}/{body['id']}").status_code == 404
             assert refusal(post(http, background=True))["param"] == "background"
 
+    def test_a_long_conversation_has_an_end(self) -> None:
+        with serving(max_body_bytes=4000) as house, httpx.Client(base_url=house.url, timeout=20) as http:
+            response = post(http)
+            while response.status_code == 200:
+                response = post(http, input="x" * 500, previous_response_id=response.json()["id"])
+            error = refusal(response, 413)
+            assert (error["param"], error["code"]) == ("previous_response_id", "request_too_large")
+
     def test_tokens_are_counted(self, http: httpx.Client, house: House) -> None:
         response = http.post(f"{PATH}/input_tokens", json={"input": "hi", "instructions": "be"})
         assert response.json()["object"] == "response.input_tokens"
