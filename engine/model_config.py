@@ -143,8 +143,8 @@ def _hf_architecture(fields: Mapping[str, Any]) -> str:
     known = [name for name in names if name in ARCHITECTURES]
     if not known:
         raise NoPageError(
-            f"the architecture {', '.join(names) or 'is not given and'} is not supported; "
-            f"supported are {', '.join(ARCHITECTURES)}"
+            f"no page of ours computes {', '.join(names) or 'a model without architectures'}; "
+            f"there are {', '.join(ARCHITECTURES)}"
         )
     return str(known[0])
 

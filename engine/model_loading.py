@@ -44,7 +44,7 @@ def load_config(path: Path, implementation: ModelImplementation) -> ModelConfig 
 
     config = GeneralConfig.load(path)
     logger.warning(
-        "%s runs through transformers' attention interface, which is slower than a page of ours: %s",
+        "%s runs through transformers' attention interface, which is slower than our own code: %s",
         config.architecture,
         reason,
     )

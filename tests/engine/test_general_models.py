@@ -35,7 +35,7 @@ FLOAT32 = Precision(torch.float32, torch.float32, torch.float32)
 
 def load_reference(folder: Path) -> Any:
     auto: Any = transformers.AutoModelForCausalLM
-    return auto.from_pretrained(folder, dtype=torch.float32)
+    return auto.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
 
 
 def check_logprobs(runner: ModelRunner, reference: Any, prompt: list[int]) -> None:
