@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from server.chat_tools import ToolUse
+    from server.fields import Fields
     from server.reasoning_fields import ReasoningUse
     from server.served_model import ServedModel
     from server.tokenizer import Tokenizer
@@ -36,6 +37,16 @@ def output_format(tools: ToolUse, reasoning: ReasoningUse | None, model: ServedM
         reasoning=model.reasoning_format if reasoning else None,
         separates_reasoning=reasoning is None or reasoning.is_separate,
     )
+
+
+def check_strict(fields: Fields, tools: ToolUse, model: ServedModel) -> None:
+    """Refuse strict tools where the model calls them in a form that no schema describes."""
+    if model.tool_format is not PYTHONIC or tools.is_forced:
+        return
+    for index, tool in enumerate(tools.tools):
+        if tool.strict and tools.choice is not ToolChoice.NONE:
+            needed = "this model's calls are not JSON; they are when tool_choice is REQUIRED or a function"
+            fields.refuse(f"spec.chat.tools[{index}].strict", needed)
 
 
 def output_after(form: OutputFormat, prompt_token_ids: Sequence[int], tokenizer: Tokenizer) -> OutputFormat:

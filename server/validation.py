@@ -14,7 +14,7 @@ from server.constraints import parse_constraint
 from server.conversations import parse_chat
 from server.fields import Fields
 from server.generation_request import GenerationRequest
-from server.output_format import output_format
+from server.output_format import check_strict, output_format
 from server.prompts import Prompt, Truncation
 from server.reasoning_fields import parse_reasoning
 from server.sampling_fields import length_penalty, num_choices, sampling_params
@@ -42,6 +42,7 @@ def validate(spec: inference_pb2.GenerationSpec, model: ServedModel, max_logprob
     prompt = _prompt(fields, spec, model)
     tools = prompt.conversation.tools if prompt.conversation else ToolUse()
     reasoning = parse_reasoning(fields, spec, model)
+    check_strict(fields, tools, model)
     request = GenerationRequest(
         prompt=prompt,
         truncation=_truncation(fields, spec, model.max_model_len),

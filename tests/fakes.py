@@ -251,11 +251,17 @@ CHAT_TEMPLATE = (
 @functools.cache
 def make_tokenizer() -> Tokenizer:
     """A tokenizer whose ids 0 to 255 are the bytes, followed by <end>, <begin> and two spare marks."""
+    return byte_tokenizer("<begin>", "<spare-0>", "<spare-1>")
+
+
+@functools.cache
+def byte_tokenizer(*marks: str) -> Tokenizer:
+    """A tokenizer whose ids 0 to 255 are the bytes, followed by <end> and these marks."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet(), key=_byte_of)
     backend = tokenizers.Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(["<end>", "<begin>", "<spare-0>", "<spare-1>"])
+    backend.add_special_tokens(["<end>", *marks])
     return Tokenizer(
         TokenizerSource(
             backend=backend,

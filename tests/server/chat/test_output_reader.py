@@ -117,7 +117,7 @@ json_objects = st.dictionaries(st.text(), json_values, max_size=3)
 calls = st.lists(st.tuples(st.sampled_from(sorted(NAMES)), json_objects), min_size=1, max_size=3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(calls, st.booleans())
 def test_json_arguments_are_the_models_own_text(
     calls: list[tuple[str, dict[str, object]]], ascii_: bool
@@ -139,7 +139,7 @@ def test_json_arguments_are_the_models_own_text(
     assert calls_in(MISTRAL, named) == Message("", expected)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(sorted(NAMES)), st.dictionaries(st.sampled_from("abc"), json_values)),
