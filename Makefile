@@ -14,12 +14,13 @@ PINS := pyproject.toml clients/python/pyproject.toml constraints.txt deploy/inst
 CODEGEN := .venv-codegen
 WHEEL_VENV := .venv-client
 OLD_OPENAI := .venv-openai-0.28
+SCHEMATHESIS := .venv-schemathesis
 INSTALL := -m pip --disable-pip-version-check install
 COMPOSE = $$($(BIN)/python -c 'import compose; print(compose.__path__[0])')/docker-compose
 
 export PYTHON
 
-.PHONY: up test test-kernels test-slow check lint docs proto proto-check images-check readme-check smoke bench clean
+.PHONY: up test test-kernels test-slow check lint docs proto proto-check images-check readme-check openapi-check smoke bench clean
 
 up: $(VENV)/.runtime
 	@$(BIN)/pagewire up $(ARGS)
@@ -35,7 +36,7 @@ test-slow: $(VENV)/.dev
 test-kernels: $(VENV)/.dev
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels -m 'not slow' $(ARGS)
 
-check: proto-check lint images-check readme-check
+check: proto-check lint images-check readme-check openapi-check
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -72,6 +73,10 @@ readme-check: $(VENV)/.dev $(WHEEL_VENV)/.installed $(OLD_OPENAI)/.installed
 	$(BIN)/python deploy/run_readme.py README.md openai=$(BIN)/python \
 	  openai-0.28=$(OLD_OPENAI)/bin/python pagewire-client=$(WHEEL_VENV)/bin/python
 
+# Every operation of /openapi.json with valid and invalid data: no server errors, and answers as documented.
+openapi-check: $(VENV)/.dev $(SCHEMATHESIS)/.installed
+	PYTHONPATH=.:$(STUBS):tests $(BIN)/python tests/openapi_check.py $(abspath $(SCHEMATHESIS))/bin/schemathesis
+
 # What the images hold, installed and started without docker.
 smoke:
 	deploy/smoke.sh
@@ -80,7 +85,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/cpu_serving.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(CODEGEN) $(WHEEL_VENV) $(OLD_OPENAI) clients/node/node_modules
+	rm -rf $(VENV) $(CODEGEN) $(WHEEL_VENV) $(OLD_OPENAI) $(SCHEMATHESIS) clients/node/node_modules
 
 $(VENV)/.runtime: $(PINS)
 	deploy/install.sh $(VENV) server,translator --editable
@@ -107,6 +112,12 @@ $(WHEEL_VENV)/.installed: $(PINS) $(wildcard $(STUBS)/pagewire/*.py $(STUBS)/pag
 	@others=$$($(WHEEL_VENV)/bin/python -m pip list --format freeze | cut -d= -f1 | \
 	  grep -vxE 'grpcio|pagewire-client|pip|protobuf|setuptools|typing_extensions'); \
 	  test -z "$$others" || { echo "the client brings $$others"; exit 1; }
+	@touch $@
+
+$(SCHEMATHESIS)/.installed: Makefile constraints.txt
+	$(PYTHON) -m venv $(SCHEMATHESIS)
+	$(SCHEMATHESIS)/bin/python $(INSTALL) --constraint constraints.txt schemathesis==4.32.5 graphql-core==3.3.2 \
+	  harfile==0.6.0 hypothesis-graphql==0.13.5 jsonschema_rs==0.60.3 pyrate-limiter==4.5.1 Werkzeug==3.1.9
 	@touch $@
 
 $(OLD_OPENAI)/.installed: Makefile

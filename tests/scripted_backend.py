@@ -185,7 +185,7 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, models_pb2_grpc.Mode
             await abort(context, *self.embed_refusal)
         if self.holds_embeddings:
             await asyncio.Event().wait()
-        size = request.dimensions or 3
+        size = min(request.dimensions or 3, 4096)
         return inference_pb2.EmbedResponse(
             model=MODEL,
             embeddings=[

@@ -77,7 +77,7 @@ def translate(body: bytes) -> tuple[inference_pb2.EmbedRequest, bool]:
     if isinstance(value, dict) and value.get("messages") is not None:
         if value.get("input") is not None:
             raise ApiError(400, "input: excludes messages; send one of them.", param="input")
-        chat = parse_request(body, EmbeddingChat, CHAT)
+        chat = parse_request(body, EmbeddingChat, CHAT | EMBEDDINGS)
         asked.inputs.add(chat=chat_spec(chat).chat)
         asked.inputs[0].chat.add_generation_prompt = bool(chat.add_generation_prompt)
         _apply_options(asked, chat)

@@ -136,7 +136,7 @@ def parse_request(body: bytes, request_type: type[RequestType], endpoint: Endpoi
     value = parse_json(body)
     if not isinstance(value, dict):
         raise ApiError(400, "The request body must be a JSON object.")
-    for field in _REFUSED[endpoint]:
+    for field in (field for each in endpoint for field in _REFUSED[each]):
         if field.name in value and not is_neutral(field, value[field.name]):
             raise ApiError(
                 400,

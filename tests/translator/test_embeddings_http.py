@@ -135,6 +135,7 @@ def test_a_conversation(http: httpx.Client, house: House) -> None:
         ({"input": "a", "pooling": "max"}, "pooling"),
         ({"input": "a", "normalize": True, "use_activation": False}, "use_activation"),
         ({"input": "a", "messages": [{"role": "user", "content": "a"}]}, "input"),
+        ({"messages": [{"role": "user", "content": "a"}], "endianness": "big"}, "endianness"),
     ],
 )
 def test_bad_fields_are_named(http: httpx.Client, house: House, body: dict[str, Any], param: str) -> None:
