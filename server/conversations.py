@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from server.chat.template import ChatTemplateError
+from server.chat.template import ChatTemplateError, TemplateArgumentError
 from server.chat_tools import ToolUse, parse_tools
 from server.fields import Fields, invalid
 
@@ -48,6 +48,8 @@ class Conversation:
                 continue_final_message=self.continue_final_message,
                 arguments=self.arguments,
             )
+        except TemplateArgumentError as error:
+            raise invalid(f"{self.path}.template_arguments_json", str(error)) from error
         except ChatTemplateError as error:
             raise invalid(self.path, str(error)) from error
 

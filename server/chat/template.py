@@ -22,9 +22,10 @@ from server.chat.spelled_tools import spell_tools
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["ChatTemplate", "ChatTemplateError", "check_template_arguments"]
+__all__ = ["ChatTemplate", "ChatTemplateError", "TemplateArgumentError", "check_template_arguments"]
 
-MAX_ARGUMENTS_CHARACTERS = 65_536
+MAX_ARGUMENTS_CHARACTERS = 1 << 20
+"""Documents are among them."""
 MAX_ARGUMENTS_DEPTH = 32
 RESERVED_ARGUMENTS = frozenset(
     {"messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template", "tokenize"}
@@ -41,6 +42,10 @@ class _Program:
     content_format: ContentFormat
     knows_developer: bool
     knows_tools: bool
+
+
+class TemplateArgumentError(ChatTemplateError):
+    """A caller's template variables cannot be used."""
 
 
 class ChatTemplate:
@@ -124,17 +129,19 @@ def check_template_arguments(arguments: Mapping[str, Any], special_tokens: Mappi
     """Check that a caller's template variables shadow nothing and are of a sane size.
 
     Raises:
-        ChatTemplateError: they are not; the text names the variable.
+        TemplateArgumentError: they are not; the text names the variable.
     """
     for name in arguments:
         taken = name in RESERVED_ARGUMENTS or name in special_tokens or name in TEMPLATE_ENVIRONMENT.globals
         if taken or not name.isidentifier() or name.startswith("_"):
-            raise ChatTemplateError(f"the template argument {name[:100]!r} is reserved or not a valid name")
+            raise TemplateArgumentError(
+                f"the template argument {name[:100]!r} is reserved or not a valid name"
+            )
     if _depth(arguments) > MAX_ARGUMENTS_DEPTH:
-        raise ChatTemplateError(f"template arguments may be nested at most {MAX_ARGUMENTS_DEPTH} deep")
+        raise TemplateArgumentError(f"template arguments may be nested at most {MAX_ARGUMENTS_DEPTH} deep")
     size = len(json.dumps(arguments, ensure_ascii=False))
     if size > MAX_ARGUMENTS_CHARACTERS:
-        raise ChatTemplateError(
+        raise TemplateArgumentError(
             f"template arguments have {size} characters as JSON, more than {MAX_ARGUMENTS_CHARACTERS}"
         )
 

@@ -130,3 +130,13 @@ async def test_an_untrusted_template_is_refused_before_anything_runs() -> None:
             assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
             assert details_of(error)["BadRequest"].field_violations[0].field == "spec.chat.template"
         assert caller.engine.requests == []
+
+
+async def test_a_bad_template_variable_is_named() -> None:
+    async with calling(FakeEngine()) as caller:
+        message = chat_pb2.Message(role="user", text="hi")
+        chat = chat_pb2.Chat(messages=[message], template_arguments_json='{"tokenize": true}')
+        error = await status_of(caller.generate(Spec(chat=chat)))
+        (violation,) = details_of(error)["BadRequest"].field_violations
+        assert violation.field == "spec.chat.template_arguments_json"
+        assert "'tokenize' is reserved" in violation.description
