@@ -77,8 +77,8 @@ class ResponseRun:
                 async for event in events:
                     if isinstance(event, inference_pb2.Finished):
                         yield list(self._writer.finish(event))
-                        return
-                    yield [made for choice in event.choices for made in self._writer.add(choice)]
+                    else:
+                        yield [made for choice in event.choices for made in self._writer.add(choice)]
         except ApiError as error:
             self.error = error
             yield list(self._writer.cancel() if error is self._cancelled else self._writer.fail(error))

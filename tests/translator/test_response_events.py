@@ -139,35 +139,42 @@ class Reader:
         self.open = None
 
 
-@st.composite
-def outputs(draw: st.DrawFn) -> list[inference_pb2.ChoiceDelta]:
+# Kind, text and whether there are log probabilities.
+pieces = st.tuples(
+    st.sampled_from(["reasoning", "text", "both", "none", "call", "more"]),
+    st.sampled_from(["a", "bc", "\u2028", "{"]),
+    st.booleans(),
+)
+
+
+def make_deltas(parts: list[tuple[str, str, bool]]) -> list[inference_pb2.ChoiceDelta]:
     """Deltas of every mixture; only a call's fragments stay together."""
-    deltas, next_call = [], 0
-    kinds = st.lists(st.sampled_from(["reasoning", "text", "both", "none", "call"]), max_size=12)
-    for kind in draw(kinds):
+    deltas: list[inference_pb2.ChoiceDelta] = []
+    num_calls = 0
+    is_calling = False
+    for kind, text, has_logprobs in parts:
         delta = inference_pb2.ChoiceDelta(num_tokens=1)
         if kind in ("reasoning", "both"):
-            delta.reasoning_text = draw(st.text(min_size=1, max_size=3))
+            delta.reasoning_text = text
         if kind in ("text", "both"):
-            delta.text = draw(st.text(min_size=1, max_size=3))
-        if draw(st.booleans()):
-            delta.logprobs.append(token(draw(st.integers(0, 9))))
+            delta.text = text
+        if kind == "call" or (kind == "more" and not is_calling):
+            delta.tool_calls.append(call(num_calls, "look"))
+            num_calls += 1
+        elif kind == "more":
+            delta.tool_calls.append(call(num_calls - 1, arguments=text))
+        is_calling = kind in ("call", "more")
+        if has_logprobs:
+            delta.logprobs.append(token(7))
         deltas.append(delta)
-        if kind == "call":
-            fragments = draw(st.lists(st.text(max_size=3), max_size=3))
-            delta.tool_calls.append(call(next_call, "look", ""))
-            deltas += [
-                inference_pb2.ChoiceDelta(num_tokens=1, tool_calls=[call(next_call, arguments=text)])
-                for text in fragments
-            ]
-            next_call += 1
     return deltas
 
 
+outputs = st.lists(pieces, max_size=12).map(make_deltas)
 ends = st.one_of(st.sampled_from(REASONS), st.just(ApiError(503, "gone", code="request_lost")), st.none())
 
 
-@given(outputs(), ends)
+@given(outputs, ends)
 def test_any_output_is_a_well_formed_stream_that_adds_up_to_the_response(
     deltas: list[inference_pb2.ChoiceDelta], end: Any
 ) -> None:
@@ -195,7 +202,7 @@ def test_any_output_is_a_well_formed_stream_that_adds_up_to_the_response(
     assert len(ids) == len(set(ids))
 
 
-@given(outputs(), st.sampled_from(REASONS))
+@given(outputs, st.sampled_from(REASONS))
 def test_nothing_is_lost(
     deltas: list[inference_pb2.ChoiceDelta], end: inference_pb2.FinishReason.ValueType
 ) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import socket
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import grpc
@@ -11,6 +13,7 @@ import httpx
 import pytest
 from google.protobuf import json_format
 from scripted_backend import (
+    BYE,
     delta,
     fails,
     finished,
@@ -27,6 +30,8 @@ from translator.fields import FIELDS, Endpoint, Support
 from translator.response_request import ResponseRequest
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from scripted_backend import House
 
 PATH = "/v1/responses"
@@ -207,6 +212,38 @@ class TestStream:
         assert failed["response"]["output"][0]["content"][0]["text"] == "Hel"
         assert http.get(f"{PATH}/{failed['response']['id']}").json() == failed["response"]
         assert post(http).status_code == 503
+
+
+class TestCalls:
+    def test_a_finished_call_ends_by_itself(self, http: httpx.Client, house: House) -> None:
+        ends: list[bool] = []
+
+        async def watches_its_end(spec: inference_pb2.GenerationSpec, context: Any) -> AsyncIterator[Any]:
+            yield started()
+            context.add_done_callback(lambda call: ends.append(call.cancelled()))
+            yield finished()
+
+        house.servicer.script = watches_its_end
+        for fields in ({}, {"stream": True}, {"background": True, "stream": True}):
+            assert post(http, **fields).status_code == 200
+            assert house.servicer.left.acquire(timeout=BYE)
+        assert ends == [False, False, False]
+        assert house.backend.num_running == 0
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_leaving_cancels_the_call(self, house: House, stream: bool) -> None:
+        async def waits_for_ever(spec: inference_pb2.GenerationSpec, context: Any) -> AsyncIterator[Any]:
+            yield started()
+            yield delta("Hel")
+            await asyncio.Event().wait()
+
+        house.servicer.script = waits_for_ever
+        body = json.dumps({"input": "hi", "stream": stream}).encode()
+        head = f"POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        with socket.create_connection(("127.0.0.1", house.port), timeout=BYE) as connection:
+            connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            assert house.servicer.entered.acquire(timeout=BYE)
+        assert house.servicer.left.acquire(timeout=BYE)
 
 
 class TestInput:
