@@ -39,6 +39,14 @@ PORT = Flag(
 )
 HTTP = (
     Flag(
+        name="admin-target",
+        field="admin_target",
+        help="Where AdminService listens; lets HTTP callers load and unload LoRA adapters.",
+        parse=target,
+        metavar="HOST:PORT",
+        default="none",
+    ),
+    Flag(
         name="max-body-bytes",
         field="max_body_bytes",
         help="Largest request body.",

@@ -64,11 +64,15 @@ class House:
         wait_until(ready, f"the server is ready; its log is {self.log}", timeout_s=110)
 
 
-def pagewire_up(log: Path) -> contextlib.AbstractContextManager[House]:
-    """Run `pagewire up` with the default model on free ports."""
+def pagewire_up(
+    log: Path, *more_flags: str, allows_admin_over_http: bool = False
+) -> contextlib.AbstractContextManager[House]:
+    """Run `pagewire up` on free ports, with the default model unless flags say otherwise."""
     grpc_port, admin_port, http_port = free_ports(3)
+    if allows_admin_over_http:
+        more_flags = (f"--admin-target=127.0.0.1:{admin_port}", *more_flags)
     flags = [f"--grpc-port={grpc_port}", f"--admin-port={admin_port}", f"--port={http_port}"]
-    return _running(["up", *flags], log, (grpc_port, admin_port, http_port))
+    return _running(["up", *flags, *more_flags], log, (grpc_port, admin_port, http_port))
 
 
 def pagewire_serve(log: Path) -> contextlib.AbstractContextManager[House]:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from translator import (
+    adapters,
     chat,
     completions,
     docs_page,
@@ -26,6 +27,7 @@ from translator import (
     side_doors,
     tokenize,
 )
+from translator.admin_backend import AdminBackend
 from translator.backend import Backend
 from translator.error_bodies import error_body
 from translator.errors import ApiError, ClientDisconnectedError, internal_error
@@ -65,6 +67,8 @@ ROUTES = (
     Route("/detokenize", tokenize.detokenize, methods=["POST"]),
     Route("/v1/detokenize", tokenize.detokenize, methods=["POST"]),
     Route("/tokenizer_info", tokenize.tokenizer_info, methods=["GET"]),
+    Route("/v1/load_lora_adapter", adapters.load_adapter, methods=["POST"]),
+    Route("/v1/unload_lora_adapter", adapters.unload_adapter, methods=["POST"]),
     Route("/health", health.ready, methods=["GET"]),
     Route("/v1/health", health.ready, methods=["GET"]),
     Route("/ping", health.ready, methods=["GET", "POST"]),
@@ -78,7 +82,7 @@ ROUTES = (
 )
 
 
-def build_app(config: TranslatorConfig, backend: Backend) -> ASGIApp:
+def build_app(config: TranslatorConfig, backend: Backend, admin: AdminBackend | None = None) -> ASGIApp:
     """Return the application: routes, and what every request passes through before them."""
     handlers = {
         ApiError: _answer_error,
@@ -90,6 +94,7 @@ def build_app(config: TranslatorConfig, backend: Backend) -> ASGIApp:
     routed.router.redirect_slashes = False
     routed.state.config = config
     routed.state.backend = backend
+    routed.state.admin = admin
     routed.state.openapi = openapi.OpenApi(ROUTES)
     routed.state.responses = responses.ResponseShelf(config)
     app: ASGIApp = RequestLimitMiddleware(routed, config.max_body_bytes)
@@ -163,9 +168,12 @@ def run(config: TranslatorConfig) -> int:
 async def serve(config: TranslatorConfig, listener: socket.socket) -> None:
     """Serve on a bound socket until a signal."""
     backend = Backend(config.grpc_target, config.request_timeout_s)
+    admin = AdminBackend(config.admin_target, config.request_timeout_s) if config.admin_target else None
     try:
-        await make_server(build_app(config, backend), backend, config.drain_timeout_s).serve(
+        await make_server(build_app(config, backend, admin), backend, config.drain_timeout_s).serve(
             sockets=[listener]
         )
     finally:
         await backend.close()
+        if admin is not None:
+            await admin.close()

@@ -10,6 +10,8 @@ class TranslatorConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     grpc_target: str = "127.0.0.1:50051"
     """Where the gRPC server listens."""
+    admin_target: str | None = None
+    """Where its AdminService listens. None: adapters cannot be loaded over HTTP."""
     host: str = "127.0.0.1"
     port: int = 8000
     """0 takes a free one."""

@@ -94,6 +94,7 @@ _ANSWERS: dict[grpc.StatusCode, _Answer] = {
     grpc.StatusCode.INVALID_ARGUMENT: _Answer(400, INVALID_REQUEST, None),
     grpc.StatusCode.OUT_OF_RANGE: _Answer(400, INVALID_REQUEST, None),
     grpc.StatusCode.FAILED_PRECONDITION: _Answer(400, INVALID_REQUEST, None),
+    grpc.StatusCode.ALREADY_EXISTS: _Answer(400, INVALID_REQUEST, None),
     grpc.StatusCode.NOT_FOUND: _Answer(404, INVALID_REQUEST, "model_not_found"),
     grpc.StatusCode.UNAUTHENTICATED: _Answer(
         401, "authentication_error", "invalid_api_key", "The API key is missing or not valid."

@@ -16,6 +16,8 @@ class Endpoint(enum.Flag):
     EMBEDDINGS = enum.auto()
     TOKENIZE = enum.auto()
     DETOKENIZE = enum.auto()
+    LOAD_ADAPTER = enum.auto()
+    UNLOAD_ADAPTER = enum.auto()
     BOTH = CHAT | COMPLETIONS
 
 
@@ -32,6 +34,7 @@ class Support(enum.Enum):
 CHAT, COMPLETIONS, BOTH = Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.BOTH
 RESPONSES, MESSAGES, EMBEDDINGS = Endpoint.RESPONSES, Endpoint.MESSAGES, Endpoint.EMBEDDINGS
 TOKENIZE, DETOKENIZE = Endpoint.TOKENIZE, Endpoint.DETOKENIZE
+LOAD_ADAPTER, UNLOAD_ADAPTER = Endpoint.LOAD_ADAPTER, Endpoint.UNLOAD_ADAPTER
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ ROUTES = {
     Endpoint.EMBEDDINGS: "POST /v1/embeddings",
     Endpoint.TOKENIZE: "POST /tokenize",
     Endpoint.DETOKENIZE: "POST /detokenize",
+    Endpoint.LOAD_ADAPTER: "POST /v1/load_lora_adapter",
+    Endpoint.UNLOAD_ADAPTER: "POST /v1/unload_lora_adapter",
 }
 _INTRODUCTION = """\
 # Request fields

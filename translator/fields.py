@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from translator.adapter_fields import ADAPTER_FIELDS
 from translator.embedding_fields import EMBEDDING_FIELDS
 from translator.field import (
     BOTH,
@@ -38,6 +39,7 @@ FIELDS: tuple[Field, ...] = (
     *MESSAGE_FIELDS,
     *EMBEDDING_FIELDS,
     *TOKENIZE_FIELDS,
+    *ADAPTER_FIELDS,
 )
 
 

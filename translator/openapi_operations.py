@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from translator.adapters import LoadAdapterBody, UnloadAdapterBody
 from translator.chat_request import ChatRequest
 from translator.completion_request import CompletionRequest
 from translator.embeddings import EmbeddingChat, EmbeddingRequest
@@ -70,6 +71,8 @@ _CHAT_INPUT = Body("EmbeddingChat", EmbeddingChat, Endpoint.CHAT | Endpoint.EMBE
 _TEXT = Body("TokenizeText", TokenizeText, Endpoint.TOKENIZE)
 _CHAT_TOKENS = Body("TokenizeChat", TokenizeChat, Endpoint.CHAT)
 _TOKENS = Body("DetokenizeRequest", DetokenizeRequest, Endpoint.DETOKENIZE)
+_LOADED_ADAPTER = Body("LoadAdapterBody", LoadAdapterBody, Endpoint.LOAD_ADAPTER)
+_UNLOADED_ADAPTER = Body("UnloadAdapterBody", UnloadAdapterBody, Endpoint.UNLOAD_ADAPTER)
 
 _PAGE: Schema = {"type": "integer", "minimum": 1, "maximum": 100}
 _SEQUENCE: Schema = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
@@ -160,6 +163,20 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/tokenize"): _TOKENIZE,
     ("POST", "/detokenize"): _DETOKENIZE,
     ("POST", "/v1/detokenize"): _DETOKENIZE,
+    ("POST", "/v1/load_lora_adapter"): Operation(
+        "Loads a LoRA adapter, where the translator may",
+        "Operation",
+        bodies=(_LOADED_ADAPTER,),
+        statuses=_GENERATION,
+        media_type="text/plain",
+    ),
+    ("POST", "/v1/unload_lora_adapter"): Operation(
+        "Forgets a LoRA adapter, where the translator may",
+        "Operation",
+        bodies=(_UNLOADED_ADAPTER,),
+        statuses=_GENERATION,
+        media_type="text/plain",
+    ),
     ("GET", "/tokenizer_info"): Operation(
         "Tells the tokenizer's settings and the chat template",
         "Tokens",
