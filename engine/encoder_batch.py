@@ -57,11 +57,11 @@ class Group:
 
     def pad(self, x: Tensor) -> Tensor:
         """Lay out x [num_tokens, ...] as [num_seqs, length, ...]."""
-        return x[self.places]
+        return x.index_select(0, self.places.flatten()).unflatten(0, self.places.shape)
 
     def unpad(self, x: Tensor) -> Tensor:
         """Return the tokens of x [num_seqs, length, ...] one after the other."""
-        return x.flatten(0, 1)[self.kept]
+        return x.flatten(0, 1).index_select(0, self.kept)
 
 
 @dataclass(frozen=True, slots=True)
