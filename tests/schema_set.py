@@ -243,3 +243,8 @@ REFUSED: dict[str, tuple[Schema, str]] = {
     "an unknown type": ({"type": "text"}, "text"),
     "settings of the library": ({"type": "object", "x-guidance": {"lenient": True}}, "x-guidance"),
 }
+
+BOMB: Schema = {
+    "allOf": [{"anyOf": [{"type": "string", "pattern": f"a{x}{y}"} for y in range(5)]} for x in range(6)]
+}
+"""Takes far longer to compile than a request may: each way to choose the patterns is tried."""

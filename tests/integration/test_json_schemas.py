@@ -1,0 +1,82 @@
+"""The default model writes JSON for schemas: what ends by itself parses and is valid, always."""
+
+from __future__ import annotations
+
+import json
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from schema_check import problem_of
+from schema_set import SCHEMAS
+
+from pagewire.v1 import chat_pb2, inference_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pagewire import Client
+
+logger = logging.getLogger(__name__)
+
+NUM_AT_ONCE = 32
+MAX_TOKENS = 320
+
+
+def ask(client: Client, schema: Any, temperature: float, streams: bool) -> tuple[str, bool]:
+    """A text, and whether it was cut by its length."""
+    message = chat_pb2.Message(role="user", text="Answer in JSON with short, sensible values.")
+    spec = inference_pb2.GenerationSpec(
+        chat=chat_pb2.Chat(messages=[message]),
+        sampling=inference_pb2.Sampling(temperature=temperature, seed=7),
+        stopping=inference_pb2.Stopping(max_tokens=MAX_TOKENS),
+        constraint=inference_pb2.Constraint(json_schema=json.dumps(schema)),
+    )
+    if not streams:
+        choice = client.generate(spec=spec).choices[0]
+        return choice.text, choice.end.finish_reason == inference_pb2.FINISH_REASON_LENGTH
+    text, is_cut = "", False
+    with client.stream(spec=spec) as events:
+        for event in events:
+            text += "".join(delta.text for delta in event.delta.choices)
+            if event.HasField("finished"):
+                is_cut = event.finished.choices[0].finish_reason == inference_pb2.FINISH_REASON_LENGTH
+    return text, is_cut
+
+
+def check(client: Client, names: Iterable[str], temperature: float, streams: bool) -> int:
+    """Check the answers for some schemas. Return how many were cut."""
+    schemas = {name: SCHEMAS[name] for name in names}
+    with ThreadPoolExecutor(NUM_AT_ONCE) as threads:
+        answers = list(
+            threads.map(lambda schema: ask(client, schema, temperature, streams), schemas.values())
+        )
+    problems = {
+        name: problem_of(schema, text)
+        for (name, schema), (text, is_cut) in zip(schemas.items(), answers, strict=True)
+        if not is_cut
+    }
+    assert {name: problem for name, problem in problems.items() if problem} == {}
+    logger.info("%d of %d answers ended by themselves, and are valid", len(problems), len(schemas))
+    return sum(is_cut for _, is_cut in answers)
+
+
+WAYS = [(0.0, False), (1.0, False), (1.0, True)]
+IDS = ["greedy", "sampled", "streamed"]
+
+
+@pytest.mark.parametrize(("temperature", "streams"), WAYS, ids=IDS)
+def test_answers_are_valid(client: Client, temperature: float, streams: bool) -> None:
+    """A slice of the set, another for each way: each family once, at rising levels."""
+    first = WAYS.index((temperature, streams))
+    names = [name for index, name in enumerate(SCHEMAS) if (index // 20 + index + 3 * first) % 13 == 0]
+    assert check(client, names, temperature, streams) <= len(names) // 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("temperature", "streams"), WAYS, ids=IDS)
+@pytest.mark.timeout(1200)
+def test_all_answers_are_valid(client: Client, temperature: float, streams: bool) -> None:
+    num_cut = check(client, SCHEMAS, temperature, streams)
+    assert num_cut <= len(SCHEMAS) // 10
