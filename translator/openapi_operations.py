@@ -216,5 +216,7 @@ def example_of(name: str) -> dict[str, Any]:
         "TokenizeText": {"prompt": "Say hello."},
         "TokenizeChat": {"messages": hello},
         "DetokenizeRequest": {"tokens": [1, 2, 3]},
+        "LoadAdapterBody": {"lora_name": "sql", "lora_path": "/adapters/sql"},
+        "UnloadAdapterBody": {"lora_name": "sql"},
     }
     return examples[name]

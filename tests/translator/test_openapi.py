@@ -76,7 +76,8 @@ def test_examples_work(http: httpx.Client) -> None:
         if "post" in methods and "requestBody" in methods["post"]:
             content = methods["post"]["requestBody"]["content"]["application/json"]
             for example in content["examples"].values():
-                assert http.post(path, json=example["value"]).status_code == 200, path
+                status = 403 if path.endswith("_lora_adapter") else 200  # this translator may not
+                assert http.post(path, json=example["value"]).status_code == status, path
 
 
 def test_the_page_needs_nothing_from_elsewhere(http: httpx.Client) -> None:
