@@ -106,13 +106,14 @@ def _refusal(hf: Any) -> str | None:
 
 
 def _refusals(hf: Any) -> Iterator[str]:
+    built: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(hf)]
     if getattr(hf, "quantization_config", None):
         yield "its weights are quantised, and only GGUF files may be"
     if hf.is_encoder_decoder or getattr(hf, "add_cross_attention", False):
         yield "it attends to an encoder"
     if hf.get_text_config(decoder=True) is not hf:
         yield "it is more than a decoder of text"
-    if getattr(transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(hf)], "_is_stateful", False):
+    if getattr(built, "_is_stateful", False):
         yield "some layers keep a recurrent state, which the paged cache does not hold"
     others = sorted(set(getattr(hf, "layer_types", None) or ()) - ATTENTION_LAYERS)
     if others:
@@ -121,6 +122,8 @@ def _refusals(hf: Any) -> Iterator[str]:
         yield "ALiBi adds position biases to the attention, which the paged kernels do not have"
     if any(getattr(hf, field, None) for field in LATENT_FIELDS):
         yield "multi-head latent attention has keys and values of different sizes"
+    if not built._can_set_attn_implementation():
+        yield "it does not use transformers' attention interface"
 
 
 def _longest_unscaled(hf: Any) -> int | None:

@@ -175,6 +175,7 @@ def test_refuses_a_folder_without_safetensors(tmp_path: Path) -> None:
     [
         ("bloom", {}, r"BloomForCausalLM \(model type 'bloom'\).*ALiBi"),
         ("falcon", {"alibi": True}, "FalconForCausalLM.*ALiBi"),
+        ("falcon", {}, "FalconForCausalLM.*attention interface"),
         ("mamba", {}, "MambaForCausalLM.*recurrent state"),
         ("deepseek_v3", {}, "DeepseekV3ForCausalLM.*latent attention"),
         ("llama4_text", {}, "Llama4ForCausalLM.*chunked_attention"),
