@@ -90,7 +90,12 @@ def parameter_of(path: str, endpoint: Endpoint, given: Collection[str] = ()) -> 
     head, name = next(((head, name) for head, name in known if name in given), (known or [("", "")])[0])
     # One item or message of these may be several of the contract's, and several one. Constraints are built
     # otherwise in JSON.
-    if name == "input" or (name == "messages" and endpoint is MESSAGES) or head.startswith("constraint"):
+    if (
+        name == "input"
+        or (name == "tools" and endpoint is RESPONSES)
+        or (name == "messages" and endpoint is MESSAGES)
+        or head.startswith("constraint")
+    ):
         return name
     return _content_path(name + path[len(head) :], endpoint) if name else path
 

@@ -64,7 +64,9 @@ async def create_response(request: Request) -> Response:
     apply_headers(request, asked)
     shelf = _shelf_of(request)
     plan = plan_response(asked, shelf.store, owner_of(request), config_of(request).max_body_bytes)
-    generation = backend_of(request).generate(plan.spec, request_id_of(request), Endpoint.RESPONSES)
+    generation = backend_of(request).generate(
+        plan.spec, request_id_of(request), Endpoint.RESPONSES, asked.given
+    )
     run = ResponseRun(plan, generation, shelf.store)
     if asked.background:
         return await _run_in_background(request, run, streams=bool(asked.stream))

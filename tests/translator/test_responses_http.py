@@ -195,6 +195,24 @@ class TestStream:
         error = refusal(post(http, stream=True))
         assert (error["param"], error["message"]) == ("input", "input: is too long")
 
+    @pytest.mark.parametrize(
+        ("path", "fields", "param"),
+        [
+            ("spec.constraint.regex", {"structured_outputs": {"regex": "("}}, "structured_outputs"),
+            ("spec.constraint.json_schema", {"text": {"format": {"type": "json_object"}}}, "text"),
+            ("spec.chat.tools[0].parameters_json", {"tools": [{"type": "web_search"}, LOOK]}, "tools"),
+            ("spec.stopping.max_tokens", {"max_output_tokens": 10**9}, "max_output_tokens"),
+        ],
+    )
+    def test_a_refusal_names_the_field(
+        self, http: httpx.Client, house: House, path: str, fields: dict[str, Any], param: str
+    ) -> None:
+        house.servicer.script = fails(
+            grpc.StatusCode.INVALID_ARGUMENT, "text", reason("INVALID_REQUEST"), refuses((path, "is bad"))
+        )
+        for stream in (False, True):
+            assert refusal(post(http, stream=stream, **fields))["param"] == param
+
     def test_a_full_queue_is_429(self, http: httpx.Client, house: House) -> None:
         house.servicer.script = fails(
             grpc.StatusCode.RESOURCE_EXHAUSTED, "full", reason("QUEUE_FULL"), retry_in(1)
