@@ -278,7 +278,7 @@ LORA = Group(
         ),
         Flag(
             name="max-loras",
-            field="engine.max_loras",
+            field="max_loras",
             help="Adapters that may take part in one step; the device has room for each.",
             parse=integer(1, 256),
             metavar="N",
@@ -295,10 +295,10 @@ LORA = Group(
         Flag(
             name="max-cpu-loras",
             field="max_cpu_loras",
-            help="Adapters in memory at once; more are refused.",
+            help="Adapters in memory at once, at least --max-loras; more are refused.",
             parse=integer(1),
             metavar="N",
-            default="16, or --max-loras if that is more",
+            default="16",
         ),
     ),
 )
@@ -385,18 +385,24 @@ def to_config(values: Mapping[str, Any]) -> ServerConfig:
     engine = {
         field.removeprefix("engine."): value for field, value in values.items() if field.startswith("engine.")
     }
-    max_loras = engine.get("max_loras", DEFAULT_MAX_LORAS)
+    own, max_loras = _lora_settings(values, own)
+    return ServerConfig(**own, engine=EngineConfig(model_path="", max_loras=max_loras, **engine))
+
+
+def _lora_settings(values: Mapping[str, Any], own: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Return the server's own settings with those of adapters, and the engine's number of slots."""
     modules = own.get("lora_modules", ())
     if not values.get("enable_lora", bool(modules)):
         if modules:
             raise UsageError("--lora-modules: expected --enable-lora beside it, got --no-enable-lora")
-        return ServerConfig(**own, engine=EngineConfig(model_path="", **(engine | {"max_loras": 0})))
-    max_cpu_loras = own.setdefault("max_cpu_loras", max(16, max_loras))
+        return own, 0
+    max_loras: int = values.get("max_loras", DEFAULT_MAX_LORAS)
+    max_cpu_loras = own.get("max_cpu_loras", max(16, max_loras))
     if max_cpu_loras < max_loras:
         raise UsageError(
             f'--max-cpu-loras: expected at least --max-loras, which is {max_loras}, got "{max_cpu_loras}"'
         )
-    return ServerConfig(**own, engine=EngineConfig(model_path="", **(engine | {"max_loras": max_loras})))
+    return own | {"max_cpu_loras": max_cpu_loras}, max_loras
 
 
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:

@@ -11,7 +11,7 @@ from cli import chat, health, serve, translate, up
 from cli.__main__ import COMMANDS, main, make_parser
 from cli.flags import Flag, UsageError, read_groups
 from engine.config import EngineConfig
-from server.config import ServerConfig
+from server.config import LoraModule, ServerConfig
 from translator.config import TranslatorConfig
 
 if TYPE_CHECKING:
@@ -26,12 +26,14 @@ SERVE_FLAGS = [
     "trust-request-chat-template", "tool-call-parser", "enable-auto-tool-choice", "reasoning-parser", "revision", "download-dir", "load-format", "model-impl",
     "dtype", "max-model-len", "generation-config", "seed", "device", "tensor-parallel-size",
     "gpu-memory-utilization", "kv-cache-memory-bytes", "num-gpu-blocks-override", "block-size",
-    "max-num-seqs", "max-num-batched-tokens", "enable-prefix-caching", "num-threads", "host", "port",
+    "max-num-seqs", "max-num-batched-tokens",
+    "enable-lora", "lora-modules", "max-loras", "max-lora-rank", "max-cpu-loras", "enable-prefix-caching",
+    "num-threads", "host", "port",
     "admin-host", "admin-port", "enable-reflection", "max-logprobs", "max-queued-requests",
     "max-message-bytes", "drain-timeout", "log-level",
 ]  # fmt: skip
 TRANSLATE_FLAGS = [
-    "grpc-target", "host", "port", "max-body-bytes", "request-timeout", "sse-keep-alive",
+    "grpc-target", "admin-target", "host", "port", "max-body-bytes", "request-timeout", "sse-keep-alive",
     "enable-force-include-usage", "allowed-origins",
     "drain-timeout", "log-level",
 ]  # fmt: skip
@@ -117,6 +119,16 @@ def test_flags_reach_their_fields(tmp_path: Path) -> None:
     assert config.drain_timeout_s == 2.5
 
 
+def test_adapters_are_switched_on_by_naming_them() -> None:
+    config = serve.to_config(read("serve", "--enable-lora"))
+    assert (config.engine.max_loras, config.max_cpu_loras, config.max_adapters) == (4, 16, 16)
+    module = '{"name": "art", "path": "/a=b", "base_model_name": "m"}'
+    config = serve.to_config(read("serve", "--lora-modules", "sql=/x=y", module, "--max-loras", "20"))
+    assert config.lora_modules == (LoraModule("sql", "/x=y"), LoraModule("art", "/a=b", "m"))
+    assert (config.engine.max_loras, config.max_cpu_loras) == (20, 20)
+    assert serve.to_config(read("serve", "--max-loras", "2")).max_adapters == 0
+
+
 def test_a_flag_beats_its_variable_and_a_variable_the_default() -> None:
     environ = {
         "PAGEWIRE_PORT": "7", "PAGEWIRE_ENABLE_REFLECTION": "yes", "PAGEWIRE_SERVED_MODEL_NAME": "a,b",
@@ -138,6 +150,10 @@ def test_a_flag_beats_its_variable_and_a_variable_the_default() -> None:
         (["--chat-template", "/nowhere"], {}, "--chat-template: expected the path of a file"),
         (["--drain-timeout", "nan"], {}, "--drain-timeout: expected a number of at least 0"),
         (["a", "--model", "b"], {}, '--model: "b" is given, and "a" without the flag'),
+        (["--lora-modules", "sql"], {}, '--lora-modules: expected NAME=PATH or a JSON object'),
+        (["--lora-modules", '{"name": "x"}'], {}, "--lora-modules: expected NAME=PATH or a JSON object"),
+        (["--no-enable-lora", "--lora-modules", "a=b"], {}, "--lora-modules: expected --enable-lora"),
+        (["--enable-lora", "--max-cpu-loras", "1"], {}, "--max-cpu-loras: expected at least --max-loras"),
         ([], {"PAGEWIRE_ENABLE_REFLECTION": "maybe"}, "PAGEWIRE_ENABLE_REFLECTION: expected one of 1, true"),
     ],
 )
