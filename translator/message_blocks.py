@@ -57,6 +57,11 @@ class BlockOrder:
         self._call = -1
         """Index of the last call among the choice's calls."""
 
+    @property
+    def has_calls(self) -> bool:
+        """Whether a tool was called."""
+        return self._call >= 0
+
     def add(self, delta: inference_pb2.ChoiceDelta) -> Iterator[BlockEvent]:
         """Yield what a delta does to the blocks.
 

@@ -65,7 +65,12 @@ class MessageEvents:
     def end(self, prompt: int, finished: inference_pb2.Finished) -> bytes:
         """Return the end of the last block, why the message stopped, and its whole usage."""
         self._usage.finish(finished.usage)
-        stop = stop_of(finished.choices[0], self._started, self._request.max_tokens)
+        stop = stop_of(
+            finished.choices[0],
+            self._started,
+            self._request.max_tokens,
+            has_calls=self._order.has_calls,
+        )
         body = {"type": "message_delta", "delta": stop, "usage": self._usage.as_dict()}
         frames = _render(self._order.end())
         return frames + b"event: message_delta\ndata: %b\n\n" % encode_json(body)

@@ -43,8 +43,11 @@ class MessageUsage:
         }
 
 
-def stop_of(end: ChoiceEnd, started: Started, max_tokens: int) -> dict[str, Any]:
-    """Return why the message stopped, and the stop sequence if one was found."""
+def stop_of(end: ChoiceEnd, started: Started, max_tokens: int, *, has_calls: bool) -> dict[str, Any]:
+    """Return why the message stopped, and the stop sequence if one was found.
+
+    A forced call ends as OpenAI has it, with STOP; here every call that is whole waits for its result.
+    """
     sequence = end.stop_text if end.WhichOneof("matched") == "stop_text" else None
     match end.finish_reason:
         case inference_pb2.FINISH_REASON_TOOL_CALLS:
@@ -53,6 +56,8 @@ def stop_of(end: ChoiceEnd, started: Started, max_tokens: int) -> dict[str, Any]
             reason = "model_context_window_exceeded"
         case inference_pb2.FINISH_REASON_LENGTH:
             reason = "max_tokens"
+        case _ if has_calls and sequence is None:
+            reason = "tool_use"
         case _:
             reason = "end_turn" if sequence is None else "stop_sequence"
     return {"stop_reason": reason, "stop_sequence": sequence}

@@ -74,7 +74,12 @@ class MessageAnswer(Answer):
                 else:
                     fold_blocks(message["content"], order.end())
                     usage.finish(event.usage)
-                    message |= stop_of(event.choices[0], started, self._request.max_tokens)
+                    message |= stop_of(
+                        event.choices[0],
+                        started,
+                        self._request.max_tokens,
+                        has_calls=order.has_calls,
+                    )
         return message | {"usage": usage.as_dict()}
 
 

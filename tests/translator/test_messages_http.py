@@ -108,6 +108,12 @@ def test_the_whole_answer_is_the_fold_of_the_stream(http: httpx.Client, house: H
     assert message["stop_reason"] == "tool_use"
 
 
+def test_a_forced_call_stops_for_its_result(http: httpx.Client, house: House) -> None:
+    house.servicer.script = plays(started(), call(0, "{}", "get_weather"), finished())
+    assert http.post(PATH, json=BODY).json()["stop_reason"] == "tool_use"
+    assert '"stop_reason":"tool_use"' in http.post(PATH, json=BODY | {"stream": True}).text
+
+
 def test_a_call_that_was_cut_keeps_its_text(http: httpx.Client, house: House) -> None:
     length = inference_pb2.FINISH_REASON_LENGTH
     house.servicer.script = plays(started(), call(0, '{"city":"Os', "get_weather"), finished(reason=length))
