@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from server.chat.reasoning import Stage
 from server.chat_tools import NO_PARAMETERS
+from server.fields import invalid
 from server.grammars import Grammar, json_part, quoted
 from server.json_texts import closed
 
@@ -32,16 +33,20 @@ def output_grammar(request: GenerationRequest, model: ServedModel) -> Grammar | 
     Args:
         request: asks for a constraint, for calls, or for short reasoning. It knows the stage of reasoning.
         model: writes it.
+
+    Raises:
+        InvalidRequestError: a grammar is needed, and beams follow none.
     """
     output = request.output
     answer = _Answer(request.tools, output, model).grammar(request.constraint)
-    form, reasoning = output.reasoning, request.reasoning
-    if form is None or output.stage is Stage.AFTER:
+    max_tokens = request.reasoning.max_tokens if request.reasoning else None
+    needs_grammar = answer is not None or max_tokens is not None
+    if needs_grammar and request.length_penalty is not None:
+        described = "not with forced calls, strict tools or a limit of reasoning"
+        raise invalid("spec.sampling.beam_search", described)
+    if output.reasoning is None or output.stage is Stage.AFTER or not needs_grammar:
         return answer
-    max_tokens = reasoning.max_tokens if reasoning else None
-    if answer is None and max_tokens is None:
-        return None
-    return _after_reasoning(answer, form, output.stage, max_tokens, model)
+    return _after_reasoning(answer, output.reasoning, output.stage, max_tokens, model)
 
 
 class _Answer:

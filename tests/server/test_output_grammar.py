@@ -206,3 +206,14 @@ def test_the_length_of_reasoning_needs_marks_that_are_tokens() -> None:
         Outputs(model_of(reasoning=QWEN3, marks=()), reasoning={"max_tokens": 3})
     with pytest.raises(InvalidRequestError):
         Outputs(model_of(), reasoning={"max_tokens": 3})
+
+
+@pytest.mark.parametrize(
+    "spec", [{"chat": forced(F)}, {"chat": {"tools": [STRICT]}}, {"reasoning": {"max_tokens": 3}}]
+)
+def test_beams_follow_no_grammar(spec: dict[str, Any]) -> None:
+    sampling = {"n": 2, "beam_search": {}}
+    with pytest.raises(InvalidRequestError) as raised:
+        Outputs(model_of(reasoning=QWEN3), sampling=sampling, **spec)
+    assert [violation.field for violation in raised.value.violations] == ["spec.sampling.beam_search"]
+    assert Outputs(model_of(), sampling=sampling, chat={"tools": [F]}).grammar is None
