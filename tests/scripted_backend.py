@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Script = Callable[[inference_pb2.GenerationSpec, Any], AsyncIterator[Event]]
 
 MODEL = "org/tiny-model"
+MAX_CHOICES = 128
 BYE = 20.0
 """Longest wait of a test, in seconds, for something that must happen."""
 
@@ -128,6 +129,9 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, models_pb2_grpc.Mode
         left = self.left
         context.add_done_callback(lambda _: left.release())
         self.entered.release()
+        if request.spec.sampling.n > MAX_CHOICES:
+            too_many = refuses(("spec.sampling.n", "out of range"))
+            await abort(context, grpc.StatusCode.INVALID_ARGUMENT, "text", too_many)
         async for event in self.script(request.spec, context):
             yield event
 
