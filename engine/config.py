@@ -9,6 +9,8 @@ import msgspec
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
 DataType = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
+Quantization = Literal["fp8"]
+KVCacheType = Literal["auto", "fp8"]
 ModelImplementation = Literal["auto", "transformers"]
 
 
@@ -23,6 +25,11 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What computes a model: `auto` is a page of ours where there is one, else transformers on our cache."""
     dtype: DataType = "auto"
     """Of weights, activations and KV cache. `auto` is the model's own."""
+    quantization: Quantization | None = None
+    """`fp8` rounds the layers' matrices to eight bits, with a scale for each output, and multiplies them with
+    activations that are rounded row by row."""
+    kv_cache_dtype: KVCacheType = "auto"
+    """`fp8` keeps keys and values in eight bits, without scales. `auto` is the activations' type."""
     device: Device = "auto"
     """`auto` is the GPU where there is one."""
     max_model_len: int | None = None

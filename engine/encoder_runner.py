@@ -80,7 +80,7 @@ class EncoderRunner:
         torch.set_num_threads(config.num_threads or num_physical_cores())
         sentence = SentenceConfig.load(Path(config.model_path))
         max_model_len = _max_model_len(config, encoder, sentence)
-        precision = choose_precision(config.dtype, encoder.dtype, device)
+        precision = choose_precision(config, encoder.dtype, device)
         with torch.device(device):
             model = BertModel(encoder, precision)
         _fill(model, config, on_progress)

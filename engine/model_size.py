@@ -23,11 +23,5 @@ class ModelSize:
         """Measure a model whose weights are loaded and not prepared yet."""
         linears = [module for module in model.modules() if isinstance(module, Linear)]
         return ModelSize(
-            sum(linear.weight.numel() for linear in linears), sum(_num_bytes(linear) for linear in linears)
+            sum(linear.weight.numel() for linear in linears), sum(linear.step_bytes for linear in linears)
         )
-
-
-def _num_bytes(linear: Linear) -> int:
-    """A CPU reads four bits where the file has them; a GPU has widened them."""
-    stays_four_bit = linear.four_bit is not None and not linear.weight.is_cuda
-    return linear.four_bit.nbytes if stays_four_bit and linear.four_bit is not None else linear.weight.nbytes

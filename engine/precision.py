@@ -9,8 +9,15 @@ multiplies the two, and keeps what a GGUF file holds in Q4_1 in its four bits.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
+
+from engine.errors import ModelLoadError
+from kernels.fp8_quantize import FP8
+
+if TYPE_CHECKING:
+    from engine.config import EngineConfig
 
 _CPU_FEATURES = {
     torch.bfloat16: ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16"),
@@ -27,7 +34,16 @@ class Precision:
     weights: torch.dtype
     """Of matrices."""
     activations: torch.dtype
-    """Of all else: norm weights, hidden states and the KV cache."""
+    """Of all else: norm weights, hidden states and, unless it says otherwise, the KV cache."""
+    quantized: torch.dtype | None = None
+    """Of the layers' matrices once they are loaded, where they are rounded further; not of the head."""
+    narrow_cache: torch.dtype | None = None
+    """Of the KV cache, where it is narrower than the activations."""
+
+    @property
+    def kv_cache(self) -> torch.dtype:
+        """Type of the KV cache."""
+        return self.narrow_cache or self.activations
 
     @property
     def name(self) -> str:
@@ -35,18 +51,29 @@ class Precision:
         return str(self.requested).removeprefix("torch.")
 
 
-def choose_precision(requested: str, model_dtype: str, device: torch.device) -> Precision:
+def choose_precision(config: EngineConfig, model_dtype: str, device: torch.device) -> Precision:
     """Return the types to run in.
 
     Args:
-        requested: "float32", "bfloat16" or "float16", or "auto" for the model's own.
-        model_dtype: one of the three.
+        config: says what is wanted; a dtype of "auto" is the model's own.
+        model_dtype: "float32", "bfloat16" or "float16".
         device: what computes.
+
+    Raises:
+        ModelLoadError: the types do not go together.
     """
-    dtype: torch.dtype = getattr(torch, model_dtype if requested == "auto" else requested)
-    if device.type == "cpu" and not cpu_multiplies(dtype):
-        return Precision(dtype, weights=dtype, activations=torch.float32)
-    return Precision(dtype, weights=dtype, activations=dtype)
+    dtype: torch.dtype = getattr(torch, model_dtype if config.dtype == "auto" else config.dtype)
+    is_widened = device.type == "cpu" and not cpu_multiplies(dtype)
+    activations = torch.float32 if is_widened else dtype
+    if config.quantization is not None and device.type == "cuda" and dtype != torch.bfloat16:
+        raise ModelLoadError(f"quantization {config.quantization} needs bfloat16 on a GPU, not {dtype}")
+    return Precision(
+        dtype,
+        weights=dtype,
+        activations=activations,
+        quantized=FP8 if config.quantization == "fp8" else None,
+        narrow_cache=FP8 if config.kv_cache_dtype == "fp8" else None,
+    )
 
 
 def cpu_multiplies(dtype: torch.dtype) -> bool:

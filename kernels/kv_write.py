@@ -2,7 +2,8 @@
 
 k, v: [num_tokens, num_kv_heads, head_dim]; k_cache, v_cache: [num_blocks, num_kv_heads, block_size,
 head_dim]; slots: [num_tokens] int64, slot = block * block_size + offset, where -1 skips the token.
-Slots are distinct. Moves 2 * (numel(k) + numel(v)) elements.
+Slots are distinct. Caches are of the same type as k and v, or float8_e4m3fn: then what is larger than 448 is
+stored as 448. Moves 2 * (numel(k) + numel(v)) elements.
 
 A head's tokens of one block lie together in the cache, so that attention reads them in one burst.
 """
@@ -15,6 +16,8 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.fp8_quantize import FP8, LARGEST
+
 NUM_WARPS = 4
 
 
@@ -26,7 +29,10 @@ def kv_write_reference(
     kept, cache_rows = _cache_rows(slots, num_kv_heads, block_size)
     for x, cache in ((k, k_cache), (v, v_cache)):
         rows = x if kept is None else x[kept]
-        cache.view(-1, head_dim).index_copy_(0, cache_rows, rows.reshape(-1, head_dim))
+        rows = rows.reshape(-1, head_dim)
+        if cache.dtype == FP8:  # torch copies eight-bit numbers as bytes alone
+            rows, cache = rows.clamp(-LARGEST, LARGEST).to(FP8).view(torch.uint8), cache.view(torch.uint8)
+        cache.view(-1, head_dim).index_copy_(0, cache_rows, rows)
 
 
 @lru_cache(maxsize=1)  # all layers of a step ask for the same
@@ -71,8 +77,10 @@ def kv_write_kernel(
     block = (slot // BLOCK_SIZE).to(tl.int64)
     target = block * (NUM_KV_HEADS * BLOCK_SIZE * HEAD_DIM) + (slot % BLOCK_SIZE) * HEAD_DIM
     targets = target + heads * (BLOCK_SIZE * HEAD_DIM) + columns
-    tl.store(k_cache_ptr + targets, tl.load(k_ptr + token * k_stride + source, mask=mask), mask=mask)
-    tl.store(v_cache_ptr + targets, tl.load(v_ptr + token * v_stride + source, mask=mask), mask=mask)
+    k = tl.load(k_ptr + token * k_stride + source, mask=mask)
+    v = tl.load(v_ptr + token * v_stride + source, mask=mask)
+    tl.store(k_cache_ptr + targets, k.to(k_cache_ptr.dtype.element_ty), mask=mask)
+    tl.store(v_cache_ptr + targets, v.to(v_cache_ptr.dtype.element_ty), mask=mask)
 
 
 def kv_write_triton(

@@ -41,6 +41,7 @@ import torch
 from torch.nn import functional
 
 from kernels import vector_linear
+from kernels.fp8_linear import Fp8Weight, fp8_linear, fp8_linear_silu_mul
 from kernels.native import few_rows
 from kernels.silu_mul import silu_mul
 
@@ -65,6 +66,8 @@ class LinearWeight:
     """Packed by oneDNN."""
     four_bit: Tensor | None = None
     """As the file has it, for `few_rows`: uint8 [n, k / 32, 24]."""
+    fp8: Fp8Weight | None = None
+    """Rounded to eight bits, as is what it is multiplied with."""
 
 
 def prepare_weight(weight: Tensor, activations: torch.dtype, four_bit: Tensor | None = None) -> LinearWeight:
@@ -97,6 +100,8 @@ def _prepare_for_float32(weight: Tensor, four_bit: Tensor | None) -> LinearWeigh
 
 def linear(x: Tensor, weight: LinearWeight, bias: Tensor | None = None) -> Tensor:
     """Multiply x [..., k] by the weight [n, k]; returns [..., n]."""
+    if weight.fp8 is not None:
+        return fp8_linear(x, weight.fp8, bias)
     if weight.four_bit is not None:
         return _multiply_four_bit(x, weight.four_bit, bias)
     if weight.fbgemm is not None:
@@ -112,6 +117,8 @@ def linear(x: Tensor, weight: LinearWeight, bias: Tensor | None = None) -> Tenso
 
 def linear_silu_mul(x: Tensor, weight: LinearWeight, bias: Tensor | None = None) -> Tensor:
     """Multiply x [num_rows, k] by the weight [2 * d, k], and apply `silu_mul`; returns [num_rows, d]."""
+    if weight.fp8 is not None:
+        return fp8_linear_silu_mul(x, weight.fp8, bias)
     if bias is None and weight.plain is not None and vector_linear.takes(x, weight.plain):
         return vector_linear.gated_vector_linear(x, weight.plain)
     return silu_mul(linear(x, weight, bias))

@@ -3,7 +3,7 @@
     out = softmax(scale * q · kᵀ + causal) · v,  where query i of n sees context_len - n + i + 1 tokens
 
 q, out: [num_tokens, num_heads, head_dim]; k_cache, v_cache: [num_blocks, num_kv_heads, block_size,
-head_dim]. Consecutive groups of num_heads / num_kv_heads query heads share a key/value head. On the GPU,
+head_dim], of q's type or float8_e4m3fn. Consecutive groups of num_heads / num_kv_heads query heads share a key/value head. On the GPU,
 single-token queries go to `decode_attention` and the rest to `prefill_attention`. On the CPU, a batch's
 contexts are gathered from the cache, then attended by torch's fused attention: all decodes of similar
 context in one call, and each longer query in a call of its own. `attention_variant.py` says what a variant
@@ -21,6 +21,7 @@ import torch.nn.functional as F
 
 from kernels.attention_variant import PLAIN, AttentionVariant
 from kernels.decode_attention import decode_attention_triton
+from kernels.fp8_quantize import FP8
 from kernels.native import few_rows
 from kernels.prefill_attention import prefill_attention_triton
 
@@ -79,6 +80,12 @@ def paged_attention_reference(
     _, num_heads, head_dim = q.shape
     _, num_kv_heads, block_size, _ = k_cache.shape
     keys, values = k_cache.view(-1, head_dim), v_cache.view(-1, head_dim)
+
+    def take(rows: torch.Tensor, cache_rows: torch.Tensor) -> torch.Tensor:
+        if rows.dtype != FP8:
+            return rows.index_select(0, cache_rows)
+        return rows.view(torch.uint8).index_select(0, cache_rows).view(FP8).to(q.dtype)
+
     mask_dtype = torch.promote_types(q.dtype, torch.float32)
     layout = _Layout(num_kv_heads, block_size, mask_dtype, variant.window)
     decodes, prefills = _gathers(metadata, layout)
@@ -87,8 +94,8 @@ def paged_attention_reference(
         shape = (gather.num_seqs, num_kv_heads, -1, head_dim)
         result = _attend(
             q[gather.queries].reshape(shape),  # the heads of a group are the queries of one head
-            keys.index_select(0, gather.cache_rows).view(shape),
-            values.index_select(0, gather.cache_rows).view(shape),
+            take(keys, gather.cache_rows).view(shape),
+            take(values, gather.cache_rows).view(shape),
             gather,
             scale,
             variant,
@@ -98,8 +105,8 @@ def paged_attention_reference(
         shape = (1, num_kv_heads, -1, head_dim)
         result = _attend(
             q[gather.queries].transpose(0, 1).unsqueeze(0),
-            keys.index_select(0, gather.cache_rows).view(shape),
-            values.index_select(0, gather.cache_rows).view(shape),
+            take(keys, gather.cache_rows).view(shape),
+            take(values, gather.cache_rows).view(shape),
             gather,
             scale,
             variant,
@@ -277,7 +284,8 @@ def paged_attention(
     if q.is_cuda:
         return paged_attention_triton(q, k_cache, v_cache, metadata, scale, variant)
     is_decode = metadata.num_decodes == len(metadata.query_lens)
-    if is_decode and variant is PLAIN and few_rows.takes(q) and q.stride(2) == 1:
+    is_plain = variant is PLAIN and k_cache.dtype == q.dtype
+    if is_decode and is_plain and few_rows.takes(q) and q.stride(2) == 1:
         lens, tables = metadata.context_lens, metadata.block_tables
         return few_rows.decode_attention(
             q, k_cache, v_cache, lens, tables, max(metadata.context_lens_list), scale

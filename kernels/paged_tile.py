@@ -69,11 +69,12 @@ def attend(
 ):
     """One step of the online softmax.
 
-    q: [BLOCK_M, BLOCK_D]; k, v: [BLOCK_N, BLOCK_D]; visible: [BLOCK_M, BLOCK_N], used if MASKED.
+    q: [BLOCK_M, BLOCK_D]; k, v: [BLOCK_N, BLOCK_D], of q's type or of eight bits; visible: [BLOCK_M, BLOCK_N], used if MASKED.
     The state is total: sum of exp2(score - top) * v; top: largest score; weight: sum of exp2(score - top).
     Each row must see a token in its first step, unless top begins above -inf: else the result is NaN.
     If SOFTCAPPED, scale_log2 is that of `softcap_scale`.
     """
+    k, v = k.to(q.dtype), v.to(q.dtype)
     scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
     if SOFTCAPPED:
         # tanh(x) = 1 - 2 / (exp(2x) + 1), which is 1 long before exp2 overflows.

@@ -110,8 +110,8 @@ def rotary_write_kernel(
             target = first + kv_heads * (BLOCK_SIZE * HEAD_DIM) + halves[None, :]
             tl.store(k_cache_ptr + target, k1.to(k_cache_ptr.dtype.element_ty), mask=kv_mask)
             tl.store(k_cache_ptr + target + HALF, k2.to(k_cache_ptr.dtype.element_ty), mask=kv_mask)
-            tl.store(v_cache_ptr + target, v1, mask=kv_mask)
-            tl.store(v_cache_ptr + target + HALF, v2, mask=kv_mask)
+            tl.store(v_cache_ptr + target, v1.to(v_cache_ptr.dtype.element_ty), mask=kv_mask)
+            tl.store(v_cache_ptr + target + HALF, v2.to(v_cache_ptr.dtype.element_ty), mask=kv_mask)
 
 
 @triton.jit
@@ -209,7 +209,8 @@ def rotary_write(
     """Make a step's queries ready, and store its keys and values; returns the queries. Uses up q and k."""
     if q.is_cuda:
         return rotary_write_triton(q, k, v, norms, positions, cos_sin, k_cache, v_cache, slots)
-    if few_rows.takes(q) and q.stride() == (k.stride(0), q.shape[2], 1):
+    is_adjacent = q.stride() == (k.stride(0), q.shape[2], 1)
+    if few_rows.takes(q) and is_adjacent and k_cache.dtype == q.dtype:
         few_rows.rotary_write(q, k, v, norms, positions, cos_sin, k_cache, v_cache, slots)
         return q
     return rotary_write_reference(q, k, v, norms, positions, cos_sin, k_cache, v_cache, slots)

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from engine.config import DataType, Device, LoadFormat, ModelImplementation
+    from engine.config import (
+        DataType,
+        Device,
+        KVCacheType,
+        LoadFormat,
+        ModelImplementation,
+        Quantization,
+    )
 
 GREEDY = SamplingParams(max_tokens=1, temperature=0.0)
 
@@ -35,6 +42,8 @@ def load_runner(
     max_model_len: int | None = None,
     seed: int = 0,
     max_loras: int = 0,
+    quantization: Quantization | None = None,
+    kv_cache_dtype: KVCacheType = "auto",
 ) -> ModelRunner:
     """Load a model, by default on one thread of the CPU, with room for a few sequences."""
     config = EngineConfig(
@@ -48,6 +57,8 @@ def load_runner(
         max_model_len=max_model_len,
         max_num_seqs=8,
         max_loras=max_loras,
+        quantization=quantization,
+        kv_cache_dtype=kv_cache_dtype,
         max_num_batched_tokens=256,
         num_threads=1,
         seed=seed,

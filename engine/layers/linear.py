@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from kernels.fp8_linear import Fp8Weight
 from kernels.linear import LinearWeight, linear, linear_into, linear_silu_mul, prepare_weight
 from kernels.silu_mul import silu_mul
 
@@ -44,6 +45,7 @@ class Linear(nn.Module):
                 torch.empty(out_features, dtype=precision.activations), requires_grad=False
             )
         self._activations = precision.activations
+        self._quantized = precision.quantized
         self.four_bit: Tensor | None = None
         """The weight as a GGUF file has it, where `kernels.linear` can use that."""
         self._prepared: LinearWeight | None = None
@@ -52,9 +54,20 @@ class Linear(nn.Module):
 
     def prepare(self) -> None:
         """Bring the loaded weight into the form that the device multiplies fastest, and drop the original."""
-        self._prepared = prepare_weight(self.weight.data, self._activations, self.four_bit)
+        if self._quantized is None:
+            self._prepared = prepare_weight(self.weight.data, self._activations, self.four_bit)
+        else:
+            self._prepared = LinearWeight(fp8=Fp8Weight.of(self.weight.data))
         del self.weight
         self.four_bit = None
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of the loaded weight that a step will read: a CPU keeps the four bits that a file has."""
+        if self._quantized is not None:
+            return self.weight.numel() * self._quantized.itemsize
+        stays_four_bit = self.four_bit is not None and not self.weight.is_cuda
+        return self.four_bit.nbytes if stays_four_bit and self.four_bit is not None else self.weight.nbytes
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply x [..., in_features]; returns [..., sum of parts]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
@@ -118,9 +119,8 @@ class PagedDecoder(CausalLM):
     def __init__(self, config: ModelConfig, max_model_len: int, precision: Precision) -> None:
         super().__init__(config, precision.activations)
         self.model = Decoder(config, type(self).attention, max_model_len, precision)
-        self.output = Linear(
-            config.hidden_size, {"lm_head": config.vocab_size}, bias=False, precision=precision
-        )
+        head = replace(precision, quantized=None)
+        self.output = Linear(config.hidden_size, {"lm_head": config.vocab_size}, bias=False, precision=head)
         if config.tie_word_embeddings:
             self.output.weight = self.model.embed_tokens.weight
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -171,6 +172,7 @@ class GeneralCausalLM(CausalLM):
 
 def _replace_linears(transformer: nn.Module, precision: Precision) -> None:
     """Put ours in the place of all linear layers, which keep their names and numbers."""
+    head = transformer.get_output_embeddings()  # type: ignore[operator] # transformers' models have it
     for path, module in list(transformer.named_modules()):
         if type(module) is nn.Linear:
             weight = module.weight
@@ -179,4 +181,5 @@ def _replace_linears(transformer: nn.Module, precision: Precision) -> None:
         else:
             continue
         name = path.rpartition(".")[2]
-        transformer.set_submodule(path, TransformersLinear(name, weight, module.bias, precision))
+        own = replace(precision, quantized=None) if module is head else precision
+        transformer.set_submodule(path, TransformersLinear(name, weight, module.bias, own))

@@ -20,6 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from engine.errors import ModelLoadError
 from kernels.attention_variant import PLAIN, AttentionVariant
+from kernels.fp8_quantize import FP8
 from kernels.kv_write import kv_write
 from kernels.paged_attention import paged_attention
 
@@ -67,7 +68,7 @@ class PagedPass:
         """Store and attend q, k and v, each [num_tokens, heads, head_dim]; returns the shape of q."""
         layer, self._num_calls = self._num_calls, self._num_calls + 1
         cache, window = self.caches[layer], self.windows[layer]
-        dtype = cache.keys.dtype
+        dtype = v.dtype if cache.keys.dtype == FP8 else cache.keys.dtype  # some models turn in float32
         q, k, v = (each.to(dtype).contiguous() for each in (q, k, v))
         kv_write(k, v, cache.keys, cache.values, self.inputs.slots)
         is_plain = window is None and softcap is None and sinks is None

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -8,6 +8,8 @@ from hand_plans import HandPlans, load_runner
 from tiny_model import make_tiny_model
 
 from engine import precision
+from engine.config import EngineConfig
+from engine.errors import ModelLoadError
 from engine.precision import choose_precision
 
 if TYPE_CHECKING:
@@ -15,24 +17,36 @@ if TYPE_CHECKING:
 
     from engine.config import DataType
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def config(dtype: DataType, **settings: Any) -> EngineConfig:
+    return EngineConfig(model_path="", dtype=dtype, **settings)
 
 
 def test_the_model_decides_where_nobody_else_does() -> None:
-    cuda = torch.device("cuda")
-    assert choose_precision("auto", "bfloat16", cuda).weights == torch.bfloat16
-    assert choose_precision("float16", "bfloat16", cuda).activations == torch.float16
-    assert choose_precision("auto", "float16", cuda).name == "float16"
+    assert choose_precision(config("auto"), "bfloat16", CUDA).weights == torch.bfloat16
+    assert choose_precision(config("float16"), "bfloat16", CUDA).activations == torch.float16
+    assert choose_precision(config("auto"), "float16", CUDA).name == "float16"
+
+
+def test_eight_bits() -> None:
+    chosen = choose_precision(config("auto", quantization="fp8", kv_cache_dtype="fp8"), "bfloat16", CUDA)
+    assert chosen.quantized == chosen.kv_cache == torch.float8_e4m3fn
+    assert chosen.weights == chosen.activations == torch.bfloat16
+    assert choose_precision(config("auto"), "bfloat16", CUDA).kv_cache == torch.bfloat16
+    with pytest.raises(ModelLoadError, match="needs bfloat16"):
+        choose_precision(config("float16", quantization="fp8"), "bfloat16", CUDA)
 
 
 def test_a_cpu_without_the_instructions_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "cpu_multiplies", lambda dtype: dtype == torch.float32)
-    chosen = choose_precision("bfloat16", "float32", CPU)
+    chosen = choose_precision(config("bfloat16"), "float32", CPU)
     assert chosen.name == "bfloat16"
     assert chosen.weights == torch.bfloat16
     assert chosen.activations == torch.float32
     monkeypatch.setattr(precision, "cpu_multiplies", lambda _: True)
-    assert choose_precision("bfloat16", "float32", CPU).activations == torch.bfloat16
+    assert choose_precision(config("bfloat16"), "float32", CPU).activations == torch.bfloat16
 
 
 @pytest.mark.parametrize("native", [False, True])
