@@ -14,6 +14,7 @@ from scripted_backend import serving
 
 _OPTIONS = (
     "--phases=examples,coverage,fuzzing",
+    "--suppress-health-check=all",
     "--exclude-checks=positive_data_acceptance",
     "--max-examples=20",
     "--seed=1",

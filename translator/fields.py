@@ -69,7 +69,11 @@ _PATHS[CHAT] |= {
     "chat.tools": ("tools",),
     "chat.tool_choice": ("tool_choice",),
 }
-_PATHS[MESSAGES] |= {"prompt": ("messages",), "chat": ("messages",)}
+_PATHS[MESSAGES] |= {
+    "prompt": ("messages",),
+    "chat": ("messages",),
+    "reasoning.max_tokens": ("thinking.budget_tokens",),
+}
 _PATHS[RESPONSES] |= {"prompt": ("input",), "chat": ("input",), "chat.messages": ("input",)}
 _PATHS[COMPLETIONS] |= {"prompt": ("prompt",), "token_ids": ("prompt",), "token_ids.ids": ("prompt",)}
 

@@ -322,7 +322,7 @@ def test_what_the_server_refuses_is_named_as_here(http: httpx.Client, house: Hou
         ("spec.chat.tools[1].parameters_json", "tools[1].input_schema"),
         ("spec.chat.messages[3].text", "messages: is wrong"),
         ("spec.chat", "messages"),
-        ("spec.reasoning.max_tokens", "thinking"),
+        ("spec.reasoning.max_tokens", "thinking.budget_tokens"),
         ("spec.constraint.json_schema", "output_config"),
     ):
         violation = refuses((path, "is wrong"))
