@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NUM_AT_ONCE = 32
-MAX_TOKENS = 320
+MAX_TOKENS = 192
 
 
 def ask(client: Client, schema: Any, temperature: float, streams: bool) -> tuple[str, bool]:
@@ -68,9 +68,9 @@ IDS = ["greedy", "sampled", "streamed"]
 
 @pytest.mark.parametrize(("temperature", "streams"), WAYS, ids=IDS)
 def test_answers_are_valid(client: Client, temperature: float, streams: bool) -> None:
-    """A slice of the set, another for each way: each family once, at rising levels."""
+    """A slice of the set, another for each way: of many families and levels."""
     first = WAYS.index((temperature, streams))
-    names = [name for index, name in enumerate(SCHEMAS) if (index // 20 + index + 3 * first) % 13 == 0]
+    names = [name for index, name in enumerate(SCHEMAS) if (index // 20 + index + 5 * first) % 17 == 0]
     assert check(client, names, temperature, streams) <= len(names) // 4
 
 
