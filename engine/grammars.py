@@ -77,6 +77,7 @@ class Grammars:
         self._compiler: Future[GrammarCompiler] | None = None
         self._opening: dict[str, tuple[EngineRequest, Future[GrammarMatcher]]] = {}
         self._taken: list[GrammarMatcher] = []
+        self._jobs: list[Future[None]] = []
         self._template = functools.lru_cache(MAX_TEMPLATES)(self._compile)
 
     def learn(self, vocabulary: Vocabulary) -> None:
@@ -91,6 +92,7 @@ class Grammars:
 
     def opened(self) -> list[tuple[EngineRequest, GrammarMatcher | None]]:
         """Return the sequences whose grammars were compiled since the last call; None for a bad grammar."""
+        self._check_jobs()
         done = [(request, future) for request, future in self._opening.values() if future.done()]
         for request, _ in done:
             del self._opening[request.request_id]
@@ -106,12 +108,19 @@ class Grammars:
         self._taken.clear()
         size = -(-len(taken) // self._num_followers)
         for first in range(0, len(taken), size or 1):
-            self._following.submit(self._follow, taken[first : first + size])
+            self._jobs.append(self._following.submit(self._follow, taken[first : first + size]))
 
     def _follow(self, matchers: Sequence[GrammarMatcher]) -> None:
         for matcher in matchers:
             matcher.follow()
         self._on_change()
+
+    def _check_jobs(self) -> None:
+        """Raise what a thread has failed by; it would be a bug of ours."""
+        for job in self._jobs:
+            if job.done():
+                job.result()
+        self._jobs = [job for job in self._jobs if not job.done()]
 
     def _open(self, grammar: str) -> GrammarMatcher:
         assert self._compiler is not None, "the server sends its vocabulary before any request"
