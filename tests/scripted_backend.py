@@ -129,7 +129,7 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, models_pb2_grpc.Mode
         left = self.left
         context.add_done_callback(lambda _: left.release())
         self.entered.release()
-        if request.spec.sampling.n > MAX_CHOICES:
+        if request.spec.sampling.HasField("n") and not 1 <= request.spec.sampling.n <= MAX_CHOICES:
             too_many = refuses(("spec.sampling.n", "out of range"))
             await abort(context, grpc.StatusCode.INVALID_ARGUMENT, "text", too_many)
         async for event in self.script(request.spec, context):

@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import Route
 
 from translator import (
     adapters,
@@ -133,8 +133,8 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
 
 def _methods_of(request: Request) -> list[str]:
     """The methods that a path has; the router itself knows of those of its first route alone."""
-    routes = (route for route in ROUTES if route.matches(request.scope)[0] is not Match.NONE)
-    return sorted({method for route in routes for method in route.methods or ()})
+    path = request.scope["route"].path
+    return sorted({method for route in ROUTES if route.path == path for method in route.methods or ()})
 
 
 def _body(request: Request, error: ApiError) -> bytes:

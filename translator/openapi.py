@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from translator.error_bodies import is_anthropic
 from translator.fields import FIELDS, Support
-from translator.openapi_answers import ANSWERS, TEXT, Schema, ref
+from translator.openapi_answers import ANSWERS, TEXT, Schema, constant, ref
 from translator.openapi_operations import OPERATIONS, example_of
 from translator.sse import encode_json
 from translator.version import VERSION
@@ -46,6 +46,7 @@ _REASONS = {
     504: "The request was not done before its deadline.",
 }
 _RETRIED = (429, 503)
+_MARKED_STREAMS = ("ChatCompletionChunk", "CompletionChunk")
 _REQUEST_ID: Schema = {"type": "string", "description": "Id of the request, for the operator's log."}
 _REQUEST_ID_PARAMETER = {
     "name": "x-request-id",
@@ -151,6 +152,8 @@ def _answers(operation: Operation, path: str, *, has_content: bool) -> Iterator[
 def _event(name: str) -> Schema:
     """One event of a stream: its data is JSON, but for OpenAI's mark of the end."""
     data = TEXT | {"contentMediaType": "application/json", "contentSchema": ref(name)}
+    if name in _MARKED_STREAMS:
+        data = {"anyOf": [constant("[DONE]"), data]}
     return {"type": "object", "properties": {"event": TEXT, "data": data}, "required": ["data"]}
 
 

@@ -94,6 +94,7 @@ def test_the_page_needs_nothing_from_elsewhere(http: httpx.Client) -> None:
     ("path", "methods"),
     [
         ("/v1/responses/resp_1", "DELETE, GET, HEAD"),
+        ("/v1/responses/input_tokens", "POST"),
         ("/v1/models", "GET, HEAD"),
         ("/ping", "GET, HEAD, POST"),
     ],
