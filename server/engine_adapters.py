@@ -62,19 +62,21 @@ class EngineAdapters:
         for adapter, path in self._paths.items():
             link.send(LoadAdapter(adapter, path))
 
-    def take(self, reply: AdapterLoaded | AdapterRefused) -> None:
-        """Take the engine's answer to a load."""
+    def take(self, reply: AdapterLoaded | AdapterRefused) -> bool:
+        """Take the engine's answer to a load. Return whether it was the last of those that came back."""
         adapter = reply.adapter
         waiting = self._replies.get(adapter)
         if adapter in self._returning:
             self._returning.discard(adapter)
             if not isinstance(reply, AdapterLoaded):
                 logger.error("the adapter at %s is lost: %s", self._paths.pop(adapter), reply.message)
-        elif waiting is not None and not waiting.done():
+            return not self._returning
+        if waiting is not None and not waiting.done():
             if isinstance(reply, AdapterLoaded):
                 waiting.set_result(reply.rank)
             else:
                 waiting.set_exception(AdapterError(reply.message))
+        return False
 
     def lose(self, reason: str) -> None:
         """The process has gone: fail the loads that it has not answered."""

@@ -218,10 +218,11 @@ class EngineProcess:
                 assert self._link is not None
                 self._adapters.bring_back(self._link)
                 self._loaded.set()
-                self._become_ready()
+                if self._adapters.are_complete:
+                    self._become(None)
             case AdapterLoaded() | AdapterRefused():
-                self._adapters.take(frame)
-                self._become_ready()
+                if self._adapters.take(frame):
+                    self._become(None)
             case Fatal(message):
                 self._fatal = message
 
@@ -240,10 +241,6 @@ class EngineProcess:
         mailboxes, self._mailboxes = self._mailboxes, {}
         for mailbox in mailboxes.values():
             mailbox.fail(EngineUnavailableError(reason))
-
-    def _become_ready(self) -> None:
-        if self._adapters.are_complete:
-            self._become(None)
 
     def _become(self, not_ready_reason: str | None) -> None:
         self._not_ready_reason = not_ready_reason

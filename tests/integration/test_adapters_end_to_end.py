@@ -89,9 +89,15 @@ def test_adapters_of_the_start_answer_as_peft_does(kin: Kin) -> None:
     for name in ("base", "small", "wide"):
         assert tokens_over_http(kin.house, name) == kin.expected[name.replace("base", "")]
     with Client(kin.house.grpc_target, timeout=60) as client:
-        for options in ({"adapter": "wide"}, {"model": "wide"}, {"model": "base", "adapter": "wide"}):
+        for model, adapter in (("", "wide"), ("wide", ""), ("base", "wide")):
             response = client.generate(
-                PROMPT, max_tokens=NUM_NEW_TOKENS, temperature=0, ignore_eos=True, token_ids=True, **options
+                PROMPT,
+                model=model,
+                adapter=adapter,
+                max_tokens=NUM_NEW_TOKENS,
+                temperature=0,
+                ignore_eos=True,
+                token_ids=True,
             )
             assert response.started.model == "wide"
             assert list(response.choices[0].token_ids) == kin.expected["wide"]

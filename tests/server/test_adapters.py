@@ -97,7 +97,7 @@ async def test_unknown_names_are_not_found_and_named() -> None:
         ):
             error = await status_of(call)
             assert error.code() is grpc.StatusCode.NOT_FOUND
-            assert "'nope'" in error.details()
+            assert "'nope'" in str(error.details())
             assert details_of(error)["ErrorInfo"].reason == reason
 
 
@@ -124,7 +124,7 @@ async def test_bad_loads_are_refused_by_name() -> None:
         for name in ("sql", "base", "alias"):
             error = await status_of(stubs.load(name, "/x"))
             assert error.code() is grpc.StatusCode.ALREADY_EXISTS
-            assert f"'{name}'" in error.details()
+            assert f"'{name}'" in str(error.details())
         await stubs.load("art", "/adapters/art")
         error = await status_of(stubs.load("third", "/x"))
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -135,7 +135,7 @@ async def test_a_server_without_adapters_says_so() -> None:
     async with calling(max_adapters=0) as stubs:
         error = await status_of(stubs.load("sql", "/adapters/sql"))
         assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
-        assert "--enable-lora" in error.details()
+        assert "--enable-lora" in str(error.details())
         assert await stubs.listed() == []
 
 
