@@ -7,13 +7,15 @@ import math
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from fakes import INFO
+from tiny_model import VOCAB_SIZE, make_tiny_transformer
 
 from engine.messages import EngineRequest, FinishReason, RequestOutput, SamplingParams, TokenLogprobs
 from server.beam_search import BeamSearch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
 VOCAB = 6
 END, STOP = 5, 4
@@ -31,18 +33,23 @@ def distribution(token_ids: list[int]) -> list[float]:
 
 
 class TableEngine:
-    """Generates one token of a sequence from `distribution`."""
+    """Generates one token of a sequence from a distribution."""
 
     info = INFO
 
-    def __init__(self, fails_after: int = 10_000) -> None:
+    def __init__(
+        self,
+        fails_after: int = 10_000,
+        distribution: Callable[[list[int]], list[float]] = distribution,
+    ) -> None:
         self.requests: list[EngineRequest] = []
         self._fails_after = fails_after
+        self._distribution = distribution
 
     async def submit(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]:
         self.requests.append(request)
-        logprobs = distribution(request.prompt_token_ids)
-        best = sorted(range(VOCAB), key=lambda token_id: -logprobs[token_id])
+        logprobs = self._distribution(request.prompt_token_ids)
+        best = sorted(range(len(logprobs)), key=lambda token_id: -logprobs[token_id])
         top = [(token_id, logprobs[token_id]) for token_id in best[: request.sampling.num_logprobs]]
         yield RequestOutput(request.request_id, num_cached_tokens=3)
         failed = len(self.requests) > self._fails_after
@@ -144,3 +151,38 @@ async def test_a_failed_sequence_ends_the_search() -> None:
     outputs = await search(TableEngine(fails_after=2), 3, params(5))
     assert outputs[-1][1].error == "numerical_error"
     assert len(outputs) == 2
+
+
+@pytest.mark.parametrize(("width", "max_tokens", "length_penalty"), [(3, 6, 1.0), (4, 4, 2.0)])
+async def test_open_beams_are_those_of_transformers(
+    width: int, max_tokens: int, length_penalty: float
+) -> None:
+    # Without an end: transformers drops ends that are not among the best `width` candidates of all beams.
+    model = make_tiny_transformer("smollm2")
+
+    def next_logprobs(token_ids: list[int]) -> list[float]:
+        with torch.inference_mode():
+            logits = model(torch.tensor([token_ids])).logits[0, -1]
+        found: list[float] = logits.log_softmax(-1).tolist()
+        return found
+
+    prompt = [5, 6, 7, 8]
+    beams = BeamSearch(
+        TableEngine(distribution=next_logprobs),  # type: ignore[arg-type] # in part
+        EngineRequest("r", prompt, SamplingParams(max_tokens=max_tokens)),
+        width,
+        length_penalty,
+        VOCAB_SIZE,
+    )
+    found = [output.token_ids async for _, output in beams.outputs()][1:]
+    expected = model.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        num_beams=width,
+        num_return_sequences=width,
+        do_sample=False,
+        max_new_tokens=max_tokens,
+        **settings,
+    )
+    padding = model.config.pad_token_id
+    assert found == [[token for token in row[len(prompt) :].tolist() if token != padding] for row in expected]
