@@ -94,13 +94,6 @@ class Reader:
         self.read(len(literal))
         return True
 
-    def take_any(self, literals: Sequence[str]) -> Steps[str]:
-        """Read the first of some literals that comes next, and return it; empty where none does."""
-        for literal in literals:
-            if (yield from self.take(literal)):
-                return literal
-        return ""
-
     def until(self, marks: Sequence[str], on_text: Callable[[str], None]) -> Steps[str]:
         """Read up to and including the first of some marks, and return it; empty at the end.
 
