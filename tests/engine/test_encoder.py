@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny_bert import MAX_POSITION, make_tiny_bert, random_ids
 
 from engine.config import EngineConfig
 from engine.encoder_config import EncoderConfig
@@ -24,29 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-MAX_POSITION = 64
-VOCAB_SIZE = 99
 ONE = SamplingParams(max_tokens=1)
-
-
-def make_tiny_bert(folder: Path, **config: Any) -> Any:
-    """Write a random BERT into `folder`, and return it as transformers has it."""
-    sizes: dict[str, Any] = {
-        "vocab_size": VOCAB_SIZE,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "max_position_embeddings": MAX_POSITION,
-    }
-    model: Any = transformers.BertModel(transformers.BertConfig(**(sizes | config)))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(1 + 0.2 * noise if "LayerNorm.weight" in name else 0.3 * noise)
-    model.save_pretrained(folder)
-    return model.eval()
 
 
 def load(folder: Path, **config: Any) -> EncoderRunner:
@@ -76,10 +54,6 @@ def bert(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def pooled(name: str, token_ids: Sequence[int], pooling: Pooling = Pooling.MEAN) -> EngineRequest:
     return EngineRequest(name, list(token_ids), ONE, pooling=pooling)
-
-
-def random_ids(length: int, seed: int = 0) -> list[int]:
-    return list(np.random.default_rng((length, seed)).integers(0, VOCAB_SIZE, length).tolist())
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
