@@ -93,7 +93,8 @@ def kv_write_triton(
     assert v_cache.shape == k_cache.shape == (k_cache.shape[0], num_kv_heads, block_size, head_dim)
     assert k_cache.is_contiguous()
     assert v_cache.is_contiguous()
-    assert k.stride()[1:] == v.stride()[1:] == (head_dim, 1)
+    assert k.stride(2) == v.stride(2) == 1
+    assert num_kv_heads == 1 or k.stride(1) == v.stride(1) == head_dim
     assert slots.shape == (num_tokens,)
     assert slots.dtype == torch.int64
     if num_tokens == 0:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cli import chat, health, serve, translate, up
+from cli import bench, chat, doctor, health, serve, translate, up
 from cli.__main__ import COMMANDS, main, make_parser
 from cli.flags import Flag, UsageError, read_groups
 from engine.config import EngineConfig
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SERVE_FLAGS = [
     "model", "served-model-name", "tokenizer", "chat-template",
     "trust-request-chat-template", "tool-call-parser", "enable-auto-tool-choice", "reasoning-parser", "revision", "download-dir", "load-format", "model-impl",
-    "dtype", "max-model-len", "generation-config", "seed", "device", "tensor-parallel-size",
+    "dtype", "quantization", "kv-cache-dtype", "max-model-len", "generation-config", "seed", "device", "tensor-parallel-size",
     "gpu-memory-utilization", "kv-cache-memory-bytes", "num-gpu-blocks-override", "block-size",
     "max-num-seqs", "max-num-batched-tokens",
     "enable-lora", "lora-modules", "max-loras", "max-lora-rank", "max-cpu-loras", "enable-prefix-caching",
@@ -34,10 +34,30 @@ SERVE_FLAGS = [
 ]  # fmt: skip
 TRANSLATE_FLAGS = [
     "grpc-target", "admin-target", "host", "port", "max-body-bytes", "request-timeout", "sse-keep-alive",
-    "enable-force-include-usage", "allowed-origins",
+    "enable-force-include-usage", "allowed-origins", "response-store-size", "response-store-bytes",
+    "response-store-age",
     "drain-timeout", "log-level",
 ]  # fmt: skip
+MODEL_AND_ENGINE_FLAGS = [name for name in SERVE_FLAGS[: SERVE_FLAGS.index("host")] if "lora" not in name]
 FLAGS = {
+    "bench": [
+        *MODEL_AND_ENGINE_FLAGS,
+        "workload",
+        "num-requests",
+        "concurrency",
+        "input-len",
+        "output-len",
+        "prefix-len",
+        "request-rate",
+        "workload-seed",
+        "temperature",
+        "target",
+        "bench-model",
+        "vocab-size",
+        "num-processes",
+        "output-json",
+    ],
+    "doctor": [*MODEL_AND_ENGINE_FLAGS, "num-sequences"],
     "serve": SERVE_FLAGS,
     "translate": TRANSLATE_FLAGS,
     "up": [*SERVE_FLAGS, "grpc-host", "grpc-port", *TRANSLATE_FLAGS],
@@ -45,6 +65,8 @@ FLAGS = {
     "health": ["target"],
 }
 GROUPS: dict[str, tuple[Group, ...]] = {
+    "bench": bench.GROUPS,
+    "doctor": doctor.GROUPS,
     "serve": serve.GROUPS,
     "translate": translate.GROUPS,
     "up": up.GROUPS,
@@ -150,7 +172,7 @@ def test_a_flag_beats_its_variable_and_a_variable_the_default() -> None:
         (["--chat-template", "/nowhere"], {}, "--chat-template: expected the path of a file"),
         (["--drain-timeout", "nan"], {}, "--drain-timeout: expected a number of at least 0"),
         (["a", "--model", "b"], {}, '--model: "b" is given, and "a" without the flag'),
-        (["--lora-modules", "sql"], {}, '--lora-modules: expected NAME=PATH or a JSON object'),
+        (["--lora-modules", "sql"], {}, "--lora-modules: expected NAME=PATH or a JSON object"),
         (["--lora-modules", '{"name": "x"}'], {}, "--lora-modules: expected NAME=PATH or a JSON object"),
         (["--no-enable-lora", "--lora-modules", "a=b"], {}, "--lora-modules: expected --enable-lora"),
         (["--enable-lora", "--max-cpu-loras", "1"], {}, "--max-cpu-loras: expected at least --max-loras"),
