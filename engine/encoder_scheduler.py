@@ -66,7 +66,8 @@ class EncoderScheduler:
             RequestTooLargeError: it is longer than the model allows.
         """
         assert source.request_id not in self._requests, source.request_id
-        assert source.pooling is not None and matcher is None, "an encoder generates nothing"
+        assert source.pooling is not None, "an encoder generates nothing"
+        assert matcher is None, "an encoder generates nothing"
         if len(source.prompt_token_ids) > self._max_model_len:
             raise RequestTooLargeError(
                 f"{len(source.prompt_token_ids)} tokens are more than {self._max_model_len}"

@@ -3,8 +3,8 @@
     logits[rows[i], t] = -inf    where bit t % 32 of masks[i, t // 32] is 0
 
 logits: [num_seqs, vocab] of any float type; rows: [num_masks] int64, distinct; masks: [num_masks, words]
-int32 with words = ceil(vocab / 32), least significant bit first. Other rows stay as they are. Bytes moved: the
-masks, and what is written.
+int32 with words = ceil(vocab / 32), least significant bit first. Other rows stay as they are. Bytes moved:
+the masks, and what is written.
 """
 
 from __future__ import annotations

@@ -191,7 +191,6 @@ def test_all_refused_fields_are_reported_together() -> None:
     assert refused(spec) == ["spec.sampling.temperature", "spec.sampling.top_p", "spec.output.logprobs"]
 
 
-
 def test_defaults_are_the_models_own_and_then_the_contracts() -> None:
     spec = inference_pb2.GenerationSpec(text="a")
     assert check(spec).sampling.temperature == 1.0
