@@ -71,7 +71,7 @@ def test_answers_are_valid(client: Client, temperature: float, streams: bool) ->
     """A slice of the set, another for each way: of many families and levels."""
     first = WAYS.index((temperature, streams))
     names = [name for index, name in enumerate(SCHEMAS) if (index // 20 + index + 5 * first) % 17 == 0]
-    assert check(client, names, temperature, streams) <= len(names) // 4
+    assert check(client, names, temperature, streams) < len(names) / 2
 
 
 @pytest.mark.slow
@@ -79,4 +79,4 @@ def test_answers_are_valid(client: Client, temperature: float, streams: bool) ->
 @pytest.mark.timeout(1200)
 def test_all_answers_are_valid(client: Client, temperature: float, streams: bool) -> None:
     num_cut = check(client, SCHEMAS, temperature, streams)
-    assert num_cut <= len(SCHEMAS) // 10
+    assert num_cut < len(SCHEMAS) / 4
