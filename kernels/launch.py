@@ -104,7 +104,7 @@ _DECODE_MAX_SPLITS = 64
 _DECODE_PROGRAMS_PER_MULTIPROCESSOR = 2
 
 _VECTOR = VectorLaunch(block_n=2, block_k=1024, num_warps=4)
-_FP8_VECTOR = VectorLaunch(block_n=4, block_k=1024, num_warps=4)
+_FP8_VECTOR = VectorLaunch(block_n=8, block_k=512, num_warps=4)
 
 # By bytes of an element. The same for any number of tokens, so that a token's sums have one order.
 _LORA = {
