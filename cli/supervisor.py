@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 
 _STOP = (signal.SIGTERM, signal.SIGINT)
 _WATCHED = (*_STOP, signal.SIGCHLD)
@@ -79,14 +81,14 @@ class Child:
         return delay
 
 
-class Supervisor:
+class Supervisor(Generic[Answer]):
     """Runs children until a signal, and stops them together."""
 
     def __init__(
         self,
         children: Sequence[Child],
-        probe: Callable[[], str | None],
-        on_ready: Callable[[str, float], None],
+        probe: Callable[[], Answer | None],
+        on_ready: Callable[[Answer, float], None],
         policy: Policy | None = None,
     ) -> None:
         """`on_ready` is called once, with the probe's first answer and the seconds since `run`."""

@@ -8,14 +8,13 @@ import shlex
 import sys
 import urllib.request
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cli import serve, translate
 from cli.flags import Flag, Group, UsageError, read_groups
 from cli.health import TIMEOUT_S, answers_requests
 from cli.process import DRAIN_TIMEOUT, LOG_LEVEL, set_up_logging
 from cli.supervisor import Child, Supervisor
-from pagewire import Client, PagewireError
 
 if TYPE_CHECKING:
     import argparse
@@ -52,12 +51,13 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     port = _fixed_port(config.port, translate.PORT)
     grpc_target = f"{_reachable(grpc_host)}:{grpc_port}"
     set_up_logging(values)
-    # Flags beat the environment, so these four are always said; the rest is inherited or said again.
+    # Flags beat the environment, so these are always said; the rest is inherited or said again.
     server = [f"--host={grpc_host}", f"--port={grpc_port}", *_again(_SERVER_FLAGS, arguments)]
     translator = [
         f"--grpc-target={grpc_target}",
         f"--host={config.host}",
         f"--port={port}",
+        *_stats_target(values),
         *_again(_TRANSLATOR_FLAGS, arguments),
     ]
     base_url = f"http://{_reachable(config.host)}:{port}"
@@ -67,38 +67,27 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
             Child("pagewire translate", _command("translate", translator)),
         ],
         probe=lambda: served_model(base_url),
-        on_ready=lambda model, seconds: print(
-            next_step(model, base_url, grpc_target, seconds, generates=generates_text(grpc_target)),
-            flush=True,
-        ),
+        on_ready=lambda model, seconds: print(next_step(model, base_url, grpc_target, seconds), flush=True),
     )
     return supervisor.run()
 
 
-def served_model(base_url: str) -> str | None:
-    """Return the name of the model that answers there; None while nothing does."""
+def served_model(base_url: str) -> dict[str, Any] | None:
+    """Return the card of the model that answers there; None while nothing does."""
     if not answers_requests(base_url):
         return None
     try:
         with urllib.request.urlopen(f"{base_url}/v1/models", timeout=TIMEOUT_S) as response:
-            return str(json.load(response)["data"][0]["id"])
+            card: dict[str, Any] = json.load(response)["data"][0]
+            return card
     except (OSError, http.client.HTTPException):
         return None
 
 
-def generates_text(grpc_target: str) -> bool:
-    """Whether the model there generates text, which is taken for granted where it does not say."""
-    try:
-        with Client(grpc_target, timeout=TIMEOUT_S) as client:
-            return client.models()[0].can_generate
-    except PagewireError:
-        return True
-
-
-def next_step(model: str, base_url: str, grpc_target: str, seconds: float, *, generates: bool) -> str:
-    """Return the line that says what to do now."""
-    question = "What is the capital of France?"
-    if generates:
+def next_step(card: dict[str, Any], base_url: str, grpc_target: str, seconds: float) -> str:
+    """Return the line that says what to do now with the model of this card."""
+    model, question = card["id"], "What is the capital of France?"
+    if "completion" in card["capabilities"]:
         route = "chat/completions"
         asked = {"model": model, "temperature": 0, "messages": [{"role": "user", "content": question}]}
     else:
@@ -116,6 +105,16 @@ def _command(name: str, flags: list[str]) -> list[str]:
 
 def _again(flags: tuple[Flag, ...], arguments: argparse.Namespace) -> list[str]:
     return [word for flag in flags for word in flag.to_argv(flag.given(arguments))]
+
+
+def _stats_target(values: Mapping[str, object]) -> list[str]:
+    """Let the console show the engine, unless somebody says where, or nobody knows the port beforehand."""
+    port = values.get("admin_port", 50052)
+    if port == 0 or {"admin_target", "stats_target"} & values.keys():
+        return []
+    return [
+        f"--{translate.STATS_TARGET.name}={_reachable(str(values.get('admin_host', '127.0.0.1')))}:{port}"
+    ]
 
 
 def _fixed_port(value: object, flag: Flag) -> int:

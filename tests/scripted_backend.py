@@ -208,7 +208,7 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, models_pb2_grpc.Mode
             await abort(context, unavailable, self.not_ready, reason("NOT_READY"), retry_in(0.05))
 
     def _model(self) -> models_pb2.Model:
-        model = models_pb2.Model(name=MODEL, root="tiny", max_model_len=64)
+        model = models_pb2.Model(name=MODEL, root="tiny", max_model_len=64, can_generate=True)
         model.created.seconds = 1_700_000_000
         return model
 

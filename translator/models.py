@@ -37,4 +37,11 @@ def _card(model: models_pb2.Model) -> dict[str, Any]:
         "root": model.root,
         "parent": model.parent or None,
         "max_model_len": model.max_model_len,
+        "capabilities": _capabilities(model),
     }
+
+
+def _capabilities(model: models_pb2.Model) -> list[str]:
+    """What the model can be asked for."""
+    asked = {"completion": model.can_generate, "embedding": model.embedding_dimensions > 0}
+    return [name for name, can in asked.items() if can]

@@ -29,6 +29,7 @@ def test_models(http: httpx.Client) -> None:
         "root": "tiny",
         "parent": None,
         "max_model_len": 64,
+        "capabilities": ["completion"],
     }
     assert http.get("/v1/models").json() == {"object": "list", "data": [card]}
     assert http.get(f"/v1/models/{MODEL}").json() == card
@@ -46,7 +47,7 @@ def test_version(http: httpx.Client) -> None:
     ("method", "path", "status"),
     [
         ("GET", "/", 404),
-        ("POST", "/v1/embeddings", 404),
+        ("POST", "/v1/audio/speech", 404),
         ("GET", "/v1/models/", 404),
         ("POST", "/v1/chat/completions/", 404),
         ("GET", "/v1/chat/completions", 405),
