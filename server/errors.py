@@ -1,6 +1,7 @@
 """What callers can be told, and the one table that maps it to gRPC statuses.
 
 ServiceError                    text that is safe for the caller
+├── UnauthenticatedError        the key is missing or not valid
 ├── InvalidRequestError         fields that were refused
 │   └── ContextLengthError      the prompt does not fit the context
 ├── NotFoundError               an unknown model, adapter or request
@@ -9,6 +10,7 @@ ServiceError                    text that is safe for the caller
 ├── TooManyAdaptersError        no more adapters can be kept
 ├── UnsupportedByModelError     the model cannot do what is asked for
 ├── QueueFullError              too many requests wait
+├── TenantLimitError            too many requests of one tenant are being served
 ├── SlowReaderError             the caller stopped reading its stream
 ├── NotReadyError               loading, restarting or draining; nothing ran
 ├── RequestLostError            the server could not run the request to its end
@@ -51,6 +53,10 @@ class Violation:
         return f"{self.field}: {self.description}" if self.field else self.description
 
 
+class UnauthenticatedError(ServiceError):
+    """The caller shows no key that is in force."""
+
+
 class InvalidRequestError(ServiceError):
     """Fields of the request were refused."""
 
@@ -91,6 +97,10 @@ class QueueFullError(ServiceError):
     """Too many requests wait already."""
 
 
+class TenantLimitError(ServiceError):
+    """As many requests of the tenant are being served as may be."""
+
+
 class SlowReaderError(ServiceError):
     """The caller does not read its stream."""
 
@@ -123,6 +133,7 @@ class _Rule:
 
 
 _TABLE: dict[type[BaseException], _Rule] = {
+    UnauthenticatedError: _Rule(grpc.StatusCode.UNAUTHENTICATED, "INVALID_API_KEY"),
     InvalidRequestError: _Rule(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
     ContextLengthError: _Rule(grpc.StatusCode.INVALID_ARGUMENT, "CONTEXT_LENGTH_EXCEEDED"),
     NotFoundError: _Rule(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"),
@@ -131,6 +142,7 @@ _TABLE: dict[type[BaseException], _Rule] = {
     AdaptersOffError: _Rule(grpc.StatusCode.FAILED_PRECONDITION, "ADAPTERS_OFF"),
     TooManyAdaptersError: _Rule(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_ADAPTERS"),
     QueueFullError: _Rule(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", retry_delay_s=1),
+    TenantLimitError: _Rule(grpc.StatusCode.RESOURCE_EXHAUSTED, "TENANT_LIMIT", retry_delay_s=1),
     SlowReaderError: _Rule(grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_READER"),
     NotReadyError: _Rule(grpc.StatusCode.UNAVAILABLE, "NOT_READY", retry_delay_s=1),
     RequestLostError: _Rule(grpc.StatusCode.UNAVAILABLE, "REQUEST_LOST"),
@@ -147,6 +159,8 @@ class Status:
     """A gRPC status as it goes on the wire."""
 
     code: grpc.StatusCode
+    reason: str
+    """A stable name of the cause, as in the details."""
     message: str
     details: bytes = field(repr=False)
     """A serialised google.rpc.Status."""
@@ -173,7 +187,7 @@ def status_of(error: BaseException, request_id: str) -> Status:
         status.details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
     if isinstance(error, InvalidRequestError):
         status.details.append(_pack(_bad_request(error.violations, _MAX_VIOLATIONS_BYTES)))
-    return Status(rule.code, message, status.SerializeToString(), rule.retry_delay_s)
+    return Status(rule.code, reason, message, status.SerializeToString(), rule.retry_delay_s)
 
 
 def _bad_request(violations: list[Violation], max_bytes: int) -> error_details_pb2.BadRequest:

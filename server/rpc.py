@@ -8,7 +8,6 @@ Here every call is parsed and watched over by ourselves, so each ends with a sta
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import time
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,10 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from server import errors
+from server.gate import caller_tenant
 from server.request_id import METADATA_KEY, request_id_of
+from server.request_log import log_end
+from server.request_record import CALLER_GONE, CallEnd, RequestRecord
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -28,8 +30,7 @@ if TYPE_CHECKING:
 
     Method = Callable[[Any, "Call"], Awaitable[Message | None]]
     Context = grpc.aio.ServicerContext[bytes, Message]
-
-logger = logging.getLogger(__name__)
+    OnEnd = Callable[[CallEnd], None]
 
 WRITE_TIMEOUT_S = 30.0
 _ABORT_TIMEOUT_S = 1.0
@@ -41,6 +42,8 @@ class Call:
     def __init__(self, context: Context, write_timeout_s: float) -> None:
         self.request_id = request_id_of(context.invocation_metadata())
         self.arrived_s = time.monotonic()
+        self.tenant = caller_tenant.get()
+        self.record = RequestRecord()
         self._context = context
         self._write_timeout_s = write_timeout_s
         self._task = asyncio.current_task()
@@ -78,15 +81,21 @@ class Call:
 
 
 def generic_handler(
-    service: ServiceDescriptor, servicer: object, write_timeout_s: float = WRITE_TIMEOUT_S
+    service: ServiceDescriptor,
+    servicer: object,
+    write_timeout_s: float = WRITE_TIMEOUT_S,
+    on_end: OnEnd = log_end,
 ) -> grpc.GenericRpcHandler:
     """Return a handler that serves each method of `service` by the servicer's method of that name.
 
     The servicer's methods are named in snake case and take a request and a `Call`. Those of unary RPCs
-    return the response; those of streams write their responses and return nothing.
+    return the response; those of streams write their responses and return nothing. `on_end` hears of each
+    call once, when it has been answered.
     """
     handlers = {
-        method.name: _method_handler(method, getattr(servicer, _snake_case(method.name)), write_timeout_s)
+        method.name: _method_handler(
+            method, getattr(servicer, _snake_case(method.name)), write_timeout_s, on_end
+        )
         for method in service.methods
         if hasattr(servicer, _snake_case(method.name))
     }
@@ -98,7 +107,7 @@ def _snake_case(name: str) -> str:
 
 
 def _method_handler(
-    descriptor: MethodDescriptor, method: Method, write_timeout_s: float
+    descriptor: MethodDescriptor, method: Method, write_timeout_s: float, on_end: OnEnd
 ) -> grpc.RpcMethodHandler[bytes, Message]:
     parse = GetMessageClass(descriptor.input_type).FromString
     serialize = GetMessageClass(descriptor.output_type).SerializeToString
@@ -107,10 +116,12 @@ def _method_handler(
         call = Call(context, write_timeout_s)
         context.set_trailing_metadata(((METADATA_KEY, call.request_id),))
         try:
-            return await method(_parse(parse, request_bytes), call)
+            response = await method(_parse(parse, request_bytes), call)
         except (Exception, asyncio.CancelledError) as raised:
-            await _answer(descriptor.name, call, context, raised)
+            await _answer(descriptor.name, call, context, raised, on_end)
             raise asyncio.CancelledError from raised
+        on_end(_end(descriptor.name, call))
+        return response
 
     make = (
         grpc.unary_stream_rpc_method_handler
@@ -128,7 +139,7 @@ def _parse(parse: Callable[[bytes], Message], request_bytes: bytes) -> Message:
         raise errors.InvalidRequestError([violation]) from error
 
 
-async def _answer(name: str, call: Call, context: Context, raised: BaseException) -> None:
+async def _answer(name: str, call: Call, context: Context, raised: BaseException, on_end: OnEnd) -> None:
     """Send the status that `raised` stands for. Raises AbortError once it is sent, else returns."""
     error = call.error_for(raised)
     status = errors.status_of(error, call.request_id)
@@ -138,26 +149,26 @@ async def _answer(name: str, call: Call, context: Context, raised: BaseException
     ]
     if status.retry_delay_s is not None:
         trailing.append(("grpc-retry-pushback-ms", str(status.retry_delay_s * 1000)))
+    end = _end(name, call, status.code, status.reason, None if errors.is_expected(error) else error)
     try:
         async with asyncio.timeout(_ABORT_TIMEOUT_S):
             await context.abort(status.code, status.message, tuple(trailing))
     except grpc.aio.AbortError:
-        _log(name, call, error, status)
+        on_end(end)
         raise
     except TimeoutError:
         # The reader has stopped; the status waits behind the messages that it did not read.
-        _log(name, call, error, status)
+        on_end(end)
     except (grpc.aio.BaseError, asyncio.CancelledError):
-        logger.info("%s %s ended by its caller", name, call.request_id)
+        on_end(_end(name, call, grpc.StatusCode.CANCELLED, CALLER_GONE))
 
 
-def _log(name: str, call: Call, error: BaseException, status: errors.Status) -> None:
+def _end(
+    name: str,
+    call: Call,
+    code: grpc.StatusCode = grpc.StatusCode.OK,
+    reason: str = "",
+    fault: BaseException | None = None,
+) -> CallEnd:
     seconds = time.monotonic() - call.arrived_s
-    if errors.is_expected(error):
-        # Probes and waiting clients come again and again while there is nothing to answer with.
-        level = logging.DEBUG if isinstance(error, errors.NotReadyError) else logging.INFO
-        logger.log(
-            level, "%s %s %s after %.3f s: %s", name, call.request_id, status.code.name, seconds, error
-        )
-    else:
-        logger.error("%s %s failed after %.3f s", name, call.request_id, seconds, exc_info=error)
+    return CallEnd(name, call.request_id, code.name, reason, seconds, call.record, fault)

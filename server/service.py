@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
     from server.grammar_checker import GrammarChecker
     from server.rpc import Call
     from server.served_model import ServedModel
-
-logger = logging.getLogger(__name__)
 
 
 class InferenceService:
@@ -82,14 +78,7 @@ class InferenceService:
             response = await loop.run_in_executor(
                 self._executor, make_response, model.name, vectors, checked, inputs
             )
-        seconds = time.monotonic() - call.arrived_s
-        logger.info(
-            "%s finished after %.3f s: %d inputs of %d tokens embedded",
-            call.request_id,
-            seconds,
-            len(inputs),
-            response.num_prompt_tokens,
-        )
+        call.record.finish_embedding(response)
         return response
 
     async def _events(
@@ -102,8 +91,7 @@ class InferenceService:
             async with contextlib.aclosing(generation.events()) as events:
                 async for event in events:
                     ticket.waits = False
-                    if event.HasField("finished"):
-                        _log(call, event.finished.usage)
+                    call.record.note(event)
                     yield event
 
     async def _prepare(
@@ -124,15 +112,3 @@ class InferenceService:
         shape = output_grammar(checked, model)
         grammar = "" if shape is None else await self._grammars.check(shape, model)
         return Generation(self._engine, model, checked, prompt, grammar, call.request_id, call.arrived_s)
-
-
-def _log(call: Call, usage: inference_pb2.Usage) -> None:
-    logger.info(
-        "%s finished after %.3f s: %d prompt tokens (%d cached), %d generated, first after %.3f s",
-        call.request_id,
-        usage.total_time.ToTimedelta().total_seconds(),
-        usage.num_prompt_tokens,
-        usage.num_cached_tokens,
-        usage.num_completion_tokens,
-        usage.time_to_first_token.ToTimedelta().total_seconds(),
-    )

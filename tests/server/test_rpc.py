@@ -101,7 +101,9 @@ async def test_a_fault_is_internal_and_keeps_its_text(
         assert error.details() == "internal error; request id my-id"
         assert SECRET not in str(calls.details_of(error))
         assert dict(error.trailing_metadata())["x-request-id"] == "my-id"
-    assert [record.levelno for record in caplog.records if record.name == "server.rpc"] == [logging.ERROR]
+    assert [record.levelno for record in caplog.records if record.name == "server.requests"] == [
+        logging.ERROR
+    ]
 
 
 @pytest.mark.parametrize("method", [UNARY, STREAM])

@@ -1,0 +1,66 @@
+"""One log line for each request, at its end. It holds counts and times, never a prompt or an output."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from server.request_record import CallEnd
+
+logger = logging.getLogger("server.requests")
+
+# Every other method is a short question, which probes ask again and again.
+_WORK = frozenset(("Generate", "StreamGenerate", "Embed"))
+_NOT_READY = "NOT_READY"
+
+
+def log_end(end: CallEnd) -> None:
+    """Log how a call ended.
+
+    The text of an error that the caller was told stays out: it may quote the request.
+    """
+    level = logging.INFO if end.method in _WORK and end.reason != _NOT_READY else logging.DEBUG
+    if end.fault is not None:
+        level = logging.ERROR
+    if logger.isEnabledFor(level):
+        logger.log(level, "%s", _text(end), exc_info=end.fault, extra={"fields": _fields(end)})
+
+
+def _fields(end: CallEnd) -> dict[str, object]:
+    record = end.record
+    fields = {
+        "request_id": end.request_id,
+        "method": end.method,
+        "status": end.code,
+        "reason": end.reason or None,
+        "model": record.model or None,
+        "finish_reasons": list(record.finish_reasons) or None,
+        "prompt_tokens": record.num_prompt_tokens,
+        "cached_tokens": record.num_cached_tokens,
+        "completion_tokens": record.num_completion_tokens,
+        "queue_s": _rounded(record.queue_s),
+        "first_token_s": _rounded(record.first_token_s),
+        "total_s": _rounded(end.seconds),
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _text(end: CallEnd) -> str:
+    record = end.record
+    text = f"{end.method} {end.request_id} {end.code} after {end.seconds:.3f} s"
+    if end.reason:
+        text += f": {end.reason}"
+    elif record.num_completion_tokens is not None:
+        first_s = record.first_token_s or 0.0
+        text += (
+            f": {record.num_prompt_tokens} prompt tokens ({record.num_cached_tokens} cached),"
+            f" {record.num_completion_tokens} generated, first after {first_s:.3f} s"
+        )
+    elif record.num_prompt_tokens is not None:
+        text += f": {record.num_prompt_tokens} prompt tokens"
+    return text
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)

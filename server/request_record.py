@@ -1,0 +1,86 @@
+"""What is noted of a request while it is served, for log and metrics: counts and times, never text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pagewire.v1 import inference_pb2
+
+if TYPE_CHECKING:
+    from google.protobuf.duration_pb2 import Duration
+
+CALLER_GONE = "CALLER_GONE"
+"""The reason of an end that nobody was left to hear of."""
+
+_FINISH_REASONS = {
+    inference_pb2.FINISH_REASON_STOP: "stop",
+    inference_pb2.FINISH_REASON_LENGTH: "length",
+    inference_pb2.FINISH_REASON_TOOL_CALLS: "tool_calls",
+}
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """Of one request. What has not come about is None or empty."""
+
+    model: str = ""
+    num_choices: int | None = None
+    max_tokens: int | None = None
+    num_prompt_tokens: int | None = None
+    num_cached_tokens: int | None = None
+    num_completion_tokens: int | None = None
+    finish_reasons: tuple[str, ...] = ()
+    """Of its choices."""
+    queue_s: float | None = None
+    """From arrival until the engine ran it."""
+    first_token_s: float | None = None
+    """From arrival."""
+    total_s: float | None = None
+
+    def note(self, event: inference_pb2.StreamGenerateResponse) -> None:
+        """Take what an event of a generation tells."""
+        if event.HasField("started"):
+            started = event.started
+            self.model = started.model
+            self.num_choices = started.sampling.n
+            self.max_tokens = started.max_tokens
+            self.num_prompt_tokens = started.num_prompt_tokens
+            self.num_cached_tokens = started.num_cached_tokens
+        elif event.HasField("finished"):
+            usage = event.finished.usage
+            self.num_completion_tokens = usage.num_completion_tokens
+            self.finish_reasons = tuple(
+                _FINISH_REASONS.get(choice.finish_reason, "stop") for choice in event.finished.choices
+            )
+            self.queue_s = _seconds(usage.queue_time) if usage.HasField("queue_time") else None
+            if usage.HasField("time_to_first_token"):
+                self.first_token_s = _seconds(usage.time_to_first_token)
+            self.total_s = _seconds(usage.total_time)
+
+    def finish_embedding(self, response: inference_pb2.EmbedResponse) -> None:
+        """Take what a response of Embed tells."""
+        self.model = response.model
+        self.num_prompt_tokens = response.num_prompt_tokens
+        self.finish_reasons = ("stop",)
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnd:
+    """How a call ended."""
+
+    method: str
+    request_id: str
+    code: str
+    """Name of the gRPC status."""
+    reason: str
+    """The stable name of the cause; empty where all went well."""
+    seconds: float
+    """Since it arrived."""
+    record: RequestRecord
+    fault: BaseException | None
+    """An error that we did not expect: a bug of ours."""
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9
