@@ -10,6 +10,7 @@ COPY deploy/install.sh deploy/install.sh
 COPY cli cli
 COPY engine engine
 COPY kernels kernels
+COPY gate gate
 COPY server server
 COPY translator translator
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-from server.errors import NotReadyError, QueueFullError
+from server.errors import NotReadyError, QueueFullError, TenantLimitError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,9 @@ class Ticket:
 class Admission:
     """Takes requests in, or refuses them before they cost anything."""
 
-    def __init__(self, readiness: Readiness, max_waiting: int) -> None:
+    def __init__(self, readiness: Readiness, max_waiting: int, max_per_tenant: int | None = None) -> None:
+        """`max_per_tenant` is of live requests; None does not limit them."""
+        self._max_per_tenant = max_per_tenant
         self._readiness = readiness
         self._max_waiting = max_waiting
         self._tickets: set[Ticket] = set()
@@ -48,11 +50,15 @@ class Admission:
 
         Raises:
             NotReadyError: nothing can be run now.
+            TenantLimitError: too many requests of the caller's tenant are live.
             QueueFullError: too many requests wait.
         """
         reason = self._readiness.not_ready_reason
         if reason is not None:
             raise NotReadyError(reason)
+        num_of_tenant = sum(ticket.call.tenant == call.tenant for ticket in self._tickets)
+        if self._max_per_tenant is not None and num_of_tenant >= self._max_per_tenant:
+            raise TenantLimitError(f"{self._max_per_tenant} requests of this key's tenant are being served")
         if sum(ticket.waits for ticket in self._tickets) >= self._max_waiting:
             raise QueueFullError(f"{self._max_waiting} requests are waiting already")
         ticket = Ticket(call)

@@ -12,6 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from engine.errors import ModelLoadError
+from gate.credentials import is_loopback
+from gate.key_ring import KeyRing
+from gate.keys import KeyFileError
 from server import loading
 from server.adapters import LoraModuleError
 from server.engine_link import ENGINE_COMMAND
@@ -52,11 +55,15 @@ _LOAD_ERRORS = (
 def run(config: ServerConfig, engine_command: Sequence[str] = ENGINE_COMMAND) -> int:
     """Serve until a signal, and return the process's exit code.
 
-    0: ended by a signal, after draining. 1: the model cannot be served. 2: a port cannot be used.
+    0: ended by a signal, after draining. 1: the model cannot be served. 2: a port or a file of keys
+    cannot be used.
     """
     try:
         asyncio.run(_run(config, engine_command))
     except PortError as error:
+        logger.error("%s", error)
+        return 2
+    except KeyFileError as error:
         logger.error("%s", error)
         return 2
     except _LOAD_ERRORS as error:
@@ -93,6 +100,7 @@ class Server:
             max_queued_requests=config.max_queued_requests,
             max_logprobs=config.max_logprobs,
             max_adapters=config.max_adapters,
+            max_requests_per_tenant=config.max_requests_per_tenant,
         )
         self._listeners: list[grpc.aio.Server] = []
         self._port = 0
@@ -103,12 +111,18 @@ class Server:
         """Open the ports. Until the model is loaded, health says that the server is not ready.
 
         Raises:
+            KeyFileError: a file of keys cannot be used.
             PortError: a port cannot be taken.
         """
         config, services = self._config, self._services
+        keys = KeyRing(config.api_keys, config.api_key_file)
+        admin_keys = KeyRing(config.admin_api_keys, config.admin_api_key_file)
+        _warn_if_open(keys, config.host, "--api-key")
+        _warn_if_open(admin_keys, config.admin_host, "--admin-api-key")
         public_names = [service.full_name for service in (INFERENCE, MODELS, HEALTH)]
-        public = self._make_listener(services.public_handlers(), public_names)
-        admin = self._make_listener(services.admin_handlers(), [ADMIN.full_name, HEALTH.full_name])
+        admin_names = [ADMIN.full_name, HEALTH.full_name]
+        public = self._make_listener(services.public_handlers(), public_names, keys)
+        admin = self._make_listener(services.admin_handlers(), admin_names, admin_keys)
         self._port = bind(public, config.host, config.port, "--port")
         bind(admin, config.admin_host, config.admin_port, "--admin-port")
         self._listeners = [public, admin]
@@ -148,11 +162,14 @@ class Server:
         await self._services.close()
         await self._engine.stop(0.0)
 
-    def _make_listener(self, handlers: Sequence[grpc.GenericRpcHandler], names: list[str]) -> grpc.aio.Server:
+    def _make_listener(
+        self, handlers: Sequence[grpc.GenericRpcHandler], names: list[str], keys: KeyRing
+    ) -> grpc.aio.Server:
         return make_listener(
             handlers,
             max_message_bytes=self._config.max_message_bytes,
             max_queued_requests=self._config.max_queued_requests,
+            keys=keys,
             reflected_services=names if self._config.enable_reflection else (),
         )
 
@@ -191,6 +208,11 @@ class Server:
 
     def _end_all(self) -> None:
         self._services.admission.end_all(_stopping())
+
+
+def _warn_if_open(keys: KeyRing, host: str, flag: str) -> None:
+    if keys.is_open and not is_loopback(host):
+        logger.warning("ANYBODY who reaches %s may send requests: no key is set; see %s", host, flag)
 
 
 def _stopping() -> RequestLostError:

@@ -9,6 +9,7 @@ import msgspec
 
 if TYPE_CHECKING:
     from engine.config import EngineConfig
+    from gate.keys import Key
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
@@ -61,6 +62,15 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     admin_port: int = 50052
     """Of AdminService. 0 takes a free one."""
     enable_reflection: bool = False
+    api_keys: tuple[Key, ...] = ()
+    """Keys of the public services. With no key and no file of keys they are open to all."""
+    api_key_file: Path | None = None
+    """A file of more keys, read again when it changes."""
+    admin_api_keys: tuple[Key, ...] = ()
+    """Keys of AdminService, which takes no others."""
+    admin_api_key_file: Path | None = None
+    max_requests_per_tenant: int | None = None
+    """Requests of one tenant that may be served and wait at once; None: any number."""
     max_queued_requests: int = 1024
     """Requests beyond the running ones that may wait; more are refused with RESOURCE_EXHAUSTED."""
     max_message_bytes: int = 4 * 1024 * 1024

@@ -16,6 +16,7 @@ from server.generation import Generation
 from server.output_format import output_after
 from server.output_grammar import output_grammar
 from server.prompts import encode, fit
+from server.tenants import salt_of
 from server.validation import validate
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class InferenceService:
             if model.adapter is not None:
                 raise UnsupportedByModelError("embeddings are made by the base model alone, without adapters")
             checked = validate_embedding(request, model)
+            checked = replace(checked, cache_salt=salt_of(call.tenant, checked.cache_salt))
             loop = asyncio.get_running_loop()
             inputs = await loop.run_in_executor(self._executor, encode_inputs, checked, model)
             embedding = Embedding(self._engine, checked, inputs, call.request_id, ticket.stop_waiting)
@@ -108,7 +110,11 @@ class InferenceService:
         loop = asyncio.get_running_loop()
         encoded = await loop.run_in_executor(self._executor, encode, checked.prompt, model)
         prompt = fit(encoded, checked.prompt, checked.truncation, model)
-        checked = replace(checked, output=output_after(checked.output, prompt.token_ids, model.tokenizer))
+        checked = replace(
+            checked,
+            output=output_after(checked.output, prompt.token_ids, model.tokenizer),
+            cache_salt=salt_of(call.tenant, checked.cache_salt),
+        )
         shape = output_grammar(checked, model)
         grammar = "" if shape is None else await self._grammars.check(shape, model)
         return Generation(self._engine, model, checked, prompt, grammar, call.request_id, call.arrived_s)

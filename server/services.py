@@ -33,7 +33,7 @@ HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 
 
 class Services:
-    """Builds the services; `readiness`, `admission` and `adapters` are for those who start and stop the server."""
+    """Builds the services; `readiness`, `admission` and `adapters` are for who starts and stops it all."""
 
     def __init__(
         self,
@@ -44,11 +44,12 @@ class Services:
         max_queued_requests: int,
         max_logprobs: int,
         max_adapters: int = 0,
+        max_requests_per_tenant: int | None = None,
         write_timeout_s: float = WRITE_TIMEOUT_S,
     ) -> None:
         """`executor` runs what takes CPU time."""
         self.readiness = Readiness(engine, models)
-        self.admission = Admission(self.readiness, max_queued_requests)
+        self.admission = Admission(self.readiness, max_queued_requests, max_requests_per_tenant)
         self._write_timeout_s = write_timeout_s
         self._grammars = GrammarChecker()
         self.adapters = Adapters(engine, models, max_adapters)

@@ -33,12 +33,14 @@ from server.generation_defaults import GenerationDefaults
 from server.listeners import bind, make_listener
 from server.mailbox import Mailbox
 from server.served_model import ModelSlot, ServedModel
-from server.services import Services
+from server.services import INFERENCE, Services
 from server.tokenizer import Tokenizer
 from server.tokenizer_source import TokenizerSource
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+
+    from gate.key_ring import KeyRing
 
     Script = Callable[[EngineRequest], Sequence[int]]
 
@@ -129,6 +131,7 @@ class FakeEngine:
         self.info = info
         self.stats = EngineStats(num_free_blocks=info.num_blocks, block_size=info.block_size)
         self.num_restarts = 0
+        self.last_step_age_s: float | None = None
         self.not_ready_reason: str | None = None
         self.num_cached_tokens = 0
         self.submit_error: Exception | None = None
@@ -145,6 +148,11 @@ class FakeEngine:
     def live(self) -> set[str]:
         """Ids of the sequences that have not ended."""
         return set(self._live)
+
+    @property
+    def totals(self) -> EngineStats:
+        """See `server.engine.Engine`. This engine is the first one."""
+        return self.stats
 
     async def load_adapter(self, adapter: int, path: str) -> int:
         """See `server.engine.Engine`. Folders called "broken" are refused."""
@@ -298,6 +306,10 @@ async def serve(
     max_queued_requests: int = 64,
     max_adapters: int = 0,
     write_timeout_s: float = 30.0,
+    keys: KeyRing | None = None,
+    admin_keys: KeyRing | None = None,
+    max_requests_per_tenant: int | None = None,
+    reflects: bool = False,
 ) -> AsyncIterator[FakeServer]:
     """Serve a fake engine with the real services, on free ports of this machine."""
     slot = ModelSlot()
@@ -319,11 +331,21 @@ async def serve(
             max_queued_requests=max_queued_requests,
             max_logprobs=20,
             max_adapters=max_adapters,
+            max_requests_per_tenant=max_requests_per_tenant,
             write_timeout_s=write_timeout_s,
         )
         public, admin = (
-            make_listener(handlers, max_message_bytes=1 << 22, max_queued_requests=max_queued_requests)
-            for handlers in (services.public_handlers(), services.admin_handlers())
+            make_listener(
+                handlers,
+                max_message_bytes=1 << 22,
+                max_queued_requests=max_queued_requests,
+                keys=ring,
+                reflected_services=[INFERENCE.full_name] if reflects else (),
+            )
+            for handlers, ring in (
+                (services.public_handlers(), keys),
+                (services.admin_handlers(), admin_keys),
+            )
         )
         port, admin_port = (bind(listener, "127.0.0.1", 0, "--port") for listener in (public, admin))
         await public.start()

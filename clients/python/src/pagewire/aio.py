@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import grpc
 import grpc.aio
 
-from pagewire.channel import CHANNEL_OPTIONS, DEFAULT_TARGET, DEFAULT_TIMEOUT_S, call_metadata
+from pagewire.channel import CHANNEL_OPTIONS, DEFAULT_TARGET, DEFAULT_TIMEOUT_S, call_metadata, with_key
 from pagewire.embedding import build_embed_request
 from pagewire.errors import from_rpc_error
 from pagewire.health import CHECK_METHOD, check_request, is_serving
@@ -111,13 +111,14 @@ class AsyncClient:
         self,
         target: str = DEFAULT_TARGET,
         *,
+        api_key: str | None = None,
         timeout: float | None = DEFAULT_TIMEOUT_S,
         metadata: Mapping[str, str] | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         """Set up a channel; arguments are those of `Client`. Make it inside a running loop."""
         self._timeout = timeout
-        self._metadata = metadata
+        self._metadata = with_key(metadata, api_key)
         self._channel = (
             grpc.aio.insecure_channel(target, CHANNEL_OPTIONS)
             if credentials is None

@@ -55,3 +55,8 @@ def call_metadata(request_id: str | None, metadata: Mapping[str, str] | None) ->
         (REQUEST_ID_KEY, request_id or uuid.uuid4().hex),
         *(() if metadata is None else metadata.items()),
     )
+
+
+def with_key(metadata: Mapping[str, str] | None, api_key: str | None) -> Mapping[str, str] | None:
+    """Return the metadata of all calls, with the key where there is one."""
+    return metadata if api_key is None else {**(metadata or {}), "authorization": f"Bearer {api_key}"}

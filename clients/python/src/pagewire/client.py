@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import grpc
 
-from pagewire.channel import CHANNEL_OPTIONS, DEFAULT_TARGET, DEFAULT_TIMEOUT_S, call_metadata
+from pagewire.channel import CHANNEL_OPTIONS, DEFAULT_TARGET, DEFAULT_TIMEOUT_S, call_metadata, with_key
 from pagewire.embedding import build_embed_request
 from pagewire.errors import from_rpc_error
 from pagewire.health import CHECK_METHOD, check_request, is_serving
@@ -95,6 +95,7 @@ class Client:
         self,
         target: str = DEFAULT_TARGET,
         *,
+        api_key: str | None = None,
         timeout: float | None = DEFAULT_TIMEOUT_S,
         metadata: Mapping[str, str] | None = None,
         credentials: grpc.ChannelCredentials | None = None,
@@ -103,12 +104,13 @@ class Client:
 
         Args:
             target: host:port, unix:PATH, or any other gRPC name.
+            api_key: shown with each call.
             timeout: deadline of a call in seconds, where the call gives none. None: no deadline.
-            metadata: sent with each call, such as {"authorization": "Bearer …"}.
+            metadata: sent with each call.
             credentials: for TLS; without them the connection is in clear text.
         """
         self._timeout = timeout
-        self._metadata = metadata
+        self._metadata = with_key(metadata, api_key)
         self._channel = (
             grpc.insecure_channel(target, CHANNEL_OPTIONS)
             if credentials is None

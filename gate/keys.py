@@ -1,0 +1,78 @@
+"""API keys. A key's text is forgotten as soon as it is read; what is kept is its SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAX_FILE_BYTES = 1 << 20
+EXPECTED = "KEY or TENANT:KEY, of visible characters other than commas"
+
+_TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SECRET = re.compile(r"[!-+\--~]{1,1024}")
+_DIGEST = re.compile(r"sha256=([0-9a-fA-F]{64})")
+
+
+class KeyFileError(Exception):
+    """A file of keys cannot be used. The text names file and line, and no key."""
+
+
+class Key(msgspec.Struct, frozen=True):
+    """One key that opens the door."""
+
+    tenant: str
+    """Whose it is. A key without a name is a tenant by itself."""
+    digest: bytes
+    """The SHA-256 of its text."""
+
+    def __repr__(self) -> str:
+        return f"Key({self.tenant!r})"
+
+
+def digest_of(secret: bytes) -> bytes:
+    """Return the SHA-256 of a key's text."""
+    return hashlib.sha256(secret).digest()
+
+
+def parse_key(text: str) -> Key:
+    """Read KEY or TENANT:KEY. KEY may be sha256=HEX, the key's hash instead of itself.
+
+    Raises:
+        ValueError: it says what is expected, without the key.
+    """
+    tenant, separator, secret = text.strip().rpartition(":")
+    if not _SECRET.fullmatch(secret) or (separator and not _TENANT.fullmatch(tenant)):
+        raise ValueError(EXPECTED)
+    hashed = _DIGEST.fullmatch(secret)
+    digest = bytes.fromhex(hashed[1]) if hashed else digest_of(secret.encode())
+    return Key(tenant or f"key-{digest.hex()[:12]}", digest)
+
+
+def read_keys(path: Path) -> tuple[Key, ...]:
+    """Read a file of keys: one a line, with comments after #. Raises KeyFileError."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+        lines = content.decode().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise KeyFileError(f"{path}: cannot be read: {reason}") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise KeyFileError(f"{path}: expected at most {MAX_FILE_BYTES} bytes")
+    keys = []
+    for number, line in enumerate(lines, 1):
+        entry = line.partition("#")[0].strip()
+        if entry:
+            try:
+                keys.append(parse_key(entry))
+            except ValueError as error:
+                raise KeyFileError(f"{path}: line {number}: expected {error}") from None
+    if not keys:
+        raise KeyFileError(f"{path}: expected at least one key")
+    return tuple(keys)

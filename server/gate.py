@@ -1,0 +1,69 @@
+"""The gate of a gRPC listener: every call passes it before a byte of its request is read.
+
+It stands before the table of methods, so that reflection, unknown methods and methods of tomorrow need a
+key too.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from gate.credentials import bearer_secret
+from server import errors
+from server.request_id import METADATA_KEY, request_id_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+    from gate.key_ring import KeyRing
+
+    Handler = grpc.RpcMethodHandler[Any, Any]
+
+logger = logging.getLogger(__name__)
+
+OPEN_SERVICE = "/grpc.health.v1.Health/"
+AUTHORIZATION = "authorization"
+
+caller_tenant: ContextVar[str] = ContextVar("caller_tenant", default="")
+"""Whose key the call that is being served has shown. Empty where nobody needs one."""
+
+
+class Gate(grpc.aio.ServerInterceptor):
+    """Lets a call pass that shows a key of the ring; health is open to all."""
+
+    def __init__(self, keys: KeyRing) -> None:
+        self._keys = keys
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Return the method's handler, or one that refuses."""
+        if handler_call_details.method.startswith(OPEN_SERVICE):
+            return await continuation(handler_call_details)
+        tenant = self._keys.tenant_of(_secret_of(handler_call_details.invocation_metadata or ()))
+        if tenant is None:
+            # Of a stream, because such a handler is called before there is a request.
+            return grpc.stream_stream_rpc_method_handler(_refuse)
+        caller_tenant.set(tenant)
+        return await continuation(handler_call_details)
+
+
+def _secret_of(metadata: Iterable[tuple[str, str | bytes]]) -> bytes | None:
+    values = [value for key, value in metadata if key == AUTHORIZATION]
+    return bearer_secret([value if isinstance(value, bytes) else value.encode() for value in values])
+
+
+async def _refuse(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+    request_id = request_id_of(context.invocation_metadata())
+    logger.info("%s refused: it shows no key that is in force", request_id)
+    error = errors.UnauthenticatedError("the API key is missing or not valid")
+    status = errors.status_of(error, request_id)
+    trailing = ((METADATA_KEY, request_id), (errors.STATUS_DETAILS_KEY, status.details))
+    await context.abort(status.code, status.message, trailing)
