@@ -39,10 +39,12 @@ class AdminService:
         stats, reason = self._engine.stats, self._readiness.not_ready_reason
         started = timestamp_pb2.Timestamp()
         started.FromMilliseconds(int(self._started_s * 1000))
+        engine = admin_pb2.EngineStats(**{name: getattr(stats, name) for name in stats.__struct_fields__})
+        age_s = self._engine.last_step_age_s
+        if age_s is not None:
+            engine.last_step_age.FromNanoseconds(round(age_s * 1e9))
         return admin_pb2.GetStatsResponse(
-            engine=admin_pb2.EngineStats(
-                **{name: getattr(stats, name) for name in stats.__struct_fields__},
-            ),
+            engine=engine,
             num_engine_restarts=self._engine.num_restarts,
             started=started,
             ready=reason is None,

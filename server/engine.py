@@ -23,7 +23,15 @@ class Engine(Protocol):
 
     @property
     def stats(self) -> EngineStats:
-        """The newest known gauges and counters."""
+        """The newest known gauges and counters; none are left of an engine that has ended."""
+
+    @property
+    def totals(self) -> EngineStats:
+        """The same gauges, with the counters of all engines since the server started."""
+
+    @property
+    def last_step_age_s(self) -> float | None:
+        """Time since the last step of this engine ended; None before the first."""
 
     @property
     def num_restarts(self) -> int:

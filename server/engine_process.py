@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from engine.messages import (
     Abort,
     AdapterLoaded,
     AdapterRefused,
-    EngineStats,
     Fatal,
     FinishReason,
     Heartbeat,
@@ -24,6 +24,7 @@ from engine.messages import (
 )
 from server.engine import EngineUnavailableError
 from server.engine_adapters import EngineAdapters
+from server.engine_history import EngineHistory
 from server.engine_link import ENGINE_COMMAND, EngineLink
 from server.mailbox import Mailbox
 from server.restart_policy import RestartPolicy
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
     from engine.config import EngineConfig
-    from engine.messages import EngineInfo, EngineRequest, Frame, Vocabulary
+    from engine.messages import EngineInfo, EngineRequest, EngineStats, Frame, Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,8 @@ class EngineProcess:
         self._fatal: str | None = None
         self._loaded = asyncio.Event()
         self._stopping = asyncio.Event()
-        self.stats = EngineStats()
+        self._history = EngineHistory()
+        self._last_step_s: float | None = None
         self.num_restarts = 0
 
     @property
@@ -92,6 +94,21 @@ class EngineProcess:
         if self._info is None:
             raise EngineUnavailableError(_LOADING)
         return self._info
+
+    @property
+    def stats(self) -> EngineStats:
+        """See `server.engine.Engine`."""
+        return self._history.stats
+
+    @property
+    def totals(self) -> EngineStats:
+        """See `server.engine.Engine`."""
+        return self._history.totals
+
+    @property
+    def last_step_age_s(self) -> float | None:
+        """See `server.engine.Engine`."""
+        return None if self._last_step_s is None else time.monotonic() - self._last_step_s
 
     @property
     def not_ready_reason(self) -> str | None:
@@ -194,6 +211,7 @@ class EngineProcess:
                 self._take(frame)
         finally:
             self._link = None
+            self._history, self._last_step_s = self._history.ended(), None
             self._lose("the engine process ended")
             watcher.cancel()
             exit_code = await link.close()
@@ -205,12 +223,12 @@ class EngineProcess:
     def _take(self, frame: Frame) -> None:
         match frame:
             case StepOutputs(outputs, stats):
-                self.stats = stats
+                self._note(stats)
                 self._last_progress_s = asyncio.get_running_loop().time()
                 for output in outputs:
                     self._deliver(output)
             case Heartbeat(stats):
-                self.stats = stats
+                self._note(stats)
             case Loading(stage, done, total):
                 self._on_progress(stage, done, total)
             case Ready(info):
@@ -225,6 +243,11 @@ class EngineProcess:
                     self._become(None)
             case Fatal(message):
                 self._fatal = message
+
+    def _note(self, stats: EngineStats) -> None:
+        if stats.num_steps != self.stats.num_steps:
+            self._last_step_s = time.monotonic()
+        self._history = self._history.with_stats(stats)
 
     def _deliver(self, output: RequestOutput) -> None:
         mailbox = self._mailboxes.get(output.request_id)

@@ -101,6 +101,9 @@ async def test_a_killed_engine_fails_its_streams_and_is_started_again() -> None:
         for stream in streams:
             await anext(stream)
         assert engine.pid is not None
+        assert engine.last_step_age_s is not None
+        before = engine.totals
+        assert before.num_running == 8
         os.kill(engine.pid, signal.SIGKILL)
         for stream in streams:
             with pytest.raises(EngineUnavailableError):
@@ -109,7 +112,12 @@ async def test_a_killed_engine_fails_its_streams_and_is_started_again() -> None:
         assert engine.not_ready_reason is not None
         await watched.until(ready=True)
         assert engine.num_restarts == 1
+        lost = engine.totals
+        assert (lost.num_running, engine.stats.num_steps) == (0, 0)
+        assert lost.num_steps >= before.num_steps > 0
         assert len(await tokens_of(engine, "again", 5)) == 5
+        assert engine.totals.num_generated_tokens == lost.num_generated_tokens + 5
+        assert engine.stats.num_generated_tokens == 5
 
 
 async def test_a_short_pause_is_harmless() -> None:

@@ -141,6 +141,10 @@ async def test_stats_are_the_engines() -> None:
         response = await stubs.admin.GetStats(admin_pb2.GetStatsRequest())
         assert (response.engine.num_running, response.engine.num_steps) == (3, 2**40)
         assert response.engine.num_free_blocks == 64
+        assert not response.engine.HasField("last_step_age")
+        stubs.engine.last_step_age_s = 1.5
+        response = await stubs.admin.GetStats(admin_pb2.GetStatsRequest())
+        assert response.engine.last_step_age.ToMilliseconds() == 1500
         assert (response.num_engine_restarts, response.ready, response.not_ready_reason) == (2, True, "")
         stubs.engine.crash("it ended")
         response = await stubs.admin.GetStats(admin_pb2.GetStatsRequest())
