@@ -11,7 +11,7 @@ const compatible = createOpenAICompatible({
   name: "pagewire", baseURL: `${baseUrl}/v1`, includeUsage: true, supportsStructuredOutputs: true,
 });
 const models = [openai(MODEL), openai.chat(MODEL), compatible(MODEL)];
-const options = { temperature: 0, maxOutputTokens: 64, maxRetries: 0 };
+const options = { temperature: 0, maxOutputTokens: 48, maxRetries: 0 };
 const oneCall = { openai: { parallelToolCalls: false }, pagewire: { parallel_tool_calls: false } };
 const tools = {
   get_weather: tool({

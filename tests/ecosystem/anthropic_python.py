@@ -22,7 +22,7 @@ from scene import (
 client = anthropic.Anthropic(base_url=base_url(), api_key="none", max_retries=0, timeout=120)
 # This client no longer has a parameter for it.
 COLD: dict[str, Any] = {"extra_body": {"temperature": 0}}
-OPTIONS: dict[str, Any] = {"model": MODEL, "max_tokens": 64, **COLD}
+OPTIONS: dict[str, Any] = {"model": MODEL, "max_tokens": 48, **COLD}
 TOOL: Any = {
     "name": "get_weather",
     "description": WEATHER_FUNCTION["description"],
@@ -75,7 +75,8 @@ def tool_result() -> None:
         {"role": "assistant", "content": [call]},
         {"role": "user", "content": [result]},
     ]
-    answer = client.messages.create(messages=turns, tools=[TOOL], tool_choice={"type": "none"}, **OPTIONS)
+    options: dict[str, Any] = {"tools": [TOOL], "tool_choice": {"type": "none"}, **OPTIONS, "max_tokens": 16}
+    answer = client.messages.create(messages=turns, **options)
     assert [block.type for block in answer.content] == ["text"]
 
 

@@ -11,7 +11,7 @@ from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 from scene import MODEL, QUESTION, WEATHER_QUESTION, base_url, check_weather, refusal, run
 
 SERVER: dict[str, Any] = {"model": MODEL, "base_url": f"{base_url()}/v1", "api_key": "none", "max_retries": 0}
-CHAT: dict[str, Any] = {"temperature": 0, "max_tokens": 64, "timeout": 120, **SERVER}
+CHAT: dict[str, Any] = {"temperature": 0, "max_tokens": 48, "timeout": 120, **SERVER}
 MODELS = (
     ChatOpenAI(stream_usage=True, **CHAT),
     ChatOpenAI(use_responses_api=True, **CHAT),
@@ -52,7 +52,7 @@ def tools() -> None:
             assert streamed["args"] == call["args"]
         result = ToolMessage("Sunny.", tool_call_id=call["id"])
         chat: list[BaseMessage] = [HumanMessage(WEATHER_QUESTION), called, result]
-        answer = model.bind_tools([GetWeather], tool_choice="none").invoke(chat)
+        answer = model.bind_tools([GetWeather], tool_choice="none", max_tokens=16).invoke(chat)
         assert isinstance(answer, AIMessage)
         assert answer.text
 

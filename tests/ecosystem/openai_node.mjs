@@ -7,8 +7,8 @@ import { z } from "zod";
 import { MODEL, QUESTION, WEATHER_QUESTION, Weather, baseUrl, run } from "./scene.mjs";
 
 const client = new OpenAI({ baseURL: `${baseUrl}/v1`, apiKey: "none", maxRetries: 0, timeout: 120_000 });
-const chat = { model: MODEL, temperature: 0, max_tokens: 64 };
-const response = { model: MODEL, temperature: 0, max_output_tokens: 64 };
+const chat = { model: MODEL, temperature: 0, max_tokens: 48 };
+const response = { model: MODEL, temperature: 0, max_output_tokens: 48 };
 const question = [{ role: "user", content: QUESTION }];
 const weatherQuestion = [{ role: "user", content: WEATHER_QUESTION }];
 const weather = { name: "get_weather", description: "The weather of a city.", parameters: z.toJSONSchema(Weather) };
@@ -46,7 +46,7 @@ async function chatTools() {
         whole.choices[0].message,
         { role: "tool", tool_call_id: call.id, content: "Sunny." },
       ],
-      tools: [tool], tool_choice: "none", ...chat,
+      tools: [tool], tool_choice: "none", ...chat, max_tokens: 16,
     });
     assert.ok(answer.choices[0].message.content);
   }
@@ -91,7 +91,7 @@ async function responseTools() {
   Weather.parse(JSON.parse(call.arguments));
   const answer = await client.responses.create({
     input: [{ type: "function_call_output", call_id: call.call_id, output: "Sunny." }],
-    previous_response_id: whole.id, tool_choice: "none", ...body,
+    previous_response_id: whole.id, tool_choice: "none", ...body, max_output_tokens: 16,
   });
   assert.ok(answer.output_text);
 }

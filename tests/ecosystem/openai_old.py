@@ -20,7 +20,7 @@ from scene import (
 
 openai.api_base = f"{base_url()}/v1"
 openai.api_key = "none"
-CHAT: dict[str, Any] = {"model": MODEL, "temperature": 0, "max_tokens": 64, "request_timeout": 120}
+CHAT: dict[str, Any] = {"model": MODEL, "temperature": 0, "max_tokens": 48, "request_timeout": 120}
 
 
 def chat_and_stream() -> None:
@@ -55,7 +55,7 @@ def function_result() -> None:
         {"role": "function", "name": "get_weather", "content": "Sunny."},
     ]
     answer = openai.ChatCompletion.create(
-        messages=turns, functions=[WEATHER_FUNCTION], function_call="none", **CHAT
+        messages=turns, functions=[WEATHER_FUNCTION], function_call="none", **CHAT | {"max_tokens": 16}
     )
     assert answer.choices[0].message.content
 

@@ -19,8 +19,8 @@ from scene import (
 )
 
 client = openai.OpenAI(base_url=f"{base_url()}/v1", api_key="none", max_retries=0, timeout=120)
-CHAT: dict[str, Any] = {"model": MODEL, "temperature": 0, "max_tokens": 64}
-RESPONSE: dict[str, Any] = {"model": MODEL, "temperature": 0, "max_output_tokens": 64}
+CHAT: dict[str, Any] = {"model": MODEL, "temperature": 0, "max_tokens": 48}
+RESPONSE: dict[str, Any] = {"model": MODEL, "temperature": 0, "max_output_tokens": 48}
 TOOL: Any = {"type": "function", "function": WEATHER_FUNCTION}
 NAMED: Any = {"type": "function", "function": {"name": "get_weather"}}
 RESPONSE_TOOL: Any = {"type": "function", "strict": True, **WEATHER_FUNCTION}
@@ -89,7 +89,7 @@ def chat_tool_result() -> None:
         ],
         tools=[TOOL],
         tool_choice="none",
-        **CHAT,
+        **CHAT | {"max_tokens": 16},
     )
     assert answer.choices[0].message.content
     assert not answer.choices[0].message.tool_calls
@@ -139,7 +139,10 @@ def response_tools() -> None:
     check_weather(call.arguments)
     result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "Sunny."}
     assert client.responses.create(
-        input=[result], previous_response_id=whole.id, tool_choice="none", **options
+        input=[result],
+        previous_response_id=whole.id,
+        tool_choice="none",
+        **options | {"max_output_tokens": 16},
     ).output_text
 
 

@@ -19,7 +19,7 @@ MODELS = (
     OpenAIResponsesModel(MODEL, provider=openai),
     AnthropicModel(MODEL, provider=anthropic),
 )
-SETTINGS = pydantic_ai.ModelSettings(temperature=0, max_tokens=64, timeout=120)
+SETTINGS = pydantic_ai.ModelSettings(temperature=0, max_tokens=48, parallel_tool_calls=False, timeout=120)
 
 
 class Weather(pydantic.BaseModel):
@@ -59,8 +59,10 @@ def native_output() -> None:
 
 
 def forced_at_first(context: pydantic_ai.RunContext[None]) -> pydantic_ai.ModelSettings:
-    """Return settings that force a call in the first step of a run, and none later."""
-    return {**SETTINGS, "tool_choice": "required" if context.run_step == 1 else "none"}
+    """Return settings that force a call in the first step of a run, and a short text later."""
+    if context.run_step == 1:
+        return {**SETTINGS, "tool_choice": "required"}
+    return {**SETTINGS, "tool_choice": "none", "max_tokens": 8}
 
 
 def function_tools() -> None:
