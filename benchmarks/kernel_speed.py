@@ -20,6 +20,8 @@ import triton
 from torch.nn import functional
 
 from kernels.add_rms_norm import add_rms_norm
+from kernels.fp8_linear import Fp8Weight, fp8_linear
+from kernels.fp8_quantize import fp8_quantize
 from kernels.kv_write import kv_write
 from kernels.lora import LoraTokens, lora_add
 from kernels.paged_attention import AttentionMetadata, paged_attention
@@ -125,6 +127,26 @@ def measure_lora(num_tokens: int, rank: int, copy: float) -> None:
     measure_bytes("lora_add", f"{num_tokens} tokens, rank {rank}", num_bytes, copy, call)
 
 
+def measure_fp8(num_tokens: int, copy: float) -> None:
+    """The product before the activation, beside the same of 16 bits; many rows are bound by operations."""
+    x, wide = random(num_tokens, HIDDEN), random(2 * INTERMEDIATE, HIDDEN)
+    weight = Fp8Weight.of(wide)
+    case = f"{num_tokens} x {HIDDEN} x {len(wide)}"
+    flop = 2 * num_tokens * wide.numel()
+    wide_us = median_us(lambda: functional.linear(x, wide))
+
+    def figures(seconds: float) -> Figures:
+        num_bytes = weight.values.nbytes + num_tokens * len(wide) * DTYPE.itemsize
+        return {
+            "of_copy": num_bytes / seconds / copy,
+            "tflop_s": flop / seconds / 1e12,
+            "speed_up": wide_us / 1e6 / seconds,
+        }
+
+    report("fp8_linear", case, lambda: fp8_linear(x, weight), figures)
+    measure_bytes("fp8_quantize", case, 3 * x.numel(), copy, lambda: fp8_quantize(x))
+
+
 def make_metadata(num_seqs: int, query: int, context: int, block_size: int) -> AttentionMetadata:
     blocks_each = -(-context // block_size)
     blocks = torch.randperm(num_seqs * blocks_each, dtype=torch.int32, device=DEVICE)
@@ -189,6 +211,7 @@ def main() -> None:
         measure_small_kernels(num_tokens, copy)
         for rank in (16, 64):
             measure_lora(num_tokens, rank, copy)
+        measure_fp8(num_tokens, copy)
     for num_seqs in (1, 32, 256):
         measure_token_bitmask(num_seqs, copy)
     for block_size in (16, 64):

@@ -46,7 +46,13 @@ def row_scale(peak):
 
 @triton.jit
 def fp8_quantize_kernel(
-    x_ptr, q_ptr, row_scales_ptr, x_stride, K: tl.constexpr, GATED: tl.constexpr, BLOCK_K: tl.constexpr
+    x_ptr,
+    quantized_ptr,
+    row_scales_ptr,
+    x_stride,
+    K: tl.constexpr,
+    GATED: tl.constexpr,
+    BLOCK_K: tl.constexpr,
 ):
     """One program a row, which it reads twice: the second time from the cache."""
     row = tl.program_id(0).to(tl.int64)
@@ -62,7 +68,9 @@ def fp8_quantize_kernel(
         mask = start + columns < K
         values = load_values(x_ptr, start + columns, mask, K, GATED) / scale
         values = tl.minimum(tl.maximum(values, -448.0), 448.0)
-        tl.store(q_ptr + row * K + start + columns, values.to(q_ptr.dtype.element_ty), mask=mask)
+        tl.store(
+            quantized_ptr + row * K + start + columns, values.to(quantized_ptr.dtype.element_ty), mask=mask
+        )
 
 
 def fp8_quantize_triton(x: torch.Tensor, is_gated: bool = False) -> tuple[torch.Tensor, torch.Tensor]:

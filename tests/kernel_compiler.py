@@ -22,6 +22,8 @@ from triton.compiler import ASTSource
 from kernels.add_rms_norm import add_rms_norm_kernel
 from kernels.decode_attention import decode_attention_kernel, merge_parts_kernel
 from kernels.decode_inputs import decode_inputs_kernel
+from kernels.fp8_linear import fp8_vector_linear_kernel
+from kernels.fp8_quantize import fp8_quantize_kernel
 from kernels.kv_write import kv_write_kernel
 from kernels.launch import decode_launch, lora_launch, prefill_launch, row_launch
 from kernels.lora import lora_expand_kernel, lora_shrink_kernel
@@ -58,6 +60,9 @@ TYPES = {
     "weights_ptr": "*fp32",
     "inner_ptr": "*fp32",
     "token_slots_ptr": "*i32",
+    "q_weight_ptr": "*fp8e4nv",
+    "quantized_ptr": "*fp8e4nv",
+    "row_scales_ptr": "*fp32",
     "cos_sin_ptr": "*fp32",
     "scale_log2": "fp32",
     "softcap_log2": "fp32",
@@ -157,7 +162,10 @@ def compile_others() -> dict[str, Report]:
     turned = halves | {"BLOCK_SIZE": 64, "BLOCK_KV_HEADS": 8, "NORMS": 1}
     tiles = {"VOCAB": 151936, "NUM_TILES": 38, "TILE": 4096}
     vector = {"GATED": 1, "BLOCK_N": 2, "BLOCK_K": 1024}
+    eight_bits = {"GATED": 1, "BLOCK_N": 8, "BLOCK_K": 512}
     return {
+        "fp8_vector_linear": compile_kernel(fp8_vector_linear_kernel, eight_bits, 4),
+        "fp8_quantize": compile_kernel(fp8_quantize_kernel, {"GATED": 0, "K": 4096, "BLOCK_K": 2048}, 8),
         "vector_linear": compile_kernel(vector_linear_kernel, vector, 4),
         "rotary_write": compile_kernel(rotary_write_kernel, turned, 4),
         "inputs of decodes": compile_kernel(decode_inputs_kernel, {"BLOCK_SIZE": 64, "BLOCK": 256}, 2),
