@@ -232,6 +232,7 @@ def started_server(model: Path, dtype: str, num_threads: int) -> Iterator[str]:
     command = [sys.executable, "-m", "cli", "up", str(model), "--dtype", dtype]
     command += ["--num-threads", str(num_threads), "--log-level", "warning"]
     command += ["--port", str(ports[0]), "--grpc-port", str(ports[1]), "--admin-port", str(ports[2])]
+    command += ["--no-enable-metrics"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[1])
     url = f"http://127.0.0.1:{ports[0]}"
     try:

@@ -33,7 +33,8 @@ def own_server(flags: Sequence[str]) -> Iterator[str]:
     port = _free_port()
     target = f"127.0.0.1:{port}"
     # -P: a folder called server/ or engine/ where the user stands must not be taken for ours.
-    command = [sys.executable, "-P", "-m", "cli", "serve", f"--port={port}", "--admin-port=0", *flags]
+    command = [sys.executable, "-P", "-m", "cli", "serve", f"--port={port}", "--admin-port=0"]
+    command += ["--no-enable-metrics", *flags]
     process = subprocess.Popen(command, process_group=0)
     try:
         _wait_until_ready(target, process)

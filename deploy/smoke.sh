@@ -31,7 +31,7 @@ if "$work/translator/bin/python" -c 'import torch' 2>/dev/null; then
 fi
 
 cd "$work"
-"$work/server/bin/pagewire" serve --port 50151 --admin-port 50152 &
+"$work/server/bin/pagewire" serve --port 50151 --admin-port 50152 --metrics-port 50153 &
 pids+=($!)
 wait_until_healthy "$work/server/bin/pagewire" 127.0.0.1:50151 "${pids[0]}"
 "$work/translator/bin/pagewire" translate --grpc-target 127.0.0.1:50151 --port 8100 &

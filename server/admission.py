@@ -21,6 +21,8 @@ class Ticket:
     def __init__(self, call: Call) -> None:
         self.call = call
         self.waits = True
+        self.adapter = ""
+        """The name of the adapter that it asks for."""
 
     def stop_waiting(self) -> None:
         """Note that the engine runs the request."""
@@ -44,6 +46,18 @@ class Admission:
         """Requests that are being served."""
         return len(self._tickets)
 
+    @property
+    def num_waiting(self) -> int:
+        """Those that the engine does not run yet. Any thread may ask."""
+        return sum(ticket.waits for ticket in tuple(self._tickets))
+
+    def adapters(self) -> tuple[list[str], list[str]]:
+        """The adapters of requests that run, and of requests that wait. Any thread may ask."""
+        tickets = [ticket for ticket in tuple(self._tickets) if ticket.adapter]
+        running = {ticket.adapter for ticket in tickets if not ticket.waits}
+        waiting = {ticket.adapter for ticket in tickets if ticket.waits}
+        return sorted(running), sorted(waiting)
+
     @contextlib.contextmanager
     def admit(self, call: Call) -> Iterator[Ticket]:
         """Hold a place for a call.
@@ -59,7 +73,7 @@ class Admission:
         num_of_tenant = sum(ticket.call.tenant == call.tenant for ticket in self._tickets)
         if self._max_per_tenant is not None and num_of_tenant >= self._max_per_tenant:
             raise TenantLimitError(f"{self._max_per_tenant} requests of this key's tenant are being served")
-        if sum(ticket.waits for ticket in self._tickets) >= self._max_waiting:
+        if self.num_waiting >= self._max_waiting:
             raise QueueFullError(f"{self._max_waiting} requests are waiting already")
         ticket = Ticket(call)
         self._tickets.add(ticket)

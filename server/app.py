@@ -22,6 +22,7 @@ from server.engine_process import EngineProcess, EngineStartError
 from server.errors import RequestLostError
 from server.generation_defaults import GenerationConfigError
 from server.listeners import PortError, bind, make_listener
+from server.metrics_port import MetricsPort
 from server.model_store import ModelStoreError
 from server.progress import Progress
 from server.served_model import Adapter, ModelSlot, ServedModel
@@ -100,9 +101,11 @@ class Server:
             max_queued_requests=config.max_queued_requests,
             max_logprobs=config.max_logprobs,
             max_adapters=config.max_adapters,
+            max_loras=config.engine.max_loras,
             max_requests_per_tenant=config.max_requests_per_tenant,
         )
         self._listeners: list[grpc.aio.Server] = []
+        self._metrics_port: MetricsPort | None = None
         self._port = 0
         self._stop = asyncio.Event()
         self._engine_grace_s = ENGINE_GRACE_S
@@ -125,6 +128,10 @@ class Server:
         admin = self._make_listener(services.admin_handlers(), admin_names, admin_keys)
         self._port = bind(public, config.host, config.port, "--port")
         bind(admin, config.admin_host, config.admin_port, "--admin-port")
+        if config.enable_metrics:
+            registry = services.metrics.registry
+            self._metrics_port = MetricsPort(registry, config.metrics_host, config.metrics_port)
+            logger.info("metrics on http://%s:%d/metrics", config.metrics_host, self._metrics_port.port)
         self._listeners = [public, admin]
         for listener in self._listeners:
             await listener.start()
@@ -159,6 +166,8 @@ class Server:
         self._progress.close()
         for listener in self._listeners:
             await listener.stop(LISTENER_GRACE_S)
+        if self._metrics_port is not None:
+            await asyncio.to_thread(self._metrics_port.close)
         await self._services.close()
         await self._engine.stop(0.0)
 

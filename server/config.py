@@ -61,6 +61,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     admin_host: str = "127.0.0.1"
     admin_port: int = 50052
     """Of AdminService. 0 takes a free one."""
+    enable_metrics: bool = True
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = 50053
+    """Of Prometheus metrics, over HTTP. 0 takes a free one."""
     enable_reflection: bool = False
     api_keys: tuple[Key, ...] = ()
     """Keys of the public services. With no key and no file of keys they are open to all."""

@@ -55,6 +55,11 @@ class GrammarChecker:
         self._verdicts: OrderedDict[bytes, Compiled] = OrderedDict()
         self._running: dict[bytes, asyncio.Task[Compiled | None]] = {}
 
+    @property
+    def num_compiling(self) -> int:
+        """Grammars that are compiled now or wait for it. Any thread may ask."""
+        return len(self._running)
+
     async def check(self, grammar: Grammar, model: ServedModel) -> str:
         """Compile a grammar. Return its text for the engine.
 

@@ -71,6 +71,8 @@ class CallEnd:
 
     method: str
     request_id: str
+    tenant: str
+    """Whose key it came with; empty where nobody needs one."""
     code: str
     """Name of the gRPC status."""
     reason: str

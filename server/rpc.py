@@ -171,4 +171,4 @@ def _end(
     fault: BaseException | None = None,
 ) -> CallEnd:
     seconds = time.monotonic() - call.arrived_s
-    return CallEnd(name, call.request_id, code.name, reason, seconds, call.record, fault)
+    return CallEnd(name, call.request_id, call.tenant, code.name, reason, seconds, call.record, fault)

@@ -88,6 +88,7 @@ class InferenceService:
     ) -> AsyncGenerator[inference_pb2.StreamGenerateResponse, None]:
         spec = request.spec
         with self._admission.admit(call) as ticket, self._adapters.use(spec.model, spec.adapter) as model:
+            ticket.adapter = "" if model.adapter is None else model.name
             generation = await self._prepare(request, model, call)
             call.on_end(generation.abort)
             async with contextlib.aclosing(generation.events()) as events:

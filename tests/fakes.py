@@ -305,6 +305,7 @@ async def serve(
     names: tuple[str, ...] = ("fake-model",),
     max_queued_requests: int = 64,
     max_adapters: int = 0,
+    max_loras: int = 0,
     write_timeout_s: float = 30.0,
     keys: KeyRing | None = None,
     admin_keys: KeyRing | None = None,
@@ -331,6 +332,7 @@ async def serve(
             max_queued_requests=max_queued_requests,
             max_logprobs=20,
             max_adapters=max_adapters,
+            max_loras=max_loras,
             max_requests_per_tenant=max_requests_per_tenant,
             write_timeout_s=write_timeout_s,
         )

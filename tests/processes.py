@@ -71,14 +71,19 @@ def pagewire_up(
     grpc_port, admin_port, http_port = free_ports(3)
     if allows_admin_over_http:
         more_flags = (f"--admin-target=127.0.0.1:{admin_port}", *more_flags)
-    flags = [f"--grpc-port={grpc_port}", f"--admin-port={admin_port}", f"--port={http_port}"]
+    flags = [
+        f"--grpc-port={grpc_port}",
+        f"--admin-port={admin_port}",
+        f"--port={http_port}",
+        "--metrics-port=0",
+    ]
     return _running(["up", *flags, *more_flags], log, (grpc_port, admin_port, http_port))
 
 
 def pagewire_serve(log: Path) -> contextlib.AbstractContextManager[House]:
     """Run `pagewire serve` with the default model on free ports."""
     grpc_port, admin_port = free_ports(2)
-    flags = [f"--port={grpc_port}", f"--admin-port={admin_port}"]
+    flags = [f"--port={grpc_port}", f"--admin-port={admin_port}", "--metrics-port=0"]
     return _running(["serve", *flags], log, (grpc_port, admin_port, 0))
 
 

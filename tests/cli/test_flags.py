@@ -22,21 +22,20 @@ if TYPE_CHECKING:
     from cli.flags import Group
 
 SERVE_FLAGS = [
-    "model", "served-model-name", "tokenizer", "chat-template",
-    "trust-request-chat-template", "tool-call-parser", "enable-auto-tool-choice", "reasoning-parser", "revision", "download-dir", "load-format", "model-impl",
-    "dtype", "quantization", "kv-cache-dtype", "max-model-len", "generation-config", "seed", "device", "tensor-parallel-size",
-    "gpu-memory-utilization", "kv-cache-memory-bytes", "num-gpu-blocks-override", "block-size",
-    "max-num-seqs", "max-num-batched-tokens",
-    "enable-lora", "lora-modules", "max-loras", "max-lora-rank", "max-cpu-loras", "enable-prefix-caching",
-    "num-threads", "host", "port",
-    "admin-host", "admin-port", "enable-reflection", "max-logprobs", "max-queued-requests",
-    "max-message-bytes", "drain-timeout", "log-level",
+    "model", "served-model-name", "tokenizer", "chat-template", "trust-request-chat-template",
+    "tool-call-parser", "enable-auto-tool-choice", "reasoning-parser", "revision", "download-dir",
+    "load-format", "model-impl", "dtype", "quantization", "kv-cache-dtype", "max-model-len",
+    "generation-config", "seed", "device", "tensor-parallel-size", "gpu-memory-utilization",
+    "kv-cache-memory-bytes", "num-gpu-blocks-override", "block-size", "max-num-seqs",
+    "max-num-batched-tokens", "enable-lora", "lora-modules", "max-loras", "max-lora-rank",
+    "max-cpu-loras", "enable-prefix-caching", "num-threads", "host", "port", "admin-host", "admin-port",
+    "enable-metrics", "metrics-host", "metrics-port", "enable-reflection", "max-logprobs",
+    "max-queued-requests", "max-message-bytes", "drain-timeout", "log-level",
 ]  # fmt: skip
 TRANSLATE_FLAGS = [
-    "grpc-target", "admin-target", "host", "port", "max-body-bytes", "request-timeout", "sse-keep-alive",
-    "enable-force-include-usage", "allowed-origins", "response-store-size", "response-store-bytes",
-    "response-store-age",
-    "drain-timeout", "log-level",
+    "grpc-target", "admin-target", "stats-target", "host", "port", "max-body-bytes", "request-timeout",
+    "sse-keep-alive", "enable-force-include-usage", "allowed-origins", "response-store-size",
+    "response-store-bytes", "response-store-age", "drain-timeout", "log-level",
 ]  # fmt: skip
 MODEL_AND_ENGINE_FLAGS = [name for name in SERVE_FLAGS[: SERVE_FLAGS.index("host")] if "lora" not in name]
 FLAGS = {

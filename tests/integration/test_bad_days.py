@@ -80,7 +80,7 @@ def test_sigterm_lets_running_requests_end_and_refuses_new_ones(server: House) -
 def test_a_second_server_on_the_same_port_is_refused(server: House) -> None:
     port = server.grpc_target.rpartition(":")[2]
     done = subprocess.run(
-        [sys.executable, "-m", "cli", "serve", f"--port={port}", "--admin-port=0"],
+        [sys.executable, "-m", "cli", "serve", f"--port={port}", "--admin-port=0", "--metrics-port=0"],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 2
@@ -92,7 +92,7 @@ def test_a_second_server_on_the_same_port_is_refused(server: House) -> None:
 @pytest.mark.parametrize("words", [["--model", "/nowhere/at/all"], ["--model", "no-such-model"]])
 def test_a_model_that_is_not_there_ends_with_an_error(words: list[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "cli", "serve", "--port=0", "--admin-port=0", *words],
+        [sys.executable, "-m", "cli", "serve", "--port=0", "--admin-port=0", "--metrics-port=0", *words],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 1

@@ -83,7 +83,7 @@ def fatal_model(model: Path) -> Path:
 
 @contextlib.asynccontextmanager
 async def started(model: Path, **settings: Any) -> AsyncIterator[Server]:
-    defaults = {"model": str(model), "port": 0, "admin_port": 0, "drain_timeout_s": 10.0}
+    defaults = {"model": str(model), "port": 0, "admin_port": 0, "metrics_port": 0, "drain_timeout_s": 10.0}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(ROOT / "tests" / "server_program.py"),
@@ -158,8 +158,8 @@ async def test_the_engine_dies_with_the_server(model: Path) -> None:
 async def test_a_port_in_use_ends_with_code_2_and_names_the_flag(model: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        for flag, settings in {"--port": {"port": port}, "--admin-port": {"admin_port": port}}.items():
-            async with started(model, **settings) as server:
+        for flag in ("--port", "--admin-port", "--metrics-port"):
+            async with started(model, **{flag.strip("-").replace("-", "_"): port}) as server:
                 assert await server.exit_code() == 2
                 assert f"{flag} {port}: cannot listen" in "".join(server.log)
 
