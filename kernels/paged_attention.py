@@ -3,11 +3,12 @@
     out = softmax(scale * q · kᵀ + causal) · v,  where query i of n sees context_len - n + i + 1 tokens
 
 q, out: [num_tokens, num_heads, head_dim]; k_cache, v_cache: [num_blocks, num_kv_heads, block_size,
-head_dim], of q's type or float8_e4m3fn. Consecutive groups of num_heads / num_kv_heads query heads share a key/value head. On the GPU,
-single-token queries go to `decode_attention` and the rest to `prefill_attention`. On the CPU, a batch's
-contexts are gathered from the cache, then attended by torch's fused attention: all decodes of similar
-context in one call, and each longer query in a call of its own. `attention_variant.py` says what a variant
-adds; torch's fused attention has no more than windows, so the rest is computed step by step.
+head_dim], of q's type or float8_e4m3fn. Consecutive groups of num_heads / num_kv_heads query heads share a
+key/value head. On the GPU, single-token queries go to `decode_attention` and the rest to
+`prefill_attention`. On the CPU, contexts are gathered from the cache, then attended by torch's fused
+attention: all decodes of similar context in one call, and each longer query in a call of its own.
+`attention_variant.py` says what a variant adds; torch's fused attention has no more than windows, so the rest
+is computed step by step.
 """
 
 from __future__ import annotations

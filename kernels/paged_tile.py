@@ -69,7 +69,8 @@ def attend(
 ):
     """One step of the online softmax.
 
-    q: [BLOCK_M, BLOCK_D]; k, v: [BLOCK_N, BLOCK_D], of q's type or of eight bits; visible: [BLOCK_M, BLOCK_N], used if MASKED.
+    q: [BLOCK_M, BLOCK_D]; k, v: [BLOCK_N, BLOCK_D], of the type of q or of eight bits;
+    visible: [BLOCK_M, BLOCK_N], used if MASKED.
     The state is total: sum of exp2(score - top) * v; top: largest score; weight: sum of exp2(score - top).
     Each row must see a token in its first step, unless top begins above -inf: else the result is NaN.
     If SOFTCAPPED, scale_log2 is that of `softcap_scale`.
