@@ -6,11 +6,13 @@ import logging
 from typing import TYPE_CHECKING
 
 from cli.flags import Flag
+from cli.log_format import JsonFormatter, TextFormatter
 from cli.values import choice, number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+FORMATTERS = {"text": TextFormatter, "json": JsonFormatter}
 LEVELS = ("debug", "info", "warning", "error")
 
 LOG_LEVEL = Flag(
@@ -20,6 +22,14 @@ LOG_LEVEL = Flag(
     parse=choice(LEVELS),
     metavar="LEVEL",
     default="info",
+)
+LOG_FORMAT = Flag(
+    name="log-format",
+    field="log_format",
+    help="How it is logged: text, or json (one object a line).",
+    parse=choice(tuple(FORMATTERS)),
+    metavar="FORMAT",
+    default="text",
 )
 DRAIN_TIMEOUT = Flag(
     name="drain-timeout",
@@ -32,6 +42,8 @@ DRAIN_TIMEOUT = Flag(
 
 
 def set_up_logging(values: Mapping[str, object]) -> None:
-    """Log to standard error at the given level."""
+    """Log to standard error, at the given level and in the given form."""
     level = str(values.get("log_level", "info")).upper()
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(FORMATTERS[str(values.get("log_format", "text"))]())
+    logging.basicConfig(level=level, handlers=[handler])

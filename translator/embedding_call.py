@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from translator.access_log import current_record
 from translator.errors import from_rpc_error
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class EmbeddingCall:
     ) -> None:
         self._call = call
         self._endpoint = endpoint
+        self._record = current_record()
         self._cut: ApiError | None = None
 
     async def response(self) -> inference_pb2.EmbedResponse:
@@ -34,13 +36,15 @@ class EmbeddingCall:
             ApiError: the request was refused or failed.
         """
         try:
-            return await self._call
+            response = await self._call
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, self._endpoint) from error
         except asyncio.CancelledError:
             if self._cut is None:
                 raise
             raise self._cut from None
+        self._record.add_prompt(response.model, response.num_prompt_tokens)
+        return response
 
     def cut(self, error: ApiError) -> None:
         """End the call now; who waits for it gets this error."""

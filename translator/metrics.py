@@ -18,9 +18,11 @@ from prometheus_client import (
 )
 
 from pagewire.v1 import inference_pb2
+from translator.access_log import current_record
 
 if TYPE_CHECKING:
     from pagewire.v1.inference_pb2 import Delta, Finished, Started
+    from translator.access_log import AccessRecord
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5)
@@ -102,7 +104,7 @@ class Metrics:
 
     def measure(self) -> GenerationMeter:
         """Return what measures one generation, from now on."""
-        return GenerationMeter(self)
+        return GenerationMeter(self, current_record())
 
 
 def _seconds(registry: CollectorRegistry, name: str, what: str) -> Histogram:
@@ -116,8 +118,9 @@ def _tokens(registry: CollectorRegistry, name: str, what: str) -> Histogram:
 class GenerationMeter:
     """Measures one generation."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, record: AccessRecord) -> None:
         self._metrics = metrics
+        self._record = record
         self._arrived_s = time.monotonic()
         self._first_s: float | None = None
         self._model = ""
@@ -127,6 +130,7 @@ class GenerationMeter:
     def start(self, started: Started) -> None:
         """The server has admitted it."""
         self._model = started.model
+        self._record.add_prompt(started.model, started.num_prompt_tokens, started.num_cached_tokens)
         self._metrics.prompt_tokens.labels(self._model).inc(started.num_prompt_tokens)
         self._metrics.cached_tokens.labels(self._model).inc(started.num_cached_tokens)
         self._metrics.request_prompt_tokens.labels(self._model).observe(started.num_prompt_tokens)
@@ -144,6 +148,9 @@ class GenerationMeter:
         """It has come to its end."""
         self._has_ended = True
         now_s = time.monotonic()
+        self._record.add_output(
+            self._num_tokens, None if self._first_s is None else self._first_s - self._arrived_s
+        )
         for end in finished.choices:
             reason = _FINISHED_REASONS.get(end.finish_reason, "stop")
             self._metrics.finished.labels(self._model, reason).inc()

@@ -1,0 +1,127 @@
+"""One log line for each HTTP request, at its end. It holds counts and times, never a prompt or an output."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+logger = logging.getLogger("translator.requests")
+
+_UNKNOWN = "unknown"
+_METHODS = frozenset(("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"))
+_CLIENT_GONE = 499
+# Asked again and again by those who only want to know whether we live.
+_PROBES = frozenset(
+    ("/health", "/v1/health", "/ping", "/health/live", "/health/ready", "/version", "/load", "/metrics")
+)
+
+
+@dataclass(slots=True)
+class AccessRecord:
+    """What is noted of one request while it is answered. What has not come about is None or empty."""
+
+    model: str = ""
+    num_prompt_tokens: int | None = None
+    num_cached_tokens: int | None = None
+    num_completion_tokens: int | None = None
+    first_token_s: float | None = None
+    """From the arrival of its first generation."""
+
+    def add_prompt(self, model: str, num_tokens: int, num_cached: int | None = None) -> None:
+        """The model server has taken in a prompt."""
+        self.model = model
+        self.num_prompt_tokens = (self.num_prompt_tokens or 0) + num_tokens
+        if num_cached is not None:
+            self.num_cached_tokens = (self.num_cached_tokens or 0) + num_cached
+
+    def add_output(self, num_tokens: int, first_token_s: float | None) -> None:
+        """A generation has come to its end."""
+        self.num_completion_tokens = (self.num_completion_tokens or 0) + num_tokens
+        if first_token_s is not None:
+            self.first_token_s = min(first_token_s, self.first_token_s or first_token_s)
+
+
+_current: ContextVar[AccessRecord] = ContextVar("access_record")
+
+
+def current_record() -> AccessRecord:
+    """Return the record of the request that is being answered here; one of nobody's, where there is none."""
+    return _current.get(AccessRecord())
+
+
+class AccessLogMiddleware:
+    """Logs every request once its response has been sent, or its client has gone."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began_s = time.monotonic()
+        status = _CLIENT_GONE
+
+        async def send_noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        record = AccessRecord()
+        token = _current.set(record)
+        try:
+            await self._app(scope, receive, send_noted)
+        finally:
+            _current.reset(token)
+            _log(scope, status, time.monotonic() - began_s, record)
+
+
+def _log(scope: Scope, status: int, seconds: float, record: AccessRecord) -> None:
+    # The path itself may hold whatever a caller likes; the router writes into the scope which route it found.
+    route = getattr(scope.get("route"), "path", _UNKNOWN)
+    level = logging.DEBUG if route in _PROBES else logging.INFO
+    if not logger.isEnabledFor(level):
+        return
+    state = scope["state"]
+    fields: dict[str, Any] = {
+        "request_id": state["request_id"],
+        "tenant": _tenant(state.get("owner", "")),
+        "method": scope["method"] if scope["method"] in _METHODS else _UNKNOWN,
+        "route": route,
+        "status": status,
+        "model": record.model or None,
+        "prompt_tokens": record.num_prompt_tokens,
+        "cached_tokens": record.num_cached_tokens,
+        "completion_tokens": record.num_completion_tokens,
+        "first_token_s": record.first_token_s and round(record.first_token_s, 6),
+        "total_s": round(seconds, 6),
+    }
+    given = {name: value for name, value in fields.items() if value is not None}
+    logger.log(level, "%s", _text(given), extra={"fields": given})
+
+
+def _tenant(owner: str) -> str | None:
+    """The tenant's name; an owner with a slash stands for an operator or for a caller's own key."""
+    return None if not owner or owner.startswith("/") else owner
+
+
+def _text(fields: dict[str, Any]) -> str:
+    """The same for a person, who needs no more than what differs from line to line."""
+    text = "{method} {route} {request_id} {status} after {total_s:.3f} s".format(**fields)
+    if "prompt_tokens" in fields:
+        text += ": {prompt_tokens} prompt tokens".format(**fields)
+    if "cached_tokens" in fields:
+        text += " ({cached_tokens} cached)".format(**fields)
+    if "completion_tokens" in fields:
+        text += ", {completion_tokens} generated".format(**fields)
+    if "first_token_s" in fields:
+        text += ", first after {first_token_s:.3f} s".format(**fields)
+    return text
