@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cli import serve
 from cli.flags import Flag, Group, UsageError, read_groups
 from cli.health import TARGET, target_or_url
+from cli.keys import CLIENT_KEY
 from cli.values import choice, filled, integer, number
 from cli.workload import PRESETS, Workload
 
@@ -125,6 +126,7 @@ BENCH = Group(
             help="With serve: a gRPC server as HOST:PORT, or an OpenAI server as http://HOST:PORT.",
             parse=target_or_url,
         ),
+        CLIENT_KEY,
         Flag(
             name="bench-model",
             field="bench_model",
@@ -215,7 +217,11 @@ def _measure(target: str, values: Mapping[str, Any], workloads: Mapping[str, Wor
     from cli import bench_report
     from cli.load import send_load
 
-    model = None if target.startswith("http://") else _describe_model(target, values.get("bench_model", ""))
+    model = (
+        None
+        if target.startswith("http://")
+        else _describe_model(target, values.get("bench_model", ""), values.get("api_key"))
+    )
     service = _service(target, model, values)
     machine = _machine(target, model)
     warm_up = Workload(num_requests=2, concurrency=1, prompt_lens=(64, 64), output_lens=(8, 8))
@@ -233,10 +239,10 @@ def _measure(target: str, values: Mapping[str, Any], workloads: Mapping[str, Wor
                 print(bench_report.json_line(facts, figures, bounds), file=file)
 
 
-def _describe_model(target: str, name: str) -> models_pb2.Model:
+def _describe_model(target: str, name: str, api_key: str | None) -> models_pb2.Model:
     from pagewire import Client
 
-    with Client(target, timeout=10.0) as client:
+    with Client(target, api_key=api_key, timeout=10.0) as client:
         models = client.models()
     for model in models:
         if name in ("", model.name):
@@ -252,6 +258,7 @@ def _service(target: str, model: models_pb2.Model | None, values: Mapping[str, A
         model=values.get("bench_model", model.name if model is not None else ""),
         vocab_size=int(values.get("vocab_size", model.vocab_size if model is not None else 8192)),
         temperature=float(values.get("temperature", 0.0)),
+        api_key=values.get("api_key"),
     )
 
 

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, TypedDict
 
 from cli.flags import Flag, Group, read_groups
+from cli.keys import CLIENT_KEY
 from cli.translate import GRPC_TARGET
 from cli.values import filled, integer, number
 
@@ -21,6 +22,7 @@ GROUPS = (
         "chat",
         (
             GRPC_TARGET,
+            CLIENT_KEY,
             Flag(name="system", field="system", help="A system message to begin with.", parse=filled),
             Flag(
                 name="max-tokens",
@@ -106,7 +108,8 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if isinstance(temperature := values.get("temperature"), float):
         options["temperature"] = temperature
     system = values.get("system")
-    with Client(str(values.get("grpc_target", GRPC_TARGET.default))) as client:
+    target, api_key = str(values.get("grpc_target", GRPC_TARGET.default)), values.get("api_key")
+    with Client(target, api_key=None if api_key is None else str(api_key)) as client:
         conversation = Conversation(client, None if system is None else str(system), options)
         try:
             if arguments.message is None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import h11
 
+from cli.keys import key_header
 from pagewire import AsyncClient
 
 if TYPE_CHECKING:
@@ -99,12 +100,13 @@ class GrpcDoor:
 class HttpDoor:
     """POST /v1/completions with `stream`, of any server that speaks OpenAI."""
 
-    def __init__(self, base_url: str, model: str) -> None:
+    def __init__(self, base_url: str, model: str, api_key: str | None) -> None:
         url = urllib.parse.urlsplit(base_url)
         self._host = url.hostname or "127.0.0.1"
         self._port = url.port or 80
         self._path = f"{url.path.rstrip('/')}/v1/completions"
         self._model = model
+        self._headers = list(key_header(api_key).items())
 
     async def generate(self, request: PlannedRequest, temperature: float) -> Timing:
         """See `Door`."""
@@ -150,6 +152,7 @@ class HttpDoor:
                 ("content-type", "application/json"),
                 ("content-length", str(len(body))),
                 ("connection", "close"),
+                *self._headers,
             ]
             head = h11.Request(method="POST", target=self._path, headers=headers)
             for event in (head, h11.Data(data=body), h11.EndOfMessage()):
@@ -176,10 +179,10 @@ class HttpDoor:
 
 
 @asynccontextmanager
-async def open_door(target: str, model: str) -> AsyncGenerator[Door, None]:
+async def open_door(target: str, model: str, api_key: str | None = None) -> AsyncGenerator[Door, None]:
     """Open a door: gRPC for HOST:PORT, HTTP for a URL. Used within one event loop."""
     if target.startswith("http://"):
-        yield HttpDoor(target, model)
+        yield HttpDoor(target, model, api_key)
         return
-    async with AsyncClient(target, timeout=TIMEOUT_S) as client:
+    async with AsyncClient(target, api_key=api_key, timeout=TIMEOUT_S) as client:
         yield GrpcDoor(client)

@@ -44,6 +44,11 @@ class Flag:
     positional: bool = False
     """May also be given without its name."""
 
+    more_variables: tuple[str, ...] = ()
+    """Variables that stand in for it too, where its own is not set."""
+    secret: bool = False
+    """Its value is not shown in errors."""
+
     @property
     def variable(self) -> str:
         """The environment variable that stands in for the flag."""
@@ -89,9 +94,10 @@ class Flag:
             UsageError: the text cannot be parsed.
         """
         given, source = self.given(arguments), f"--{self.name}"
-        if given is None and environ.get(self.variable, "") != "":
-            source, text = self.variable, environ[self.variable]
-            given = text.split(",") if self.many else text
+        for variable in (self.variable, *self.more_variables):
+            if given is None and environ.get(variable, "") != "":
+                source, text = variable, environ[variable]
+                given = text.split(",") if self.many else text
         if given is None or isinstance(given, bool):
             return given
         try:
@@ -100,7 +106,8 @@ class Flag:
             return parse_switch(given) if self.switch else self.parse(given)
         except ValueError as error:
             shown = " ".join(given) if isinstance(given, list) else given
-            raise UsageError(f'{source}: expected {error}, got "{shown}"') from error
+            got = "" if self.secret else f', got "{shown}"'
+            raise UsageError(f"{source}: expected {error}{got}") from (None if self.secret else error)
 
     def to_argv(self, given: Given) -> list[str]:
         """Return the words that give the flag this unparsed value again."""

@@ -8,6 +8,7 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 from cli.flags import Flag, Group, read_groups
+from cli.keys import CLIENT_KEY
 from cli.translate import GRPC_TARGET
 from cli.values import target
 
@@ -37,7 +38,7 @@ TARGET = Flag(
     metavar="TARGET",
     default=GRPC_TARGET.default,
 )
-GROUPS = (Group("health", (TARGET,)),)
+GROUPS = (Group("health", (TARGET, CLIENT_KEY)),)
 
 
 def answers_requests(base_url: str) -> bool:
@@ -55,17 +56,18 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     Raises:
         UsageError: a flag or variable cannot be used.
     """
-    address = str(read_groups(GROUPS, arguments, environ).get("target", TARGET.default))
-    ready = answers_requests(address) if address.startswith(_SCHEMES) else _serves(address)
+    values = read_groups(GROUPS, arguments, environ)
+    address, api_key = str(values.get("target", TARGET.default)), values.get("api_key")
+    ready = answers_requests(address) if address.startswith(_SCHEMES) else _serves(address, api_key)
     print(f"{address} is {'ready' if ready else 'not ready'}", file=sys.stderr)
     return 0 if ready else 1
 
 
-def _serves(address: str) -> bool:
+def _serves(address: str, api_key: object) -> bool:
     from pagewire import Client, PagewireError
 
     try:
-        with Client(address, timeout=TIMEOUT_S) as client:
+        with Client(address, api_key=None if api_key is None else str(api_key), timeout=TIMEOUT_S) as client:
             return client.is_ready()
     except PagewireError as error:
         print(f"{type(error).__name__}: {error.message}", file=sys.stderr)

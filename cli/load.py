@@ -6,7 +6,7 @@ import asyncio
 import multiprocessing
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cli.doors import DoorError, Timing, open_door
@@ -31,6 +31,7 @@ class Service:
     model: str
     vocab_size: int
     temperature: float = 0.0
+    api_key: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,10 @@ async def _send_all(
     gate = asyncio.Semaphore(concurrency)
     numbers = random.Random(f"{seed}-{requests[0].token_ids[-1]}")
 
-    async with open_door(service.target, service.model) as door, asyncio.TaskGroup() as group:
+    async with (
+        open_door(service.target, service.model, service.api_key) as door,
+        asyncio.TaskGroup() as group,
+    ):
 
         async def send(request: PlannedRequest) -> Timing:
             try:

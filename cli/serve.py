@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cli.flags import Flag, Group, UsageError, read_groups
+from cli.keys import SERVER_KEYS
 from cli.lora_modules import lora_module
 from cli.process import DRAIN_TIMEOUT, LOG_LEVEL, set_up_logging
 from cli.values import choice, exactly_one, existing_file, filled, folder, integer, number
@@ -399,7 +400,15 @@ SERVING = Group(
     ),
 )
 
-GROUPS = (MODEL, ENGINE, LORA, SERVING)
+MAX_REQUESTS_PER_TENANT = Flag(
+    name="max-requests-per-tenant",
+    field="max_requests_per_tenant",
+    help="Requests of one key's tenant that may be served and wait at once.",
+    parse=integer(1),
+    metavar="N",
+    default="any number",
+)
+GROUPS = (MODEL, ENGINE, LORA, SERVING, Group("keys", (*SERVER_KEYS, MAX_REQUESTS_PER_TENANT)))
 
 
 def to_config(values: Mapping[str, Any]) -> ServerConfig:

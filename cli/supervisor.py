@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,9 @@ class Policy:
 class Child:
     """One supervised process: its command, and the process while there is one."""
 
-    def __init__(self, name: str, argv: Sequence[str]) -> None:
+    def __init__(self, name: str, argv: Sequence[str], variables: Mapping[str, str] | None = None) -> None:
+        """`variables` are added to the environment, which others cannot read as they can a command line."""
+        self._variables = variables or {}
         self.name = name
         self.failures = 0
         self.restart_at: float | None = None
@@ -54,7 +56,12 @@ class Child:
         self.restart_at = None
         self._started_at = time.monotonic()
         # A group of its own: Ctrl-C then reaches this process alone, which passes on one signal.
-        self._process = subprocess.Popen(self._argv, process_group=0, preexec_fn=lambda: _in_child(parent))
+        self._process = subprocess.Popen(
+            self._argv,
+            env={**os.environ, **self._variables},
+            process_group=0,
+            preexec_fn=lambda: _in_child(parent),
+        )
 
     def exit_code(self) -> int | None:
         """Return how the process ended; None while it runs or was not started."""

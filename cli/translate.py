@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cli.flags import Flag, Group, read_groups
+from cli.keys import TRANSLATOR_KEYS
 from cli.process import DRAIN_TIMEOUT, LOG_LEVEL, set_up_logging
 from cli.values import filled, integer, number, origin, target
 from translator.config import TranslatorConfig
@@ -78,6 +79,13 @@ HTTP = (
         default="off",
     ),
     Flag(
+        name="open-metrics",
+        field="open_metrics",
+        help="/metrics needs no key.",
+        switch=True,
+        default="off",
+    ),
+    Flag(
         name="allowed-origins",
         field="allowed_origins",
         help="Origins that browsers may call from; * is all.",
@@ -115,6 +123,7 @@ HTTP = (
 GROUPS = (
     Group("gRPC", (GRPC_TARGET,)),
     Group("HTTP", (HOST, PORT, *HTTP, DRAIN_TIMEOUT)),
+    Group("keys", TRANSLATOR_KEYS),
     Group("process", (LOG_LEVEL,)),
 )
 

@@ -6,6 +6,7 @@ import http.client
 import json
 import shlex
 import sys
+import urllib.error
 import urllib.request
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cli import serve, translate
 from cli.flags import Flag, Group, UsageError, read_groups
 from cli.health import TIMEOUT_S, answers_requests
+from cli.keys import ADMIN_API_KEY_FILE, API_KEY_FILE, UP_KEYS, key_header, key_to_show, variables_of
 from cli.process import DRAIN_TIMEOUT, LOG_LEVEL, set_up_logging
 from cli.supervisor import Child, Supervisor
 
@@ -32,10 +34,20 @@ GROUPS = (
     serve.LORA,
     Group("gRPC", (GRPC_HOST, GRPC_PORT, *_SERVING)),
     Group("HTTP", (translate.HOST, translate.PORT, *translate.HTTP)),
+    Group("keys", (*UP_KEYS, serve.MAX_REQUESTS_PER_TENANT)),
     Group("processes", _SHARED),
 )
-_SERVER_FLAGS = (*serve.MODEL.flags, *serve.ENGINE.flags, *serve.LORA.flags, *_SERVING, *_SHARED)
-_TRANSLATOR_FLAGS = (*translate.HTTP, *_SHARED)
+_KEY_FILES = (API_KEY_FILE, ADMIN_API_KEY_FILE)
+_SERVER_FLAGS = (
+    *serve.MODEL.flags,
+    *serve.ENGINE.flags,
+    *serve.LORA.flags,
+    *_SERVING,
+    *_KEY_FILES,
+    serve.MAX_REQUESTS_PER_TENANT,
+    *_SHARED,
+)
+_TRANSLATOR_FLAGS = (*translate.HTTP, *_KEY_FILES, *_SHARED)
 
 
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -50,6 +62,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     grpc_port = _fixed_port(values.get("grpc_port", 50051), GRPC_PORT)
     port = _fixed_port(config.port, translate.PORT)
     grpc_target = f"{_reachable(grpc_host)}:{grpc_port}"
+    secrets, api_key = variables_of(values), key_to_show(values)
     set_up_logging(values)
     # Flags beat the environment, so these are always said; the rest is inherited or said again.
     server = [f"--host={grpc_host}", f"--port={grpc_port}", *_again(_SERVER_FLAGS, arguments)]
@@ -63,38 +76,52 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     base_url = f"http://{_reachable(config.host)}:{port}"
     supervisor = Supervisor(
         [
-            Child("pagewire serve", _command("serve", server)),
-            Child("pagewire translate", _command("translate", translator)),
+            Child("pagewire serve", _command("serve", server), secrets),
+            Child("pagewire translate", _command("translate", translator), secrets),
         ],
-        probe=lambda: served_model(base_url),
-        on_ready=lambda model, seconds: print(next_step(model, base_url, grpc_target, seconds), flush=True),
+        probe=lambda: served_model(base_url, api_key),
+        on_ready=lambda card, seconds: print(
+            next_step(card, base_url, grpc_target, seconds, needs_key=api_key is not None), flush=True
+        ),
     )
     return supervisor.run()
 
 
-def served_model(base_url: str) -> dict[str, Any] | None:
-    """Return the card of the model that answers there; None while nothing does."""
+def served_model(base_url: str, api_key: str | None) -> dict[str, Any] | None:
+    """Return the card of the model that answers there; None while nothing does.
+
+    The card is empty where no key is known that opens the door.
+    """
     if not answers_requests(base_url):
         return None
     try:
-        with urllib.request.urlopen(f"{base_url}/v1/models", timeout=TIMEOUT_S) as response:
+        request = urllib.request.Request(f"{base_url}/v1/models", headers=key_header(api_key))
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
             card: dict[str, Any] = json.load(response)["data"][0]
             return card
+    except urllib.error.HTTPError as error:
+        return {} if error.code == http.HTTPStatus.UNAUTHORIZED else None
     except (OSError, http.client.HTTPException):
         return None
 
 
-def next_step(card: dict[str, Any], base_url: str, grpc_target: str, seconds: float) -> str:
+def next_step(
+    card: dict[str, Any], base_url: str, grpc_target: str, seconds: float, *, needs_key: bool = False
+) -> str:
     """Return the line that says what to do now with the model of this card."""
+    if not card:
+        return f"Ready in {seconds:.1f} s at {base_url}/v1 and gRPC {grpc_target}, for those who have a key."
     model, question = card["id"], "What is the capital of France?"
     if "completion" in card["capabilities"]:
         route = "chat/completions"
         asked = {"model": model, "temperature": 0, "messages": [{"role": "user", "content": question}]}
     else:
         route, asked = "embeddings", {"model": model, "input": question}
+    key = " -H 'authorization: Bearer YOUR-KEY'" if needs_key else ""
     return (
         f"Ready in {seconds:.1f} s: model {model} at {base_url}/v1 and gRPC {grpc_target}. Try: "
-        f"curl {base_url}/v1/{route} -H 'content-type: application/json' -d {shlex.quote(json.dumps(asked))}"
+        f"curl {base_url}/v1/{route} -H 'content-type: application/json'{key}"
+        f" -d {shlex.quote(json.dumps(asked))}"
     )
 
 

@@ -35,9 +35,41 @@ class Key(msgspec.Struct, frozen=True):
         return f"Key({self.tenant!r})"
 
 
+class Secret(msgspec.Struct, frozen=True):
+    """A key in full, for those who must show it themselves."""
+
+    text: str
+    """KEY or TENANT:KEY."""
+
+    @property
+    def key(self) -> Key:
+        """What it opens doors as."""
+        return parse_key(self.text)
+
+    @property
+    def shown(self) -> str | None:
+        """What a caller shows: the key without its tenant; None where only its hash is known."""
+        shown = self.text.strip().rpartition(":")[2]
+        return None if _DIGEST.fullmatch(shown) else shown
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
+
+
+def parse_secret(text: str) -> Secret:
+    """Read KEY or TENANT:KEY and keep it in full. Raises ValueError, without the key."""
+    parse_key(text)
+    return Secret(text)
+
+
 def digest_of(secret: bytes) -> bytes:
     """Return the SHA-256 of a key's text."""
     return hashlib.sha256(secret).digest()
+
+
+def is_secret(secret: bytes) -> bool:
+    """Whether this may be a key's text."""
+    return bool(_SECRET.fullmatch(secret.decode("latin-1")))
 
 
 def parse_key(text: str) -> Key:
@@ -55,6 +87,11 @@ def parse_key(text: str) -> Key:
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
+    """Read a file of keys and keep their hashes. Raises KeyFileError."""
+    return tuple(secret.key for secret in read_secrets(path))
+
+
+def read_secrets(path: Path) -> tuple[Secret, ...]:
     """Read a file of keys: one a line, with comments after #. Raises KeyFileError."""
     try:
         with path.open("rb") as file:
@@ -65,14 +102,14 @@ def read_keys(path: Path) -> tuple[Key, ...]:
         raise KeyFileError(f"{path}: cannot be read: {reason}") from error
     if len(content) > MAX_FILE_BYTES:
         raise KeyFileError(f"{path}: expected at most {MAX_FILE_BYTES} bytes")
-    keys = []
+    secrets = []
     for number, line in enumerate(lines, 1):
         entry = line.partition("#")[0].strip()
         if entry:
             try:
-                keys.append(parse_key(entry))
+                secrets.append(parse_secret(entry))
             except ValueError as error:
                 raise KeyFileError(f"{path}: line {number}: expected {error}") from None
-    if not keys:
+    if not secrets:
         raise KeyFileError(f"{path}: expected at least one key")
-    return tuple(keys)
+    return tuple(secrets)

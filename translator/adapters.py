@@ -13,7 +13,7 @@ from starlette.responses import Response
 from pagewire.v1 import admin_pb2
 from translator.errors import ApiError
 from translator.fields import Endpoint
-from translator.requests import read_json_body, request_id_of, until_disconnect
+from translator.requests import read_json_body, request_id_of, require_operator, until_disconnect
 from translator.schema import RequestBody, parse_request
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ async def unload_adapter(request: Request) -> Response:
 
 
 def _admin_of(request: Request) -> AdminBackend:
+    require_operator(request)
     admin = cast("AdminBackend | None", request.app.state.admin)
     if admin is None:
         raise ApiError(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc
 
 from pagewire.channel import CHANNEL_OPTIONS
-from pagewire.errors import REQUEST_ID_KEY
 from pagewire.v1 import admin_pb2, admin_pb2_grpc
+from translator.caller import caller_metadata
 from translator.errors import from_rpc_error
 from translator.fields import Endpoint
 
@@ -59,7 +59,7 @@ class AdminBackend:
         request_id: str,
         endpoint: Endpoint,
     ) -> Answered:
-        metadata = ((REQUEST_ID_KEY, request_id),)
+        metadata = caller_metadata(request_id)
         try:
             return await method(request, timeout=self._timeout_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:

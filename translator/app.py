@@ -13,6 +13,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gate.credentials import is_loopback
+from gate.key_ring import KeyRing
+from gate.keys import KeyFileError
 from translator import (
     adapters,
     chat,
@@ -31,6 +34,7 @@ from translator.admin_backend import AdminBackend
 from translator.backend import Backend
 from translator.error_bodies import error_body
 from translator.errors import ApiError, ClientDisconnectedError, internal_error
+from translator.gate import HEALTH_PATHS, METRICS_PATHS, PAGE_PATHS, GateMiddleware
 from translator.http_server import make_server, open_listener
 from translator.metrics_middleware import MetricsMiddleware
 from translator.middleware import RequestIdMiddleware, RequestLimitMiddleware
@@ -46,7 +50,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("translator")
 
-_CANNOT_LISTEN = 2
+_CANNOT_USE = 2
 
 ROUTES = (
     Route("/v1/chat/completions", chat.create_chat_completion, methods=["POST"]),
@@ -83,7 +87,11 @@ ROUTES = (
 
 
 def build_app(config: TranslatorConfig, backend: Backend, admin: AdminBackend | None = None) -> ASGIApp:
-    """Return the application: routes, and what every request passes through before them."""
+    """Return the application: routes, and what every request passes through before them.
+
+    Raises:
+        KeyFileError: a file of keys cannot be used.
+    """
     handlers = {
         ApiError: _answer_error,
         HTTPException: _answer_http_exception,
@@ -98,6 +106,7 @@ def build_app(config: TranslatorConfig, backend: Backend, admin: AdminBackend | 
     routed.state.openapi = openapi.OpenApi(ROUTES)
     routed.state.responses = responses.ResponseShelf(config)
     app: ASGIApp = RequestLimitMiddleware(routed, config.max_body_bytes)
+    app = _guarded(app, config)
     app = MetricsMiddleware(app, backend.metrics)
     app = RequestIdMiddleware(app)
     if config.allowed_origins:
@@ -109,6 +118,15 @@ def build_app(config: TranslatorConfig, backend: Backend, admin: AdminBackend | 
             expose_headers=["x-request-id", "retry-after"],
         )
     return app
+
+
+def _guarded(app: ASGIApp, config: TranslatorConfig) -> ASGIApp:
+    keys = KeyRing(config.api_keys, config.api_key_file)
+    operator_keys = KeyRing([secret.key for secret in config.admin_secrets], config.admin_api_key_file)
+    if keys.is_open and not is_loopback(config.host):
+        log.warning("ANYBODY who reaches %s may send requests: no key is set; see --api-key", config.host)
+    metrics = METRICS_PATHS if config.open_metrics else frozenset()
+    return GateMiddleware(app, keys, operator_keys, HEALTH_PATHS | PAGE_PATHS | metrics)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
@@ -151,17 +169,21 @@ async def _answer_fault(request: Request, error: Exception) -> Response:
 
 
 def run(config: TranslatorConfig) -> int:
-    """Serve until a signal, and return the exit code: 0, or 2 where the address cannot be taken."""
+    """Serve until a signal, and return the exit code: 0, or 2 where address or keys cannot be used."""
     try:
         listener = open_listener(config.host, config.port)
     except OSError as error:
         log.error("cannot listen on %s port %d: %s", config.host, config.port, error.strerror or error)
-        return _CANNOT_LISTEN
+        return _CANNOT_USE
     host, port = listener.getsockname()[:2]
     log.info("listening on http://%s:%d, model server at %s", host, port, config.grpc_target)
     factory = uvicorn.Config(app="", loop="auto").get_loop_factory()
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(serve(config, listener))
+    try:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(serve(config, listener))
+    except KeyFileError as error:
+        log.error("%s", error)
+        return _CANNOT_USE
     return 0
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import grpc
 
 from pagewire.channel import CHANNEL_OPTIONS
-from pagewire.errors import REQUEST_ID_KEY
 from pagewire.health import CHECK_METHOD, check_request, is_serving
 from pagewire.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
+from translator.caller import caller_metadata
 from translator.embedding_call import EmbeddingCall
 from translator.errors import ApiError, from_rpc_error, internal_error, shutting_down
 from translator.fields import Endpoint
@@ -158,7 +158,7 @@ class Backend:
         call = self._inference.StreamGenerate(
             inference_pb2.StreamGenerateRequest(spec=spec),
             timeout=self._timeout_s,
-            metadata=((REQUEST_ID_KEY, request_id),),
+            metadata=caller_metadata(request_id),
         )
         generation = Generation(call, endpoint, given, self.metrics.measure())
         self._running.add(generation)
@@ -175,9 +175,7 @@ class Backend:
         """
         if self._draining:
             raise shutting_down()
-        call = self._inference.Embed(
-            request, timeout=self._timeout_s, metadata=((REQUEST_ID_KEY, request_id),)
-        )
+        call = self._inference.Embed(request, timeout=self._timeout_s, metadata=caller_metadata(request_id))
         embedding = EmbeddingCall(call, endpoint)
         self._running.add(embedding)
         call.add_done_callback(lambda _: self._running.discard(embedding))
@@ -190,7 +188,9 @@ class Backend:
             ApiError: the server is not there or not ready.
         """
         try:
-            response = await self._models.ListModels(models_pb2.ListModelsRequest(), timeout=PROBE_TIMEOUT_S)
+            response = await self._models.ListModels(
+                models_pb2.ListModelsRequest(), timeout=PROBE_TIMEOUT_S, metadata=caller_metadata()
+            )
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, Endpoint.BOTH) from error
         return list(response.models)
@@ -203,7 +203,7 @@ class Backend:
         """
         try:
             response = await self._models.GetModel(
-                models_pb2.GetModelRequest(name=name), timeout=PROBE_TIMEOUT_S
+                models_pb2.GetModelRequest(name=name), timeout=PROBE_TIMEOUT_S, metadata=caller_metadata()
             )
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, Endpoint.BOTH) from error
@@ -246,7 +246,7 @@ class Backend:
         request_id: str,
         endpoint: Endpoint,
     ) -> Answered:
-        metadata = ((REQUEST_ID_KEY, request_id),)
+        metadata = caller_metadata(request_id)
         try:
             return await method(request, timeout=self._timeout_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:

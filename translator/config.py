@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gate.keys import Key, Secret
 
 
 class TranslatorConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -12,6 +19,15 @@ class TranslatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Where the gRPC server listens."""
     admin_target: str | None = None
     """Where its AdminService listens. None: adapters cannot be loaded over HTTP."""
+    api_keys: tuple[Key, ...] = ()
+    """With no key and no file of keys the door is open to all, as far as the model server lets them."""
+    api_key_file: Path | None = None
+    """A file of more keys, read again when it changes."""
+    admin_secrets: tuple[Secret, ...] = ()
+    """Operators' keys. The first one is shown to AdminService for the console's figures."""
+    admin_api_key_file: Path | None = None
+    open_metrics: bool = False
+    """Whether /metrics is open to all."""
     host: str = "127.0.0.1"
     port: int = 8000
     """0 takes a free one."""

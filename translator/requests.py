@@ -37,8 +37,23 @@ def request_id_of(request: Request) -> str:
 
 
 def owner_of(request: Request) -> str:
-    """Return whose stored objects the request may see: one name for all while nobody needs a key."""
-    return cast("str", request.scope["state"].get("owner", ""))
+    """Return whose stored objects the request may see: those of its key's tenant."""
+    return cast("str", request.scope["state"]["owner"])
+
+
+def require_operator(request: Request) -> None:
+    """Let only those pass who show an operator's key; everybody where no key is needed.
+
+    Raises:
+        ApiError: 403.
+    """
+    if not request.scope["state"]["is_operator"]:
+        raise ApiError(
+            403,
+            "The API key does not allow this: it needs an operator's (--admin-api-key).",
+            kind="permission_error",
+            code="permission_denied",
+        )
 
 
 async def read_json_body(request: Request) -> bytes:

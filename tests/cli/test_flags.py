@@ -32,6 +32,7 @@ SERVE_FLAGS = [
     "enable-metrics", "metrics-host", "metrics-port", "enable-reflection", "max-logprobs",
     "max-queued-requests", "max-message-bytes", "drain-timeout", "log-level",
 ]  # fmt: skip
+KEY_FLAGS = ["api-key", "api-key-file", "admin-api-key", "admin-api-key-file"]
 TRANSLATE_FLAGS = [
     "grpc-target", "admin-target", "stats-target", "host", "port", "max-body-bytes", "request-timeout",
     "sse-keep-alive", "enable-force-include-usage", "allowed-origins", "response-store-size",
@@ -51,17 +52,26 @@ FLAGS = {
         "workload-seed",
         "temperature",
         "target",
+        "api-key",
         "bench-model",
         "vocab-size",
         "num-processes",
         "output-json",
     ],
     "doctor": [*MODEL_AND_ENGINE_FLAGS, "num-sequences"],
-    "serve": SERVE_FLAGS,
-    "translate": TRANSLATE_FLAGS,
-    "up": [*SERVE_FLAGS, "grpc-host", "grpc-port", *TRANSLATE_FLAGS],
-    "chat": ["grpc-target", "system", "max-tokens", "temperature", "stats"],
-    "health": ["target"],
+    "serve": [*SERVE_FLAGS, *KEY_FLAGS, "max-requests-per-tenant"],
+    "translate": [*TRANSLATE_FLAGS, *KEY_FLAGS, "open-metrics"],
+    "up": [
+        *SERVE_FLAGS,
+        "grpc-host",
+        "grpc-port",
+        *TRANSLATE_FLAGS,
+        *KEY_FLAGS,
+        "max-requests-per-tenant",
+        "open-metrics",
+    ],
+    "chat": ["grpc-target", "api-key", "system", "max-tokens", "temperature", "stats"],
+    "health": ["target", "api-key"],
 }
 GROUPS: dict[str, tuple[Group, ...]] = {
     "bench": bench.GROUPS,
