@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.flags import Flag, Group, read_groups
 from cli.keys import TRANSLATOR_KEYS
-from cli.process import DRAIN_TIMEOUT, LOG_LEVEL, set_up_logging
+from cli.process import DRAIN_TIMEOUT, LOG_FORMAT, LOG_LEVEL, set_up_logging
 from cli.values import filled, integer, number, origin, target
 from translator.config import TranslatorConfig
 
@@ -38,6 +38,14 @@ PORT = Flag(
     metavar="N",
     default="8000",
 )
+STATS_TARGET = Flag(
+    name="stats-target",
+    field="stats_target",
+    help="Where AdminService listens, for the console's figures alone.",
+    parse=target,
+    metavar="HOST:PORT",
+    default="the admin target",
+)
 HTTP = (
     Flag(
         name="admin-target",
@@ -47,6 +55,7 @@ HTTP = (
         metavar="HOST:PORT",
         default="none",
     ),
+    STATS_TARGET,
     Flag(
         name="max-body-bytes",
         field="max_body_bytes",
@@ -124,7 +133,7 @@ GROUPS = (
     Group("gRPC", (GRPC_TARGET,)),
     Group("HTTP", (HOST, PORT, *HTTP, DRAIN_TIMEOUT)),
     Group("keys", TRANSLATOR_KEYS),
-    Group("process", (LOG_LEVEL,)),
+    Group("process", (LOG_LEVEL, LOG_FORMAT)),
 )
 
 

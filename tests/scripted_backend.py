@@ -12,7 +12,15 @@ from google.protobuf import any_pb2, duration_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
-from pagewire.v1 import errors_pb2, inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
+from pagewire.v1 import (
+    admin_pb2_grpc,
+    errors_pb2,
+    inference_pb2,
+    inference_pb2_grpc,
+    models_pb2,
+    models_pb2_grpc,
+)
+from translator.admin_backend import AdminBackend
 from translator.app import build_app
 from translator.backend import Backend
 from translator.config import TranslatorConfig
@@ -209,6 +217,8 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, models_pb2_grpc.Mode
 
     def _model(self) -> models_pb2.Model:
         model = models_pb2.Model(name=MODEL, root="tiny", max_model_len=64, can_generate=True)
+        model.has_chat_template = True
+        model.default_sampling.temperature = 0.2
         model.created.seconds = 1_700_000_000
         return model
 
@@ -216,8 +226,9 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, models_pb2_grpc.Mode
 class House:
     """Both processes in one background thread, over real sockets."""
 
-    def __init__(self, **config: Any) -> None:
+    def __init__(self, stats: admin_pb2_grpc.AdminServiceServicer | None = None, **config: Any) -> None:
         self.servicer = Servicer()
+        self._stats = stats
         self._config = config
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -237,7 +248,9 @@ class House:
         self.port = listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.backend = Backend(config.grpc_target, config.request_timeout_s)
-        self.server = make_server(build_app(config, self.backend), self.backend, config.drain_timeout_s)
+        self.stats_backend = AdminBackend(config.grpc_target, config.request_timeout_s)
+        app = build_app(config, self.backend, stats=self.stats_backend if self._stats else None)
+        self.server = make_server(app, self.backend, config.drain_timeout_s)
         self._serving = asyncio.create_task(self.server.serve(sockets=[listener]))
         # The socket listens from now on; a connection waits in its backlog until the server takes it.
         listener.listen()
@@ -246,6 +259,8 @@ class House:
         server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self.servicer, server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(self.servicer, server)
+        if self._stats is not None:
+            admin_pb2_grpc.add_AdminServiceServicer_to_server(self._stats, server)
         self.health = HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         self._grpc_port = server.add_insecure_port(f"127.0.0.1:{self._grpc_port}")
@@ -280,6 +295,7 @@ class House:
             self.backend.cut()
             await self._serving
             await self.backend.close()
+            await self.stats_backend.close()
             if self._grpc_server is not None:
                 await self._grpc_server.stop(0)
 
@@ -290,9 +306,9 @@ class House:
 
 
 @contextmanager
-def serving(**config: Any) -> Iterator[House]:
-    """Run a house with this translator configuration."""
-    house = House(**config)
+def serving(stats: admin_pb2_grpc.AdminServiceServicer | None = None, **config: Any) -> Iterator[House]:
+    """Run a house with this translator configuration, and an AdminService if one is given."""
+    house = House(stats, **config)
     try:
         yield house
     finally:

@@ -18,7 +18,17 @@ _METHODS = frozenset(("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"
 _CLIENT_GONE = 499
 # Asked again and again by those who only want to know whether we live.
 _PROBES = frozenset(
-    ("/health", "/v1/health", "/ping", "/health/live", "/health/ready", "/version", "/load", "/metrics")
+    (
+        "/health",
+        "/v1/health",
+        "/ping",
+        "/health/live",
+        "/health/ready",
+        "/version",
+        "/load",
+        "/metrics",
+        "/console/stats",
+    )
 )
 
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc
 
 from pagewire.channel import CHANNEL_OPTIONS
+from pagewire.errors import REQUEST_ID_KEY
 from pagewire.v1 import admin_pb2, admin_pb2_grpc
-from translator.caller import caller_metadata
+from translator.backend import PROBE_TIMEOUT_S
+from translator.caller import caller_metadata, key_metadata
 from translator.errors import from_rpc_error
 from translator.fields import Endpoint
 
@@ -23,10 +25,23 @@ _FULL = "too_many_adapters"
 class AdminBackend:
     """The channel to the operators' listener. Made within a running event loop."""
 
-    def __init__(self, target: str, request_timeout_s: float) -> None:
+    def __init__(self, target: str, request_timeout_s: float, secret: str | None = None) -> None:
+        """`secret` is the translator's own key; what callers ask for is done with theirs."""
+        self._own = () if secret is None else (key_metadata(secret),)
         self._timeout_s = request_timeout_s
         self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
         self._admin: admin_pb2_grpc.AdminServiceAsyncStub = admin_pb2_grpc.AdminServiceStub(self._channel)
+
+    async def get_stats(self, request_id: str) -> admin_pb2.GetStatsResponse:
+        """Return the engine's counters and gauges.
+
+        Raises:
+            ApiError: the server is not there.
+        """
+        request = admin_pb2.GetStatsRequest()
+        return await self._answer(
+            self._admin.GetStats, request, request_id, Endpoint.BOTH, timeout_s=PROBE_TIMEOUT_S, own=self._own
+        )
 
     async def load_adapter(
         self, request: admin_pb2.LoadAdapterRequest, request_id: str
@@ -58,10 +73,13 @@ class AdminBackend:
         request: Asked,
         request_id: str,
         endpoint: Endpoint,
+        *,
+        timeout_s: float | None = None,
+        own: tuple[tuple[str, str], ...] | None = None,
     ) -> Answered:
-        metadata = caller_metadata(request_id)
+        metadata = caller_metadata(request_id) if own is None else ((REQUEST_ID_KEY, request_id), *own)
         try:
-            return await method(request, timeout=self._timeout_s, metadata=metadata)
+            return await method(request, timeout=timeout_s or self._timeout_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             answer = from_rpc_error(error, endpoint)
             if answer.code == _FULL:

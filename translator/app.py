@@ -30,8 +30,10 @@ from translator import (
     side_doors,
     tokenize,
 )
+from translator.access_log import AccessLogMiddleware
 from translator.admin_backend import AdminBackend
 from translator.backend import Backend
+from translator.console import facts, page
 from translator.error_bodies import error_body
 from translator.errors import ApiError, ClientDisconnectedError, internal_error
 from translator.gate import HEALTH_PATHS, METRICS_PATHS, PAGE_PATHS, GateMiddleware
@@ -53,6 +55,9 @@ log = logging.getLogger("translator")
 _CANNOT_USE = 2
 
 ROUTES = (
+    Route("/", page.page, methods=["GET"]),
+    Route("/console/models", facts.models, methods=["GET"]),
+    Route("/console/stats", facts.stats, methods=["GET"]),
     Route("/v1/chat/completions", chat.create_chat_completion, methods=["POST"]),
     Route("/v1/completions", completions.create_completion, methods=["POST"]),
     Route("/v1/embeddings", embeddings.create_embeddings, methods=["POST"]),
@@ -86,8 +91,15 @@ ROUTES = (
 )
 
 
-def build_app(config: TranslatorConfig, backend: Backend, admin: AdminBackend | None = None) -> ASGIApp:
+def build_app(
+    config: TranslatorConfig,
+    backend: Backend,
+    admin: AdminBackend | None = None,
+    stats: AdminBackend | None = None,
+) -> ASGIApp:
     """Return the application: routes, and what every request passes through before them.
+
+    `admin` serves every use of AdminService, `stats` the console's figures alone.
 
     Raises:
         KeyFileError: a file of keys cannot be used.
@@ -103,11 +115,13 @@ def build_app(config: TranslatorConfig, backend: Backend, admin: AdminBackend | 
     routed.state.config = config
     routed.state.backend = backend
     routed.state.admin = admin
+    routed.state.stats = stats or admin
     routed.state.openapi = openapi.OpenApi(ROUTES)
     routed.state.responses = responses.ResponseShelf(config)
     app: ASGIApp = RequestLimitMiddleware(routed, config.max_body_bytes)
     app = _guarded(app, config)
     app = MetricsMiddleware(app, backend.metrics)
+    app = AccessLogMiddleware(app)
     app = RequestIdMiddleware(app)
     if config.allowed_origins:
         app = CORSMiddleware(
@@ -187,15 +201,22 @@ def run(config: TranslatorConfig) -> int:
     return 0
 
 
+def _own_secret(config: TranslatorConfig) -> str | None:
+    return config.admin_secrets[0].shown if config.admin_secrets else None
+
+
 async def serve(config: TranslatorConfig, listener: socket.socket) -> None:
     """Serve on a bound socket until a signal."""
     backend = Backend(config.grpc_target, config.request_timeout_s)
-    admin = AdminBackend(config.admin_target, config.request_timeout_s) if config.admin_target else None
+    admin, stats = (
+        AdminBackend(target, config.request_timeout_s, _own_secret(config)) if target else None
+        for target in (config.admin_target, config.stats_target)
+    )
     try:
-        await make_server(build_app(config, backend, admin), backend, config.drain_timeout_s).serve(
-            sockets=[listener]
-        )
+        app = build_app(config, backend, admin, stats)
+        await make_server(app, backend, config.drain_timeout_s).serve(sockets=[listener])
     finally:
         await backend.close()
-        if admin is not None:
-            await admin.close()
+        for opened in (admin, stats):
+            if opened is not None:
+                await opened.close()

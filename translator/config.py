@@ -19,6 +19,8 @@ class TranslatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Where the gRPC server listens."""
     admin_target: str | None = None
     """Where its AdminService listens. None: adapters cannot be loaded over HTTP."""
+    stats_target: str | None = None
+    """Where to ask AdminService for the console's figures, and for nothing else. None: `admin_target`."""
     api_keys: tuple[Key, ...] = ()
     """With no key and no file of keys the door is open to all, as far as the model server lets them."""
     api_key_file: Path | None = None

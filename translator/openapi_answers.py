@@ -246,9 +246,47 @@ ANSWERS: dict[str, Schema] = {
             "root": TEXT,
             "parent": maybe(TEXT),
             "max_model_len": COUNT,
+            "capabilities": array(one_of("completion", "embedding")),
         }
     ),
     "Models": members({"object": constant("list"), "data": array(ref("Model"))}),
+    "ConsoleModels": members(
+        {
+            "models": array(
+                members(
+                    {
+                        "id": TEXT,
+                        "root": TEXT,
+                        "max_model_len": COUNT,
+                        "architecture": TEXT,
+                        "dtype": TEXT,
+                        "device": TEXT,
+                        "can_generate": FLAG,
+                        "has_chat_template": FLAG,
+                        "tool_format": TEXT,
+                        "reasoning_format": TEXT,
+                        "default_sampling": ANY_OBJECT,
+                    },
+                    {"parent": TEXT},
+                )
+            )
+        }
+    ),
+    "ConsoleStats": members(
+        {"available": FLAG},
+        {
+            "reason": {**TEXT, "description": "Why the figures are not available."},
+            "ready": FLAG,
+            "not_ready_reason": TEXT,
+            "started": TIME,
+            "num_engine_restarts": COUNT,
+            "engine": {
+                "type": "object",
+                "description": "EngineStats of the contract, by its names.",
+                "additionalProperties": COUNT,
+            },
+        },
+    ),
     "Embeddings": members(
         {
             "object": constant("list"),

@@ -198,6 +198,20 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         media_type="text/plain",
     ),
     ("GET", "/openapi.json"): Operation("Returns this document", "Operation", "Document"),
+    ("GET", "/"): Operation(
+        "Shows the console, a page to chat on and to watch the engine",
+        "Console",
+        media_type="text/html",
+    ),
+    ("GET", "/console/models"): Operation(
+        "Tells what a form needs of each model", "Console", "ConsoleModels", statuses=_CALL
+    ),
+    ("GET", "/console/stats"): Operation(
+        "Tells the engine's figures, where the translator may know them",
+        "Console",
+        "ConsoleStats",
+        statuses=_CALL,
+    ),
     ("GET", "/docs"): Operation("Shows this document", "Operation", media_type="text/html"),
 }
 

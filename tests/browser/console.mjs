@@ -1,0 +1,250 @@
+// Uses the console as a person does: `console.mjs URL CHROMIUM [FOLDER]`, where FOLDER is for screenshots.
+
+import assert from "node:assert/strict";
+import {test} from "node:test";
+import {chromium} from "playwright-core";
+import {violations} from "./accessibility.mjs";
+
+const [url, executablePath, folder] = process.argv.slice(2);
+const browser = await chromium.launch({executablePath, args: ["--no-sandbox", "--disable-gpu"]});
+const WIDE = {width: 1440, height: 900};
+const NARROW = {width: 390, height: 844};
+
+// A fresh visitor. What the page logs and asks for is kept; nothing may come from elsewhere.
+async function visit(options = {}) {
+  const context = await browser.newContext({viewport: WIDE, reducedMotion: "reduce", ...options});
+  const page = await context.newPage();
+  page.setDefaultTimeout(15_000);
+  page.complaints = [];
+  page.on("console", message => {
+    if (["error", "warning"].includes(message.type())) page.complaints.push(message.text());
+  });
+  page.on("pageerror", error => page.complaints.push(String(error)));
+  page.on("request", request => {
+    const isOurs = request.url().startsWith(url) || request.url().startsWith("data:");
+    if (!isOurs) page.complaints.push(`asked for ${request.url()}`);
+  });
+  await page.goto(url);
+  if (!options.isBlocked) await page.locator("#status.ready").waitFor();
+  return page;
+}
+
+async function leave(page) {
+  assert.deepEqual(page.complaints, []);
+  await page.context().close();
+}
+
+async function say(page, text) {
+  await page.getByLabel("Message", {exact: true}).fill(text);
+  await page.keyboard.press("Enter");
+}
+
+const answers = page => page.locator(".message.assistant");
+const saidBack = (page, text) => page.locator(".message.assistant", {hasText: text}).waitFor();
+const isDone = page => page.getByRole("button", {name: "Send", exact: true}).waitFor();
+
+async function shoot(page, name) {
+  if (folder) await page.screenshot({path: `${folder}/${name}.png`});
+}
+
+test("a question is answered, with what it took", async () => {
+  const page = await visit();
+  await say(page, "Hello there");
+  await isDone(page);
+  assert.match(await answers(page).innerText(), /You said: Hello there \(temperature 0\)/);
+  assert.match(await answers(page).locator(".facts").innerText(), /first token \d.* ms[^]*1 token[^]*prompt 24, 16 cached/);
+  await page.reload();
+  assert.match(await answers(page).innerText(), /Hello there/);
+  await leave(page);
+});
+
+test("Markdown becomes elements, and nothing of it runs", async () => {
+  const page = await visit();
+  await say(page, "Explain paged attention, unsafely");
+  await isDone(page);
+  const answer = answers(page);
+  assert.equal(await answer.locator("strong").first().innerText(), "Paged attention");
+  assert.equal(await answer.locator("ol > li").count(), 2);
+  assert.match(await answer.locator("pre code").innerText(), /^def num_blocks[^]*block_size\)$/);
+  assert.equal(await answer.locator("img").count(), 0);
+  const links = await answer.locator("a").evaluateAll(all => all.map(({href, rel}) => [href, rel]));
+  assert.deepEqual(links, [["https://arxiv.org/abs/2309.06180", "noopener noreferrer nofollow"]]);
+  assert.match(await answer.innerText(), /\[this\]\(javascript:alert\(1\)\) nor <img src=x/);
+  assert.match(await answer.locator("details").textContent(), /what is lost/);
+  await leave(page);
+});
+
+test("an answer is stopped by key and by button, and the next one works", async () => {
+  const page = await visit();
+  for (const stop of [() => page.keyboard.press("Escape"), () => page.getByRole("button", {name: "Stop"}).click()]) {
+    await say(page, "Count forever");
+    await page.getByText("0 1 2 3").last().waitFor();
+    await stop();
+    await isDone(page);
+    await page.getByText("Stopped.").last().waitFor();
+    assert.match(await answers(page).last().locator(".facts").innerText(), /tok\/s/);
+    await page.getByRole("button", {name: "New chat"}).click();
+  }
+  await say(page, "And now?");
+  await isDone(page);
+  await saidBack(page, "You said: And now?");
+  await leave(page);
+});
+
+test("answers are made again, and questions edited", async () => {
+  const page = await visit();
+  await page.getByLabel("Temperature", {exact: true}).fill("0.5");
+  await say(page, "First");
+  await isDone(page);
+  await saidBack(page, "You said: First (temperature 0.5)");
+  await page.getByLabel("Temperature", {exact: true}).fill("1.5");
+  await page.getByRole("button", {name: "Answer again"}).click();
+  await saidBack(page, "You said: First (temperature 1.5)");
+  await isDone(page);
+  assert.equal(await answers(page).count(), 1);
+  await page.getByRole("button", {name: "Edit and send again"}).click();
+  await page.getByLabel("Your message").fill("Second");
+  await page.keyboard.press("Enter");
+  await saidBack(page, "You said: Second");
+  assert.equal(await page.locator(".message").count(), 2);
+  await isDone(page);
+  await page.getByRole("button", {name: "Set Temperature back to the default"}).click();
+  assert.equal(await page.getByLabel("Temperature", {exact: true}).getAttribute("placeholder"), "0.2");
+  await leave(page);
+});
+
+test("conversations are kept, opened and deleted", async () => {
+  const page = await visit();
+  for (const text of ["One", "Two"]) {
+    await page.keyboard.press("Control+Shift+O");
+    await say(page, text);
+    await isDone(page);
+  }
+  await page.reload();
+  await page.getByRole("button", {name: "One", exact: true}).click();
+  await saidBack(page, "You said: One");
+  page.on("dialog", dialog => dialog.accept());
+  await page.getByRole("button", {name: "Delete “One”"}).click();
+  assert.equal(await page.locator(".conversation").count(), 1);
+  await leave(page);
+});
+
+test("the engine is shown and moves", async () => {
+  const page = await visit();
+  await page.locator(".line.main[d*=L]").first().waitFor({state: "attached"});
+  const steps = () => page.locator(".totals dd").first().innerText();
+  const before = await steps();
+  await page.waitForFunction(text => document.querySelector(".totals dd").innerText !== text, before);
+  assert.match(await page.locator("#engine").innerText(), /Generated[^]*tok\/s[^]*waiting[^]*62 %[^]*402 cached/);
+  await leave(page);
+});
+
+test("a key is asked for, kept in this tab and sent", async () => {
+  const context = await browser.newContext({viewport: WIDE});
+  const page = await context.newPage();
+  const keys = [];
+  await page.route(/console\/models|chat\/completions/, async route => {
+    keys.push(route.request().headers().authorization);
+    if (keys.at(-1) === "Bearer right") return route.continue();
+    const error = {message: "This server needs an API key.", type: "authentication_error", param: null, code: null};
+    return route.fulfill({status: 401, json: {error}});
+  });
+  await page.goto(url);
+  await page.getByText("This server needs an API key.").waitFor();
+  await page.getByLabel("Key", {exact: true}).fill("right");
+  await page.keyboard.press("Enter");
+  await page.locator("#status.ready").waitFor();
+  await say(page, "Let me in");
+  await saidBack(page, "You said: Let me in");
+  assert.deepEqual(keys, [undefined, "Bearer right", "Bearer right"]);
+  assert.equal(await page.evaluate(() => JSON.stringify(localStorage).includes("right")), false);
+  await context.close();
+});
+
+test("a server that loads or is away is told of, and found again", async () => {
+  const context = await browser.newContext({viewport: WIDE});
+  const page = await context.newPage();
+  const loading = {status: "not ready", error: {message: "The model is loading.", type: "server_error", param: null, code: "not_ready"}};
+  await page.route("**/health/ready", route => route.fulfill({status: 503, json: loading}));
+  await page.goto(url);
+  await page.getByText("The model is loading. Trying again").waitFor();
+  await page.unroute("**/health/ready");
+  await page.route("**/health/ready", route => route.abort());
+  await page.getByText("The server cannot be reached. Trying again").waitFor();
+  await page.unroute("**/health/ready");
+  await page.locator("#status.ready").waitFor();
+  assert.equal(await page.locator("#notice").isHidden(), true);
+  await context.close();
+});
+
+test("the theme follows the system until it is chosen", async () => {
+  const page = await visit({colorScheme: "dark"});
+  const ground = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  assert.equal(await ground(), "rgb(14, 17, 19)");
+  await page.getByRole("button", {name: "Theme: system"}).click();
+  assert.equal(await ground(), "rgb(246, 247, 247)");
+  await page.getByRole("button", {name: "Theme: light"}).click();
+  await page.reload();
+  assert.equal(await ground(), "rgb(14, 17, 19)");
+  await leave(page);
+});
+
+for (const colorScheme of ["light", "dark"]) {
+  for (const viewport of [WIDE, NARROW]) {
+    test(`names, contrast and size: ${colorScheme}, ${viewport.width} wide`, async () => {
+      const page = await visit({colorScheme, viewport});
+      assert.deepEqual(await page.evaluate(violations), []);
+      await say(page, "Explain paged attention");
+      await isDone(page);
+      await page.locator(".message.assistant details").evaluate(details => { details.open = true; });
+      assert.deepEqual(await page.evaluate(violations), []);
+      if (viewport === NARROW) {
+        for (const name of ["Engine and sampling", "Conversations"]) {
+          await page.getByRole("button", {name, exact: true}).click();
+          assert.deepEqual(await page.evaluate(violations), []);
+          await page.keyboard.press("Escape");
+        }
+      }
+      await leave(page);
+    });
+  }
+}
+
+test("every control is reached by keyboard, and focus is seen", async () => {
+  const page = await visit();
+  const reached = new Set();
+  for (let presses = 0; presses < 60; presses += 1) {
+    await page.keyboard.press("Tab");
+    const {id, outline} = await page.evaluate(() => {
+      const {activeElement} = document;
+      return {id: activeElement.id, outline: getComputedStyle(activeElement).outlineStyle};
+    });
+    if (id && id !== "prompt") assert.notEqual(outline, "none", id);
+    reached.add(id);
+  }
+  for (const id of ["new", "theme", "change-key", "model", "prompt", "send", "system", "sampling-temperature", "sampling-seed"]) {
+    assert.ok(reached.has(id), id);
+  }
+  await leave(page);
+});
+
+if (folder) {
+  for (const [name, options] of [["light", {colorScheme: "light"}], ["dark", {colorScheme: "dark"}],
+    ["mobile", {colorScheme: "dark", viewport: NARROW, deviceScaleFactor: 2}]]) {
+    test(`screenshot: ${name}`, async () => {
+      const page = await visit(options);
+      for (const earlier of ["Plan a quiet weekend by the sea", "Merge two sorted lists in Python"]) {
+        await say(page, earlier);
+        await isDone(page);
+        await page.keyboard.press("Control+Shift+O");
+      }
+      await say(page, "How does paged attention lay out the cache?");
+      await isDone(page);
+      await page.waitForTimeout(name === "mobile" ? 0 : 24_000);
+      await shoot(page, `console-${name}`);
+      await leave(page);
+    });
+  }
+}
+
+test.after(() => browser.close());

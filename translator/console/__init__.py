@@ -1,0 +1,1 @@
+"""The console at /: a chat, and a view of the engine, in one page that loads nothing from elsewhere."""

@@ -1,0 +1,283 @@
+// The page: what happens when.
+
+const READINESS_MS = 2000;
+const THEMES = ["system", "light", "dark"];
+const IDEAS = [
+  "Explain paged attention in three sentences.",
+  "Write a Python function that merges two sorted lists.",
+  "Plan a quiet weekend by the sea.",
+];
+
+const conversations = new Conversations();
+const sampling = new Sampling(byId("sampling"));
+const engineView = new EngineView(byId("engine"));
+let models = [];
+let generation = null;
+let readinessTimer = null;
+
+function showNotice(text, kind = "") {
+  const notice = byId("notice");
+  notice.hidden = !text;
+  notice.className = kind;
+  notice.textContent = text;
+}
+
+function setStatus(kind, text) {
+  byId("status").className = kind;
+  byId("status-text").textContent = text;
+}
+
+// Models and readiness
+
+function currentModel() {
+  return models.find(model => model.id === byId("model").value);
+}
+
+async function watchReadiness() {
+  clearTimeout(readinessTimer);
+  const reason = await server.notReadyReason();
+  if (reason) {
+    setStatus("waiting", "Not ready");
+    showNotice(`${reason} Trying again …`, "warning");
+    readinessTimer = setTimeout(watchReadiness, READINESS_MS);
+    return;
+  }
+  try {
+    models = (await server.json("console/models")).models;
+  } catch (error) {
+    setStatus("waiting", "No access");
+    showNotice(error.message, "warning");
+    return;
+  }
+  setStatus("ready", "Ready");
+  showNotice("");
+  showModels();
+  engineView.poll();
+}
+
+function showModels() {
+  const select = byId("model");
+  const chosen = select.value || stored("pagewire.model", "");
+  select.replaceChildren(...models.map(({id}) => element("option", {value: id, textContent: id})));
+  select.value = models.some(({id}) => id === chosen) ? chosen : models[0].id;
+  modelChanged();
+}
+
+function modelChanged() {
+  const model = currentModel();
+  sampling.setDefaults(model);
+  byId("send").disabled = !model.can_generate;
+  if (!model.can_generate) showNotice(`${model.id} turns texts into vectors and does not chat: see /v1/embeddings.`);
+  else if (!model.has_chat_template) showNotice(`${model.id} has no chat template, so it cannot chat: see /v1/completions.`);
+  else showNotice("");
+  if (!conversations.current.messages.length) showConversation();
+}
+
+// Messages
+
+function showConversation() {
+  const {messages} = conversations.current;
+  const views = messages.map((message, index) => viewOf(message, index));
+  byId("log").replaceChildren(...(views.length ? views.map(view => view.element) : [welcome()]));
+  conversations.draw(byId("conversations"), openConversation, removeConversation);
+  scrollDown(true);
+  return views;
+}
+
+function viewOf(message, index) {
+  return new MessageView(message, {
+    onEdit: text => goOnFrom(index, text),
+    onRetry: () => goOnFrom(index),
+  });
+}
+
+function welcome() {
+  const model = currentModel();
+  const facts = model ? [model.architecture, model.dtype, model.device, `${amount(model.max_model_len)} tokens of context`] : [];
+  return element("div", {className: "welcome"},
+    element("h2", {textContent: "What shall we find out?"}),
+    element("p", {className: "hint", textContent: facts.filter(Boolean).join(" · ")}),
+    element("div", {className: "ideas"}, ...IDEAS.map(idea => element("button", {type: "button", className: "idea",
+      textContent: idea, onclick: () => send(idea)}))));
+}
+
+function scrollDown(always = false) {
+  const log = byId("log");
+  if (always || log.scrollHeight - log.scrollTop - log.clientHeight < 120) log.scrollTop = log.scrollHeight;
+}
+
+function requestBody() {
+  const said = conversations.current.messages.filter(({role, content}) => role === "user" || content);
+  const messages = said.map(({role, content}) => ({role, content}));
+  const system = byId("system").value.trim();
+  if (system) messages.unshift({role: "system", content: system});
+  return {model: byId("model").value, messages, ...sampling.members()};
+}
+
+function send(text) {
+  if (generation || !text || byId("send").disabled) return;
+  conversations.current.messages.push({role: "user", content: text});
+  answer();
+}
+
+// Forgets what was said from this message on, and says it anew.
+function goOnFrom(index, text) {
+  if (generation) return;
+  conversations.current.messages.length = index;
+  if (text) send(text);
+  else answer();
+}
+
+async function answer() {
+  const {messages} = conversations.current;
+  const body = requestBody();
+  const message = {role: "assistant", content: "", model: body.model};
+  messages.push(message);
+  conversations.save();
+  const view = showConversation().at(-1);
+  const running = new Generation(message, () => {
+    view.update(generation === running);
+    scrollDown();
+  });
+  generation = running;
+  view.update(true);
+  showRunning(true);
+  scrollDown(true);
+  const failure = await running.run(body);
+  generation = null;
+  showRunning(false);
+  view.update(false);
+  scrollDown();
+  store("pagewire.conversations", conversations.all);
+  announce(failure ? "" : message.stopped ? "Stopped." : `Answer: ${message.content}`);
+  if (failure && [0, 503].includes(failure.status)) watchReadiness();
+}
+
+function showRunning(isRunning) {
+  const button = byId("send");
+  button.replaceChildren(icon(isRunning ? "stop" : "send"));
+  button.title = isRunning ? "Stop (Esc)" : "Send (Enter)";
+  button.setAttribute("aria-label", isRunning ? "Stop" : "Send");
+  button.classList.toggle("stops", isRunning);
+}
+
+function stop() {
+  if (generation) generation.stop();
+}
+
+// Conversations
+
+function openConversation(conversation) {
+  stop();
+  conversations.open(conversation);
+  closeDrawer();
+  showConversation();
+}
+
+function removeConversation(conversation) {
+  if (!confirm(`Delete “${conversation.title}”?`)) return;
+  if (conversation === conversations.current) stop();
+  conversations.remove(conversation);
+  showConversation();
+}
+
+function newConversation() {
+  stop();
+  conversations.add();
+  closeDrawer();
+  showConversation();
+  byId("prompt").focus();
+}
+
+// Looks
+
+function setTheme(theme) {
+  if (theme === "system") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+  byId("theme-text").textContent = `Theme: ${theme}`;
+  store("pagewire.theme", theme);
+}
+
+function toggleTheme() {
+  const theme = document.documentElement.dataset.theme || "system";
+  setTheme(THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length]);
+}
+
+// On a narrow screen both sides are drawers, and one at most is open; on a wide one the panel may be hidden.
+function toggleDrawer(name) {
+  const {dataset} = document.body;
+  dataset.drawer = dataset.drawer === name ? "" : name;
+  for (const [side, button] of [["menu", "open-menu"], ["panel", "open-panel"]]) {
+    byId(button).setAttribute("aria-expanded", String(dataset.drawer === side));
+  }
+}
+
+function closeDrawer() {
+  if (document.body.dataset.drawer) toggleDrawer(document.body.dataset.drawer);
+}
+
+function fitPrompt() {
+  const prompt = byId("prompt");
+  prompt.style.height = "auto";
+  prompt.style.height = `${Math.min(prompt.scrollHeight, 220)}px`;
+}
+
+function submitPrompt() {
+  const prompt = byId("prompt");
+  const text = prompt.value.trim();
+  if (!text || generation || byId("send").disabled) return;
+  prompt.value = "";
+  fitPrompt();
+  send(text);
+}
+
+function keyPressed(event) {
+  if (event.ctrlKey && event.shiftKey && event.code === "KeyO") {
+    event.preventDefault();
+    newConversation();
+  } else if (event.key === "Escape" && !byId("key-dialog").open) {
+    if (document.body.dataset.drawer) closeDrawer();
+    else stop();
+  }
+}
+
+async function changeKey() {
+  closeDrawer();
+  if (await server.askForKey("It stays in this tab until you close it. Leave it empty to forget it.")) watchReadiness();
+}
+
+function main() {
+  for (const [id, name] of [["open-menu", "menu"], ["open-panel", "chart"], ["new", "add"], ["theme", "theme"],
+    ["change-key", "key"], ["reference", "book"], ["close-panel", "close"]]) byId(id).prepend(icon(name));
+  setTheme(stored("pagewire.theme", "system"));
+  showRunning(false);
+  byId("open-menu").onclick = () => toggleDrawer("menu");
+  byId("open-panel").onclick = () => toggleDrawer("panel");
+  byId("close-panel").onclick = closeDrawer;
+  byId("scrim").onclick = closeDrawer;
+  byId("new").onclick = newConversation;
+  byId("theme").onclick = toggleTheme;
+  byId("change-key").onclick = changeKey;
+  byId("key-cancel").onclick = () => byId("key-dialog").close("");
+  byId("model").onchange = () => {
+    store("pagewire.model", byId("model").value);
+    modelChanged();
+  };
+  byId("prompt").oninput = fitPrompt;
+  byId("prompt").onkeydown = event => {
+    if (!isSendKey(event)) return;
+    event.preventDefault();
+    submitPrompt();
+  };
+  byId("composer").onsubmit = event => {
+    event.preventDefault();
+    if (generation) stop();
+    else submitPrompt();
+  };
+  document.onkeydown = keyPressed;
+  showConversation();
+  watchReadiness();
+  byId("prompt").focus();
+}
+
+main();

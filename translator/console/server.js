@@ -1,0 +1,107 @@
+// The translator: requests with the key, streams of events, and whether it is there.
+
+const KEY_NAME = "pagewire.key";
+
+class ServerError extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+const server = {
+  asking: null,
+
+  // Answers with the response, or throws a ServerError. A quiet call never asks for the key.
+  async call(path, {body, signal, quiet = false} = {}) {
+    for (;;) {
+      const headers = {};
+      const key = sessionStorage.getItem(KEY_NAME);
+      if (key) headers.authorization = `Bearer ${key}`;
+      if (body) headers["content-type"] = "application/json";
+      const options = {method: body ? "POST" : "GET", headers, signal, body: body && JSON.stringify(body)};
+      const response = await this.fetched(path, options);
+      if (response.ok) return response;
+      const message = await messageOf(response);
+      if (response.status !== 401 || quiet || !(await this.askForKey(message))) {
+        throw new ServerError(response.status, message);
+      }
+    }
+  },
+
+  async fetched(path, options) {
+    try {
+      return await fetch(path, options);
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new ServerError(0, "The server cannot be reached.");
+    }
+  },
+
+  async json(path, options) {
+    return (await this.call(path, options)).json();
+  },
+
+  // Returns why no request can be served now; an empty text if it can.
+  async notReadyReason() {
+    try {
+      await this.call("health/ready", {quiet: true});
+      return "";
+    } catch (error) {
+      return error.message;
+    }
+  },
+
+  // Returns whether somebody entered a key. All who need one wait for the same dialog.
+  askForKey(message) {
+    this.asking ??= new Promise(resolve => {
+      const dialog = byId("key-dialog");
+      byId("key-reason").textContent = message;
+      byId("key").value = "";
+      dialog.returnValue = "";
+      dialog.onclose = () => {
+        this.asking = null;
+        if (dialog.returnValue === "save") sessionStorage.setItem(KEY_NAME, byId("key").value.trim());
+        byId("key").value = "";
+        resolve(dialog.returnValue === "save");
+      };
+      dialog.showModal();
+    });
+    return this.asking;
+  },
+
+  // Yields the data of each event of a stream, until its mark of the end.
+  async *events(path, body, signal) {
+    const response = await this.call(path, {body, signal});
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let text = "";
+    for (;;) {
+      const {done, value} = await reader.read().catch(error => {
+        if (error.name === "AbortError") throw error;
+        throw new ServerError(0, "The connection was lost before the answer had ended.");
+      });
+      if (done) throw new ServerError(0, "The answer ended before its end.");
+      const events = (text + value).split("\n\n");
+      text = events.pop();
+      for (const event of events) {
+        const data = event.startsWith("data: ") ? event.slice(6) : null;
+        if (data === "[DONE]") return;
+        if (data) yield parsedEvent(data);
+      }
+    }
+  },
+};
+
+function parsedEvent(data) {
+  const event = JSON.parse(data);
+  if (event.error) throw new ServerError(event.error.code, event.error.message);
+  return event;
+}
+
+async function messageOf(response) {
+  try {
+    return (await response.json()).error.message;
+  } catch {
+    return `The server answered with status ${response.status}.`;
+  }
+}
