@@ -132,7 +132,7 @@ $(OLD_OPENAI)/.installed: Makefile
 	@touch $@
 
 # The pins are complete, so none is looked for. The wheel's own npm does not start; npm of the machine runs on its Node.js.
-$(ECOSYSTEM)/.installed: Makefile tests/ecosystem/requirements.txt tests/ecosystem/package-lock.json
+$(ECOSYSTEM)/.installed: tests/ecosystem/requirements.txt tests/ecosystem/package-lock.json
 	$(PYTHON) -m venv $(ECOSYSTEM)
 	$(ECOSYSTEM)/bin/python $(INSTALL) --no-deps --requirement tests/ecosystem/requirements.txt
 	$(ECOSYSTEM)/bin/python -m pip check

@@ -71,7 +71,7 @@ def function_tools() -> None:
         calls = Calls()
         agent = pydantic_ai.Agent(model, model_settings=forced_at_first, tools=[calls.get_weather])
         assert agent.run_sync(WEATHER_QUESTION).output
-        assert calls.cities == ["Rome"]
+        assert len(calls.cities) == 1
 
 
 class Calls:
