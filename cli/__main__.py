@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich_argparse import RawDescriptionRichHelpFormatter
 
-from cli import bench, chat, doctor, health, serve, translate, up
+from cli import bench, chat, doctor, health, serve, top, translate, up
 from cli.flags import UsageError, add_groups
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "serve": (serve, "Run the gRPC server."),
     "translate": (translate, "Run the HTTP translator in front of a gRPC server."),
     "chat": (chat, "Talk to a running server over gRPC."),
+    "top": (top, "Watch a running server: requests, KV blocks, tokens per second."),
     "bench": (bench, "Measure a server: time to first token, time per token, tokens per second."),
     "doctor": (doctor, "Show what this machine can do, and what the engine makes of it."),
     "health": (health, "Say whether a server accepts requests: exit code 0 or 1."),

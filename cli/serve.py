@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cli.flags import Flag, Group, UsageError, read_groups
 from cli.keys import SERVER_KEYS
 from cli.lora_modules import lora_module
-from cli.process import DRAIN_TIMEOUT, LOG_LEVEL, set_up_logging
+from cli.process import DRAIN_TIMEOUT, LOG_FORMAT, LOG_LEVEL, set_up_logging
 from cli.values import choice, exactly_one, existing_file, filled, folder, integer, number
 from engine.config import EngineConfig
 from server.chat.reasoning import REASONING_FORMATS
@@ -397,6 +397,7 @@ SERVING = Group(
         ),
         DRAIN_TIMEOUT,
         LOG_LEVEL,
+        LOG_FORMAT,
     ),
 )
 

@@ -15,7 +15,7 @@ from cli import serve, translate
 from cli.flags import Flag, Group, UsageError, read_groups
 from cli.health import TIMEOUT_S, answers_requests
 from cli.keys import ADMIN_API_KEY_FILE, API_KEY_FILE, UP_KEYS, key_header, key_to_show, variables_of
-from cli.process import DRAIN_TIMEOUT, LOG_LEVEL, set_up_logging
+from cli.process import DRAIN_TIMEOUT, LOG_FORMAT, LOG_LEVEL, set_up_logging
 from cli.supervisor import Child, Supervisor
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # The server's --host and --port have other names here, beside the translator's.
 GRPC_HOST = replace(serve.HOST, name="grpc-host", field="grpc_host")
 GRPC_PORT = replace(serve.PORT, name="grpc-port", field="grpc_port")
-_SHARED = (DRAIN_TIMEOUT, LOG_LEVEL)
+_SHARED = (DRAIN_TIMEOUT, LOG_LEVEL, LOG_FORMAT)
 _SERVING = tuple(flag for flag in serve.SERVING.flags if flag not in (serve.HOST, serve.PORT, *_SHARED))
 
 GROUPS = (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cli import bench, chat, doctor, health, serve, translate, up
+from cli import bench, chat, doctor, health, serve, top, translate, up
 from cli.__main__ import COMMANDS, main, make_parser
 from cli.flags import Flag, UsageError, read_groups
 from engine.config import EngineConfig
@@ -30,13 +30,13 @@ SERVE_FLAGS = [
     "max-num-batched-tokens", "enable-lora", "lora-modules", "max-loras", "max-lora-rank",
     "max-cpu-loras", "enable-prefix-caching", "num-threads", "host", "port", "admin-host", "admin-port",
     "enable-metrics", "metrics-host", "metrics-port", "enable-reflection", "max-logprobs",
-    "max-queued-requests", "max-message-bytes", "drain-timeout", "log-level",
+    "max-queued-requests", "max-message-bytes", "drain-timeout", "log-level", "log-format",
 ]  # fmt: skip
 KEY_FLAGS = ["api-key", "api-key-file", "admin-api-key", "admin-api-key-file"]
 TRANSLATE_FLAGS = [
     "grpc-target", "admin-target", "stats-target", "host", "port", "max-body-bytes", "request-timeout",
     "sse-keep-alive", "enable-force-include-usage", "allowed-origins", "response-store-size",
-    "response-store-bytes", "response-store-age", "drain-timeout", "log-level",
+    "response-store-bytes", "response-store-age", "drain-timeout", "log-level", "log-format",
 ]  # fmt: skip
 MODEL_AND_ENGINE_FLAGS = [name for name in SERVE_FLAGS[: SERVE_FLAGS.index("host")] if "lora" not in name]
 FLAGS = {
@@ -72,6 +72,7 @@ FLAGS = {
     ],
     "chat": ["grpc-target", "api-key", "system", "max-tokens", "temperature", "stats"],
     "health": ["target", "api-key"],
+    "top": ["admin-target", "admin-api-key", "interval", "once", "json"],
 }
 GROUPS: dict[str, tuple[Group, ...]] = {
     "bench": bench.GROUPS,
@@ -81,6 +82,7 @@ GROUPS: dict[str, tuple[Group, ...]] = {
     "up": up.GROUPS,
     "chat": chat.GROUPS,
     "health": health.GROUPS,
+    "top": top.GROUPS,
 }
 
 
