@@ -3,7 +3,7 @@
 # make check  everything else that CI checks: stubs, contract, lint, types, imports, images, README, clients
 # make clients  run the clients of others against a real server
 # make proto  generate the Python stubs from proto/
-# make docs   write docs/fields.md from the tables of request fields
+# make docs   write docs/fields.md and the Grafana dashboard from the tables in the code
 # make smoke  install server and translator apart, as the images do, and try them
 # make bench  measure this machine
 
@@ -17,12 +17,13 @@ WHEEL_VENV := .venv-client
 OLD_OPENAI := .venv-openai-0.28
 SCHEMATHESIS := .venv-schemathesis
 ECOSYSTEM := .venv-ecosystem
+BROWSER := tests/browser/node_modules
 INSTALL := -m pip --disable-pip-version-check install
 COMPOSE = $$($(BIN)/python -c 'import compose; print(compose.__path__[0])')/docker-compose
 
 export PYTHON
 
-.PHONY: up test test-kernels test-slow check lint docs proto proto-check images-check readme-check openapi-check clients smoke bench clean
+.PHONY: up test test-kernels test-slow check lint docs proto proto-check images-check readme-check openapi-check console-check clients smoke bench clean
 
 up: $(VENV)/.runtime
 	@$(BIN)/pagewire up $(ARGS)
@@ -38,7 +39,7 @@ test-slow: $(VENV)/.dev
 test-kernels: $(VENV)/.dev
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels -m 'not slow' $(ARGS)
 
-check: proto-check lint images-check readme-check openapi-check clients
+check: proto-check lint images-check readme-check openapi-check console-check clients
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -48,6 +49,7 @@ lint: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m translator.field_page > docs/fields.md
+	$(BIN)/python -m server.dashboard > deploy/grafana/pagewire.json
 
 proto: $(CODEGEN)/.installed
 	proto/generate.sh $(CODEGEN)/bin/python $(STUBS)
@@ -83,6 +85,10 @@ openapi-check: $(VENV)/.dev $(SCHEMATHESIS)/.installed
 clients: $(VENV)/.dev $(ECOSYSTEM)/.installed $(OLD_OPENAI)/.installed
 	PYTHONPATH=.:$(STUBS):tests $(BIN)/python tests/clients_check.py $(ECOSYSTEM) $(OLD_OPENAI)
 
+# The page at /, used in a real Chromium, where there is one.
+console-check: $(VENV)/.dev $(BROWSER)/.installed
+	PYTHONPATH=.:$(STUBS):tests $(BIN)/python tests/console_check.py
+
 # What the images hold, installed and started without docker.
 smoke:
 	deploy/smoke.sh
@@ -91,7 +97,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/cpu_serving.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(CODEGEN) $(WHEEL_VENV) $(OLD_OPENAI) $(SCHEMATHESIS) $(ECOSYSTEM) clients/node/node_modules tests/ecosystem/node_modules
+	rm -rf $(VENV) $(CODEGEN) $(WHEEL_VENV) $(OLD_OPENAI) $(SCHEMATHESIS) $(ECOSYSTEM) clients/node/node_modules tests/ecosystem/node_modules $(BROWSER)
 
 $(VENV)/.runtime: $(PINS)
 	deploy/install.sh $(VENV) server,translator --editable
@@ -124,6 +130,10 @@ $(SCHEMATHESIS)/.installed: Makefile constraints.txt
 	$(PYTHON) -m venv $(SCHEMATHESIS)
 	$(SCHEMATHESIS)/bin/python $(INSTALL) --constraint constraints.txt schemathesis==4.32.5 graphql-core==3.3.2 \
 	  harfile==0.6.0 hypothesis-graphql==0.13.5 jsonschema_rs==0.60.3 pyrate-limiter==4.5.1 Werkzeug==3.1.9
+	@touch $@
+
+$(BROWSER)/.installed: tests/browser/package-lock.json
+	npm ci --silent --prefix tests/browser
 	@touch $@
 
 $(OLD_OPENAI)/.installed: Makefile

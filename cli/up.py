@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         f"--grpc-target={grpc_target}",
         f"--host={config.host}",
         f"--port={port}",
-        *_stats_target(values),
+        *stats_target(values),
         *_again(_TRANSLATOR_FLAGS, arguments),
     ]
     base_url = f"http://{_reachable(config.host)}:{port}"
@@ -134,14 +134,16 @@ def _again(flags: tuple[Flag, ...], arguments: argparse.Namespace) -> list[str]:
     return [word for flag in flags for word in flag.to_argv(flag.given(arguments))]
 
 
-def _stats_target(values: Mapping[str, object]) -> list[str]:
-    """Let the console show the engine, unless somebody says where, or nobody knows the port beforehand."""
+def stats_target(values: Mapping[str, object]) -> list[str]:
+    """Return the flag that lets the console show the engine.
+
+    None where somebody says where it is, or where nobody knows the port beforehand.
+    """
     port = values.get("admin_port", 50052)
     if port == 0 or {"admin_target", "stats_target"} & values.keys():
         return []
-    return [
-        f"--{translate.STATS_TARGET.name}={_reachable(str(values.get('admin_host', '127.0.0.1')))}:{port}"
-    ]
+    host = _reachable(str(values.get("admin_host", "127.0.0.1")))
+    return [f"--{translate.STATS_TARGET.name}={host}:{port}"]
 
 
 def _fixed_port(value: object, flag: Flag) -> int:

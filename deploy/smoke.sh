@@ -53,4 +53,6 @@ with urllib.request.urlopen(request, timeout=120) as response:
     answer = json.load(response)["choices"][0]["message"]["content"]
 print(answer)
 assert "Paris" in answer
+with urllib.request.urlopen("http://127.0.0.1:8100/", timeout=10) as response:
+    assert "<title>Pagewire</title>" in response.read().decode()
 PYTHON

@@ -1,4 +1,4 @@
-"""Drives the console in a real Chromium: `console_check.py [FOLDER]`, where FOLDER is for screenshots.
+"""Drives the console in a real Chromium.
 
 Looks for chromium on the path, or at $CHROMIUM. Without one nothing is checked, and it says so.
 """
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from scripted_backend import delta, finished, serving, started
 
+from gate.keys import parse_key
 from pagewire.v1 import admin_pb2, admin_pb2_grpc, inference_pb2
 
 if TYPE_CHECKING:
@@ -84,17 +85,18 @@ async def _script(spec: inference_pb2.GenerationSpec, context: Any) -> AsyncIter
     yield finished()
 
 
-def main(folder: str | None = None) -> int:
+def main() -> int:
     """Return the exit code of the browser's script."""
     browser = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _BROWSERS)), None)
     if browser is None:
         print("SKIPPED: the console was not checked, for there is no chromium here. See CONTRIBUTING.md.")  # noqa: T201
         return 0
-    with serving(_Stats()) as house:  # type: ignore[abstract]  # the console asks for nothing else
-        house.servicer.script = _script
-        command = ["node", str(_SCRIPT), house.url, browser, *([folder] if folder else [])]
+    stats = _Stats()  # type: ignore[abstract]  # the console asks for nothing else
+    with serving(stats) as house, serving(api_keys=(parse_key("right"),)) as locked:
+        house.servicer.script = locked.servicer.script = _script
+        command = ["node", str(_SCRIPT), browser, house.url, locked.url]
         return subprocess.run(command, check=False, timeout=240).returncode
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())
