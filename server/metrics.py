@@ -50,10 +50,17 @@ class Metrics:
         )
         self._total_s = self._seconds("e2e_request_latency", "From arrival to the end.")
         self._first_token_s = self._seconds("time_to_first_token", "From arrival to the first token.")
-        self._queue_s = self._seconds("request_queue_time", "From arrival until the engine ran it.")
-        self._prefill_s = self._seconds("request_prefill_time", "From the first step to the first token.")
+        self._queue_s = self._seconds(
+            "request_queue_time", "From arrival to the end of the first step that ran it."
+        )
+        self._prefill_s = self._seconds(
+            "request_prefill_time",
+            "From the end of the first step to the first token; 0 for a prompt that one step takes in.",
+        )
         self._decode_s = self._seconds("request_decode_time", "From the first token to the end.")
-        self._inference_s = self._seconds("request_inference_time", "From the first step to the end.")
+        self._inference_s = self._seconds(
+            "request_inference_time", "From the end of the first step to the end."
+        )
         self._token_s = self._histogram(
             "vllm:request_time_per_output_token_seconds",
             "Mean time of a token after the first.",
