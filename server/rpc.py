@@ -97,7 +97,6 @@ def generic_handler(
             method, getattr(servicer, _snake_case(method.name)), write_timeout_s, on_end
         )
         for method in service.methods
-        if hasattr(servicer, _snake_case(method.name))
     }
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 

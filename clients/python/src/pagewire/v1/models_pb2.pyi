@@ -141,7 +141,7 @@ class Model(google.protobuf.message.Message):
     embedding_dimensions: builtins.int
     """Number of components of its embeddings; 0 where it makes none."""
     tool_format: builtins.str
-    """The format in which it calls tools, such as "hermes". Empty: tool_choice AUTO is refused."""
+    """The format in which it calls tools, such as "hermes". Empty where it has no chat template."""
     reasoning_format: builtins.str
     """The format in which it reasons, such as "qwen3". Empty: reasoning is not separated."""
     num_step_weights: builtins.int
