@@ -119,9 +119,15 @@ test("conversations are kept, opened and deleted", async () => {
   await page.reload();
   await page.getByRole("button", {name: "One", exact: true}).click();
   await saidBack(page, "You said: One");
+  const other = await page.context().newPage();
+  await other.goto(url);
+  await other.getByRole("button", {name: "New chat"}).click();
+  await say(other, "Three");
+  await isDone(other);
+  await page.getByRole("button", {name: "Three", exact: true}).waitFor();
   page.on("dialog", dialog => dialog.accept());
   await page.getByRole("button", {name: "Delete “One”"}).click();
-  assert.equal(await page.locator(".conversation").count(), 1);
+  assert.deepEqual(await page.locator(".conversation").allInnerTexts(), ["Three", "Two"]);
   await leave(page);
 });
 

@@ -16,10 +16,17 @@ function store(name, value) {
   }
 }
 
+const CONVERSATIONS = "pagewire.conversations";
+
 class Conversations {
   constructor() {
-    this.all = stored("pagewire.conversations", []);
+    this.reload();
     this.current = this.all[0] || this.blank();
+  }
+
+  // Other tabs write too, so what is kept is read anew before it is changed.
+  reload() {
+    this.all = stored(CONVERSATIONS, this.all || []);
   }
 
   blank() {
@@ -34,26 +41,33 @@ class Conversations {
     this.current = this.blank();
   }
 
-  remove(conversation) {
-    this.all = this.all.filter(each => each !== conversation);
-    if (this.current === conversation) this.current = this.all[0] || this.blank();
-    store("pagewire.conversations", this.all);
+  remove({id}) {
+    this.reload();
+    this.all = this.all.filter(each => each.id !== id);
+    if (this.current.id === id) this.current = this.all[0] || this.blank();
+    store(CONVERSATIONS, this.all);
   }
 
-  // Keeps the current one, newest first; one in which nothing was said is not kept.
-  save() {
-    const current = this.current;
-    if (!current.messages.length) return;
-    current.title = current.messages[0].content.trim().split("\n")[0].slice(0, 80) || "Untitled";
-    this.all = [current, ...this.all.filter(each => each !== current)];
-    store("pagewire.conversations", this.all);
+  // Keeps a conversation, newest first.
+  save(conversation) {
+    this.reload();
+    conversation.title = conversation.messages[0].content.trim().split("\n")[0].slice(0, 80) || "Untitled";
+    this.all = [conversation, ...this.all.filter(({id}) => id !== conversation.id)];
+    store(CONVERSATIONS, this.all);
+  }
+
+  // Keeps what has changed of it, unless it was deleted meanwhile.
+  update(conversation) {
+    this.reload();
+    this.all = this.all.map(each => each.id === conversation.id ? conversation : each);
+    store(CONVERSATIONS, this.all);
   }
 
   draw(list, onOpen, onRemove) {
     list.replaceChildren(...this.all.map(conversation => {
       const open = element("button", {type: "button", className: "conversation", textContent: conversation.title,
         title: conversation.title, onclick: () => onOpen(conversation)});
-      if (conversation === this.current) open.setAttribute("aria-current", "true");
+      if (conversation.id === this.current.id) open.setAttribute("aria-current", "true");
       return element("li", {}, open,
         iconButton("remove", `Delete “${conversation.title}”`, () => onRemove(conversation)));
     }));

@@ -50,6 +50,7 @@ async function watchReadiness() {
     return;
   }
   setStatus("ready", "Ready");
+  byId("reference").hidden = server.hasKey; // a link cannot show it
   showNotice("");
   showModels();
   engineView.poll();
@@ -79,9 +80,13 @@ function showConversation() {
   const {messages} = conversations.current;
   const views = messages.map((message, index) => viewOf(message, index));
   byId("log").replaceChildren(...(views.length ? views.map(view => view.element) : [welcome()]));
-  conversations.draw(byId("conversations"), openConversation, removeConversation);
+  showConversations();
   scrollDown(true);
   return views;
+}
+
+function showConversations() {
+  conversations.draw(byId("conversations"), openConversation, removeConversation);
 }
 
 function viewOf(message, index) {
@@ -129,11 +134,11 @@ function goOnFrom(index, text) {
 }
 
 async function answer() {
-  const {messages} = conversations.current;
+  const conversation = conversations.current;
   const body = requestBody();
   const message = {role: "assistant", content: "", model: body.model};
-  messages.push(message);
-  conversations.save();
+  conversation.messages.push(message);
+  conversations.save(conversation);
   const view = showConversation().at(-1);
   const running = new Generation(message, () => {
     view.update(generation === running);
@@ -148,7 +153,7 @@ async function answer() {
   showRunning(false);
   view.update(false);
   scrollDown();
-  store("pagewire.conversations", conversations.all);
+  conversations.update(conversation);
   announce(failure ? "" : message.stopped ? "Stopped." : `Answer: ${message.content}`);
   if (failure && [0, 503].includes(failure.status)) watchReadiness();
 }
@@ -168,6 +173,10 @@ function stop() {
 // Conversations
 
 function openConversation(conversation) {
+  if (conversation.id === conversations.current.id) {
+    closeDrawer();
+    return;
+  }
   stop();
   conversations.open(conversation);
   closeDrawer();
@@ -176,7 +185,7 @@ function openConversation(conversation) {
 
 function removeConversation(conversation) {
   if (!confirm(`Delete “${conversation.title}”?`)) return;
-  if (conversation === conversations.current) stop();
+  if (conversation.id === conversations.current.id) stop();
   conversations.remove(conversation);
   showConversation();
 }
@@ -203,13 +212,15 @@ function toggleTheme() {
   setTheme(THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length]);
 }
 
-// On a narrow screen both sides are drawers, and one at most is open; on a wide one the panel may be hidden.
+// On a narrow screen both sides are drawers, and one at most is open.
 function toggleDrawer(name) {
   const {dataset} = document.body;
-  dataset.drawer = dataset.drawer === name ? "" : name;
-  for (const [side, button] of [["menu", "open-menu"], ["panel", "open-panel"]]) {
-    byId(button).setAttribute("aria-expanded", String(dataset.drawer === side));
+  const isOpen = dataset.drawer !== name;
+  dataset.drawer = isOpen ? name : "";
+  for (const side of ["menu", "panel"]) {
+    byId(`open-${side}`).setAttribute("aria-expanded", String(dataset.drawer === side));
   }
+  (isOpen ? byId(name).querySelector("button") : byId(`open-${name}`)).focus();
 }
 
 function closeDrawer() {
@@ -275,6 +286,10 @@ function main() {
     else submitPrompt();
   };
   document.onkeydown = keyPressed;
+  window.onstorage = () => {
+    conversations.reload();
+    showConversations();
+  };
   showConversation();
   watchReadiness();
   byId("prompt").focus();

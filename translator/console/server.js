@@ -12,6 +12,10 @@ class ServerError extends Error {
 const server = {
   asking: null,
 
+  get hasKey() {
+    return Boolean(sessionStorage.getItem(KEY_NAME));
+  },
+
   // Answers with the response, or throws a ServerError. A quiet call never asks for the key.
   async call(path, {body, signal, quiet = false} = {}) {
     for (;;) {
