@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prometheus_client.exposition import choose_encoder
+from prometheus_client import generate_latest
 from starlette.responses import Response
 
 from translator.requests import backend_of
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
 async def load(request: Request) -> Response:
     """Tell how many generations are open."""
     body = encode_json({"server_load": backend_of(request).num_running})
@@ -21,9 +24,11 @@ async def load(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """Tell what this process has measured, in the text form that the client asks for."""
-    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    """Tell what this process has measured, in Prometheus' own text form, whatever form is preferred.
+
+    prometheus_client writes colons as underscores in the other forms, and then no name is vLLM's.
+    """
     return Response(
-        encode(backend_of(request).metrics.registry),
-        headers={"content-type": content_type, "cache-control": "no-store"},
+        generate_latest(backend_of(request).metrics.registry),
+        headers={"content-type": METRICS_TYPE, "cache-control": "no-store"},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
@@ -173,13 +174,23 @@ def test_the_rules_can_be_broken() -> None:
     assert "expected small letters" in found
 
 
+def asking_as_prometheus(url: str) -> urllib.request.Request:
+    forms = "application/openmetrics-text;version=1.0.0;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+    return urllib.request.Request(url, headers={"accept": forms})
+
+
 def test_the_port_serves_the_registry_and_is_given_back() -> None:
     registry = CollectorRegistry()
     Gauge("answer", "Of everything.", registry=registry).set(42)
+    Gauge("vllm:colon", "As Prometheus itself asks.", ("a",), registry=registry).labels("b").set(1)
     port = MetricsPort(registry, "127.0.0.1", 0)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port.port}/metrics", timeout=10) as response:
-        assert response.headers["content-type"].startswith("text/plain")
-        assert Scrape(response.read().decode()).value("answer") == 42
+    url = f"http://127.0.0.1:{port.port}"
+    with urllib.request.urlopen(asking_as_prometheus(f"{url}/metrics"), timeout=10) as response:
+        assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+        scrape = Scrape(response.read().decode())
+        assert (scrape.value("answer"), scrape.value("vllm:colon", a="b")) == (42, 1)
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{url}/other", timeout=10)
     with pytest.raises(PortError, match=rf"--metrics-port {port.port}: cannot listen"):
         MetricsPort(registry, "127.0.0.1", port.port)
     port.close()

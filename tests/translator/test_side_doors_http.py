@@ -193,10 +193,9 @@ def test_made_up_paths_and_methods_are_no_labels(http: httpx.Client) -> None:
     assert 'handler="unknown"' in text
 
 
-def test_metrics_come_in_the_form_that_is_asked_for(http: httpx.Client) -> None:
-    plain = http.get("/metrics")
-    assert plain.headers["content-type"].startswith("text/plain; version=")
-    accept = {"accept": "application/openmetrics-text; version=1.0.0"}
-    opened = http.get("/metrics", headers=accept)
-    assert opened.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
-    assert opened.text.endswith("# EOF\n")
+def test_names_keep_their_colons_whatever_form_is_preferred(http: httpx.Client, house: House) -> None:
+    house.servicer.script = plays(started(), delta("a"), finished())
+    http.post("/v1/chat/completions", json=CHAT)
+    response = http.get("/metrics", headers={"accept": "application/openmetrics-text;version=1.0.0"})
+    assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert f'vllm:prompt_tokens_total{{model_name="{MODEL}"}}' in response.text
