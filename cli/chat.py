@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from cli.flags import Flag, Group, read_groups
 from cli.keys import CLIENT_KEY
+from cli.tls import CLIENT_TLS, client_credentials
 from cli.translate import GRPC_TARGET
 from cli.values import filled, integer, number
 
@@ -23,6 +24,7 @@ GROUPS = (
         (
             GRPC_TARGET,
             CLIENT_KEY,
+            *CLIENT_TLS,
             Flag(name="system", field="system", help="A system message to begin with.", parse=filled),
             Flag(
                 name="max-tokens",
@@ -109,7 +111,8 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         options["temperature"] = temperature
     system = values.get("system")
     target, api_key = str(values.get("grpc_target", GRPC_TARGET.default)), values.get("api_key")
-    with Client(target, api_key=None if api_key is None else str(api_key)) as client:
+    credentials = client_credentials(values)
+    with Client(target, api_key=None if api_key is None else str(api_key), credentials=credentials) as client:
         conversation = Conversation(client, None if system is None else str(system), options)
         try:
             if arguments.message is None:

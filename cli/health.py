@@ -5,15 +5,17 @@ from __future__ import annotations
 import http.client
 import sys
 import urllib.request
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cli.flags import Flag, Group, read_groups
 from cli.keys import CLIENT_KEY
+from cli.tls import CLIENT_TLS, client_credentials, https_context
 from cli.translate import GRPC_TARGET
 from cli.values import target
 
 if TYPE_CHECKING:
     import argparse
+    import ssl
     from collections.abc import Mapping
 
 TIMEOUT_S = 5.0
@@ -38,13 +40,15 @@ TARGET = Flag(
     metavar="TARGET",
     default=GRPC_TARGET.default,
 )
-GROUPS = (Group("health", (TARGET, CLIENT_KEY)),)
+GROUPS = (Group("health", (TARGET, CLIENT_KEY, *CLIENT_TLS)),)
 
 
-def answers_requests(base_url: str) -> bool:
-    """Ask a translator whether requests can be answered."""
+def answers_requests(base_url: str, context: ssl.SSLContext | None = None) -> bool:
+    """Ask a translator whether requests can be answered. `context` is for TLS; None: the machine's own."""
     try:
-        with urllib.request.urlopen(f"{base_url}/health/ready", timeout=TIMEOUT_S) as response:
+        with urllib.request.urlopen(
+            f"{base_url}/health/ready", timeout=TIMEOUT_S, context=context
+        ) as response:
             return bool(response.status == 200)
     except (OSError, http.client.HTTPException):
         return False
@@ -57,17 +61,26 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         UsageError: a flag or variable cannot be used.
     """
     values = read_groups(GROUPS, arguments, environ)
-    address, api_key = str(values.get("target", TARGET.default)), values.get("api_key")
-    ready = answers_requests(address) if address.startswith(_SCHEMES) else _serves(address, api_key)
+    address = str(values.get("target", TARGET.default))
+    ready = (
+        answers_requests(address, https_context(values))
+        if address.startswith(_SCHEMES)
+        else _serves(address, values)
+    )
     print(f"{address} is {'ready' if ready else 'not ready'}", file=sys.stderr)
     return 0 if ready else 1
 
 
-def _serves(address: str, api_key: object) -> bool:
+def _serves(address: str, values: Mapping[str, Any]) -> bool:
     from pagewire import Client, PagewireError
 
     try:
-        with Client(address, api_key=None if api_key is None else str(api_key), timeout=TIMEOUT_S) as client:
+        with Client(
+            address,
+            api_key=values.get("api_key"),
+            timeout=TIMEOUT_S,
+            credentials=client_credentials(values),
+        ) as client:
             return client.is_ready()
     except PagewireError as error:
         print(f"{type(error).__name__}: {error.message}", file=sys.stderr)

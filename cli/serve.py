@@ -8,6 +8,7 @@ from cli.flags import Flag, Group, UsageError, read_groups
 from cli.keys import SERVER_KEYS
 from cli.lora_modules import lora_module
 from cli.process import DRAIN_TIMEOUT, LOG_FORMAT, LOG_LEVEL, set_up_logging
+from cli.tls import GRPC_TLS, certificate_files
 from cli.values import choice, exactly_one, existing_file, filled, folder, integer, number
 from engine.config import EngineConfig
 from server.chat.reasoning import REASONING_FORMATS
@@ -409,7 +410,8 @@ MAX_REQUESTS_PER_TENANT = Flag(
     metavar="N",
     default="any number",
 )
-GROUPS = (MODEL, ENGINE, LORA, SERVING, Group("keys", (*SERVER_KEYS, MAX_REQUESTS_PER_TENANT)))
+TLS = Group("gRPC with TLS", GRPC_TLS)
+GROUPS = (MODEL, ENGINE, LORA, SERVING, Group("keys", (*SERVER_KEYS, MAX_REQUESTS_PER_TENANT)), TLS)
 
 
 def to_config(values: Mapping[str, Any]) -> ServerConfig:
@@ -418,6 +420,7 @@ def to_config(values: Mapping[str, Any]) -> ServerConfig:
     engine = {
         field.removeprefix("engine."): value for field, value in values.items() if field.startswith("engine.")
     }
+    own["tls"] = certificate_files(values, "grpc_")
     own, max_loras = _lora_settings(values, own)
     return ServerConfig(**own, engine=EngineConfig(model_path="", max_loras=max_loras, **engine))
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cli.flags import Flag, Group, read_groups
 from cli.keys import TRANSLATOR_KEYS
 from cli.process import DRAIN_TIMEOUT, LOG_FORMAT, LOG_LEVEL, set_up_logging
+from cli.tls import CLIENT_TLS, HTTP_TLS, certificate_files, client_credentials
 from cli.values import filled, integer, number, origin, target
 from translator.config import TranslatorConfig
 
@@ -133,6 +134,8 @@ GROUPS = (
     Group("gRPC", (GRPC_TARGET,)),
     Group("HTTP", (HOST, PORT, *HTTP, DRAIN_TIMEOUT)),
     Group("keys", TRANSLATOR_KEYS),
+    Group("HTTP with TLS", HTTP_TLS),
+    Group("gRPC with TLS", CLIENT_TLS),
     Group("process", (LOG_LEVEL, LOG_FORMAT)),
 )
 
@@ -140,7 +143,8 @@ GROUPS = (
 def to_config(values: Mapping[str, Any]) -> TranslatorConfig:
     """Return the config with these values, by field."""
     own = {field: value for field, value in values.items() if field in TranslatorConfig.__struct_fields__}
-    return TranslatorConfig(**own)
+    client_credentials(values)
+    return TranslatorConfig(**own, tls=certificate_files(values, ""))
 
 
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:

@@ -17,9 +17,11 @@ from cli.health import TIMEOUT_S, answers_requests
 from cli.keys import ADMIN_API_KEY_FILE, API_KEY_FILE, UP_KEYS, key_header, key_to_show, variables_of
 from cli.process import DRAIN_TIMEOUT, LOG_FORMAT, LOG_LEVEL, set_up_logging
 from cli.supervisor import Child, Supervisor
+from cli.tls import CLIENT_TLS, GRPC_TLS, HTTP_TLS, certificate_files, probe_context
 
 if TYPE_CHECKING:
     import argparse
+    import ssl
     from collections.abc import Mapping
 
 # The server's --host and --port have other names here, beside the translator's.
@@ -35,6 +37,8 @@ GROUPS = (
     Group("gRPC", (GRPC_HOST, GRPC_PORT, *_SERVING)),
     Group("HTTP", (translate.HOST, translate.PORT, *translate.HTTP)),
     Group("keys", (*UP_KEYS, serve.MAX_REQUESTS_PER_TENANT)),
+    Group("HTTP with TLS", HTTP_TLS),
+    Group("gRPC with TLS", (*GRPC_TLS, *CLIENT_TLS)),
     Group("processes", _SHARED),
 )
 _KEY_FILES = (API_KEY_FILE, ADMIN_API_KEY_FILE)
@@ -45,9 +49,10 @@ _SERVER_FLAGS = (
     *_SERVING,
     *_KEY_FILES,
     serve.MAX_REQUESTS_PER_TENANT,
+    *GRPC_TLS,
     *_SHARED,
 )
-_TRANSLATOR_FLAGS = (*translate.HTTP, *_KEY_FILES, *_SHARED)
+_TRANSLATOR_FLAGS = (*translate.HTTP, *_KEY_FILES, *HTTP_TLS, *CLIENT_TLS, *_SHARED)
 
 
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -62,6 +67,8 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     grpc_port = _fixed_port(values.get("grpc_port", 50051), GRPC_PORT)
     port = _fixed_port(config.port, translate.PORT)
     grpc_target = f"{_reachable(grpc_host)}:{grpc_port}"
+    if certificate_files(values, "grpc_") is not None and config.grpc_ca_certs is None:
+        raise UsageError("--grpc-ssl-certfile: expected --grpc-ca-certs beside it, by which HTTP trusts gRPC")
     secrets, api_key = variables_of(values), key_to_show(values)
     set_up_logging(values)
     # Flags beat the environment, so these are always said; the rest is inherited or said again.
@@ -73,13 +80,14 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         *stats_target(values),
         *_again(_TRANSLATOR_FLAGS, arguments),
     ]
-    base_url = f"http://{_reachable(config.host)}:{port}"
+    scheme = "http" if config.tls is None else "https"
+    base_url = f"{scheme}://{_reachable(config.host)}:{port}"
     supervisor = Supervisor(
         [
             Child("pagewire serve", _command("serve", server), secrets),
             Child("pagewire translate", _command("translate", translator), secrets),
         ],
-        probe=lambda: served_model(base_url, api_key),
+        probe=lambda: served_model(base_url, api_key, probe_context(config.tls)),
         on_ready=lambda card, seconds: print(
             next_step(card, base_url, grpc_target, seconds, needs_key=api_key is not None), flush=True
         ),
@@ -87,16 +95,18 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     return supervisor.run()
 
 
-def served_model(base_url: str, api_key: str | None) -> dict[str, Any] | None:
+def served_model(
+    base_url: str, api_key: str | None, context: ssl.SSLContext | None = None
+) -> dict[str, Any] | None:
     """Return the card of the model that answers there; None while nothing does.
 
     The card is empty where no key is known that opens the door.
     """
-    if not answers_requests(base_url):
+    if not answers_requests(base_url, context):
         return None
     try:
         request = urllib.request.Request(f"{base_url}/v1/models", headers=key_header(api_key))
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=context) as response:
             card: dict[str, Any] = json.load(response)["data"][0]
             return card
     except urllib.error.HTTPError as error:

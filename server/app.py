@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from engine.errors import ModelLoadError
+from gate.certificates import CertificateError
 from gate.credentials import is_loopback
 from gate.key_ring import KeyRing
 from gate.keys import KeyFileError
@@ -27,6 +28,7 @@ from server.model_store import ModelStoreError
 from server.progress import Progress
 from server.served_model import Adapter, ModelSlot, ServedModel
 from server.services import ADMIN, HEALTH, INFERENCE, MODELS, Services
+from server.tls import server_credentials
 from server.tokenizer import TokenizerError
 
 if TYPE_CHECKING:
@@ -56,15 +58,15 @@ _LOAD_ERRORS = (
 def run(config: ServerConfig, engine_command: Sequence[str] = ENGINE_COMMAND) -> int:
     """Serve until a signal, and return the process's exit code.
 
-    0: ended by a signal, after draining. 1: the model cannot be served. 2: a port or a file of keys
-    cannot be used.
+    0: ended by a signal, after draining. 1: the model cannot be served. 2: a port, or a file of
+    keys or certificates, cannot be used.
     """
     try:
         asyncio.run(_run(config, engine_command))
     except PortError as error:
         logger.error("%s", error)
         return 2
-    except KeyFileError as error:
+    except (CertificateError, KeyFileError) as error:
         logger.error("%s", error)
         return 2
     except _LOAD_ERRORS as error:
@@ -114,7 +116,7 @@ class Server:
         """Open the ports. Until the model is loaded, health says that the server is not ready.
 
         Raises:
-            KeyFileError: a file of keys cannot be used.
+            CertificateError, KeyFileError: a file of certificates or keys cannot be used.
             PortError: a port cannot be taken.
         """
         config, services = self._config, self._services
@@ -126,8 +128,8 @@ class Server:
         admin_names = [ADMIN.full_name, HEALTH.full_name]
         public = self._make_listener(services.public_handlers(), public_names, keys)
         admin = self._make_listener(services.admin_handlers(), admin_names, admin_keys)
-        self._port = bind(public, config.host, config.port, "--port")
-        bind(admin, config.admin_host, config.admin_port, "--admin-port")
+        self._port = bind(public, config.host, config.port, "--port", self._credentials())
+        bind(admin, config.admin_host, config.admin_port, "--admin-port", self._credentials())
         if config.enable_metrics:
             registry = services.metrics.registry
             self._metrics_port = MetricsPort(registry, config.metrics_host, config.metrics_port)
@@ -181,6 +183,9 @@ class Server:
             keys=keys,
             reflected_services=names if self._config.enable_reflection else (),
         )
+
+    def _credentials(self) -> grpc.ServerCredentials | None:
+        return None if self._config.tls is None else server_credentials(self._config.tls)
 
     async def _load_and_run(self) -> None:
         config = self._config

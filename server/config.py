@@ -9,6 +9,7 @@ import msgspec
 
 if TYPE_CHECKING:
     from engine.config import EngineConfig
+    from gate.certificates import CertificateFiles
     from gate.keys import Key
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -73,6 +74,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     admin_api_keys: tuple[Key, ...] = ()
     """Keys of AdminService, which takes no others."""
     admin_api_key_file: Path | None = None
+    tls: CertificateFiles | None = None
+    """What both listeners show, and whose certificates their clients must show. None: clear text."""
     max_requests_per_tenant: int | None = None
     """Requests of one tenant that may be served and wait at once; None: any number."""
     max_queued_requests: int = 1024

@@ -52,15 +52,23 @@ def make_listener(
     return server
 
 
-def bind(server: grpc.aio.Server, host: str, port: int, flag: str) -> int:
-    """Take a port for a server; 0 takes a free one. Return the port.
+def bind(
+    server: grpc.aio.Server,
+    host: str,
+    port: int,
+    flag: str,
+    credentials: grpc.ServerCredentials | None = None,
+) -> int:
+    """Take a port for a server; 0 takes a free one. Return the port. Without credentials it has no TLS.
 
     Raises:
         PortError: it cannot be taken.
     """
     address = f"[{host}]" if ":" in host else host
     try:
-        return server.add_insecure_port(f"{address}:{port}")
+        if credentials is None:
+            return server.add_insecure_port(f"{address}:{port}")
+        return server.add_secure_port(f"{address}:{port}", credentials)
     except RuntimeError as error:
         raise PortError(
             f"{flag} {port}: cannot listen on {address}:{port}; expected a free port of this machine"

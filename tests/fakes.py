@@ -40,6 +40,8 @@ from server.tokenizer_source import TokenizerSource
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
+    import grpc
+
     from gate.key_ring import KeyRing
 
     Script = Callable[[EngineRequest], Sequence[int]]
@@ -311,6 +313,7 @@ async def serve(
     admin_keys: KeyRing | None = None,
     max_requests_per_tenant: int | None = None,
     reflects: bool = False,
+    credentials: Callable[[], grpc.ServerCredentials | None] = lambda: None,
 ) -> AsyncIterator[FakeServer]:
     """Serve a fake engine with the real services, on free ports of this machine."""
     slot = ModelSlot()
@@ -349,7 +352,9 @@ async def serve(
                 (services.admin_handlers(), admin_keys),
             )
         )
-        port, admin_port = (bind(listener, "127.0.0.1", 0, "--port") for listener in (public, admin))
+        port, admin_port = (
+            bind(listener, "127.0.0.1", 0, "--port", credentials()) for listener in (public, admin)
+        )
         await public.start()
         await admin.start()
         try:

@@ -25,11 +25,21 @@ _FULL = "too_many_adapters"
 class AdminBackend:
     """The channel to the operators' listener. Made within a running event loop."""
 
-    def __init__(self, target: str, request_timeout_s: float, secret: str | None = None) -> None:
+    def __init__(
+        self,
+        target: str,
+        request_timeout_s: float,
+        secret: str | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
         """`secret` is the translator's own key; what callers ask for is done with theirs."""
         self._own = () if secret is None else (key_metadata(secret),)
         self._timeout_s = request_timeout_s
-        self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._channel = (
+            grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+            if credentials is None
+            else grpc.aio.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
+        )
         self._admin: admin_pb2_grpc.AdminServiceAsyncStub = admin_pb2_grpc.AdminServiceStub(self._channel)
 
     async def get_stats(self, request_id: str) -> admin_pb2.GetStatsResponse:

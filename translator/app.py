@@ -13,9 +13,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gate.certificates import CertificateError
 from gate.credentials import is_loopback
 from gate.key_ring import KeyRing
 from gate.keys import KeyFileError
+from pagewire.channel import tls_credentials
 from translator import (
     adapters,
     chat,
@@ -41,10 +43,12 @@ from translator.http_server import make_server, open_listener
 from translator.metrics_middleware import MetricsMiddleware
 from translator.middleware import RequestIdMiddleware, RequestLimitMiddleware
 from translator.requests import request_id_of
+from translator.tls import HttpTls
 
 if TYPE_CHECKING:
     import socket
 
+    import grpc
     from starlette.requests import Request
     from starlette.types import ASGIApp
 
@@ -183,19 +187,20 @@ async def _answer_fault(request: Request, error: Exception) -> Response:
 
 
 def run(config: TranslatorConfig) -> int:
-    """Serve until a signal, and return the exit code: 0, or 2 where address or keys cannot be used."""
+    """Serve until a signal, and return the exit code: 0, or 2 where address or files cannot be used."""
     try:
         listener = open_listener(config.host, config.port)
     except OSError as error:
         log.error("cannot listen on %s port %d: %s", config.host, config.port, error.strerror or error)
         return _CANNOT_USE
     host, port = listener.getsockname()[:2]
-    log.info("listening on http://%s:%d, model server at %s", host, port, config.grpc_target)
+    scheme = "http" if config.tls is None else "https"
+    log.info("listening on %s://%s:%d, model server at %s", scheme, host, port, config.grpc_target)
     factory = uvicorn.Config(app="", loop="auto").get_loop_factory()
     try:
         with asyncio.Runner(loop_factory=factory) as runner:
             runner.run(serve(config, listener))
-    except KeyFileError as error:
+    except (CertificateError, KeyFileError) as error:
         log.error("%s", error)
         return _CANNOT_USE
     return 0
@@ -205,16 +210,25 @@ def _own_secret(config: TranslatorConfig) -> str | None:
     return config.admin_secrets[0].shown if config.admin_secrets else None
 
 
+def _client_credentials(config: TranslatorConfig) -> grpc.ChannelCredentials | None:
+    """What is shown to the model server, and whom it must be known by."""
+    if config.grpc_ca_certs is None:
+        return None
+    return tls_credentials(config.grpc_ca_certs, config.grpc_client_certfile, config.grpc_client_keyfile)
+
+
 async def serve(config: TranslatorConfig, listener: socket.socket) -> None:
     """Serve on a bound socket until a signal."""
-    backend = Backend(config.grpc_target, config.request_timeout_s)
+    credentials = _client_credentials(config)
+    tls = None if config.tls is None else HttpTls(config.tls, config.ssl_cert_reqs)
+    backend = Backend(config.grpc_target, config.request_timeout_s, credentials)
     admin, stats = (
-        AdminBackend(target, config.request_timeout_s, _own_secret(config)) if target else None
+        AdminBackend(target, config.request_timeout_s, _own_secret(config), credentials) if target else None
         for target in (config.admin_target, config.stats_target)
     )
     try:
         app = build_app(config, backend, admin, stats)
-        await make_server(app, backend, config.drain_timeout_s).serve(sockets=[listener])
+        await make_server(app, backend, config.drain_timeout_s, tls).serve(sockets=[listener])
     finally:
         await backend.close()
         for opened in (admin, stats):

@@ -122,10 +122,17 @@ class Generation:
 class Backend:
     """The channel to the gRPC server. Made within a running event loop; reconnects by itself."""
 
-    def __init__(self, target: str, request_timeout_s: float) -> None:
+    def __init__(
+        self, target: str, request_timeout_s: float, credentials: grpc.ChannelCredentials | None = None
+    ) -> None:
+        """Without `credentials` the server is called in clear text."""
         self.metrics = Metrics()
         self._timeout_s = request_timeout_s
-        self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+        self._channel = (
+            grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+            if credentials is None
+            else grpc.aio.secure_channel(target, credentials, options=_CHANNEL_OPTIONS)
+        )
         self._inference: inference_pb2_grpc.InferenceServiceAsyncStub = (
             inference_pb2_grpc.InferenceServiceStub(self._channel)
         )

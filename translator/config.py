@@ -9,6 +9,7 @@ import msgspec
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from gate.certificates import CertificateFiles
     from gate.keys import Key, Secret
 
 
@@ -28,6 +29,14 @@ class TranslatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     admin_secrets: tuple[Secret, ...] = ()
     """Operators' keys. The first one is shown to AdminService for the console's figures."""
     admin_api_key_file: Path | None = None
+    tls: CertificateFiles | None = None
+    """What the HTTP port shows, and whose certificates its clients show. None: clear text."""
+    ssl_cert_reqs: str = "required"
+    """Whether clients' certificates are required, optional or none, where `tls` names authorities."""
+    grpc_ca_certs: Path | None = None
+    """Roots of the gRPC server. None: it is called in clear text."""
+    grpc_client_certfile: Path | None = None
+    grpc_client_keyfile: Path | None = None
     open_metrics: bool = False
     """Whether /metrics is open to all."""
     host: str = "127.0.0.1"

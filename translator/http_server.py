@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from translator.backend import Backend
+    from translator.tls import HttpTls
 
 log = logging.getLogger("translator")
 
@@ -33,8 +34,11 @@ _SHUTDOWN_S = 5
 class TranslatorServer(uvicorn.Server):
     """A uvicorn server that drains: the first signal refuses new work, the second ends at once."""
 
-    def __init__(self, config: uvicorn.Config, backend: Backend, drain_timeout_s: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, backend: Backend, drain_timeout_s: float, tls: HttpTls | None
+    ) -> None:
         super().__init__(config)
+        self._tls = tls
         self._backend = backend
         self._drain_timeout_s = drain_timeout_s
         self._drain_deadline_s: float | None = None
@@ -69,6 +73,8 @@ class TranslatorServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Tell, about ten times a second, whether it is time to close."""
+        if self._tls is not None:
+            self._tls.refresh()
         if self._drain_deadline_s is not None:
             if self._backend.num_running == 0:
                 return True
@@ -79,8 +85,10 @@ class TranslatorServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def make_server(app: ASGIApp, backend: Backend, drain_timeout_s: float) -> TranslatorServer:
-    """Return the HTTP server, not started."""
+def make_server(
+    app: ASGIApp, backend: Backend, drain_timeout_s: float, tls: HttpTls | None = None
+) -> TranslatorServer:
+    """Return the HTTP server, not started. Without `tls` it speaks clear text."""
     settings = uvicorn.Config(
         app,
         http=Http1Protocol,
@@ -95,7 +103,10 @@ def make_server(app: ASGIApp, backend: Backend, drain_timeout_s: float) -> Trans
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=_SHUTDOWN_S,
     )
-    return TranslatorServer(settings, backend, drain_timeout_s)
+    if tls is not None:
+        settings.load()
+        settings.ssl = tls.context
+    return TranslatorServer(settings, backend, drain_timeout_s, tls)
 
 
 def open_listener(host: str, port: int) -> socket.socket:

@@ -32,6 +32,9 @@ SERVE_FLAGS = [
     "enable-metrics", "metrics-host", "metrics-port", "enable-reflection", "max-logprobs",
     "max-queued-requests", "max-message-bytes", "drain-timeout", "log-level", "log-format",
 ]  # fmt: skip
+GRPC_TLS_FLAGS = ["grpc-ssl-certfile", "grpc-ssl-keyfile", "grpc-ssl-ca-certs"]
+HTTP_TLS_FLAGS = ["ssl-certfile", "ssl-keyfile", "ssl-ca-certs", "ssl-cert-reqs"]
+CLIENT_TLS_FLAGS = ["grpc-ca-certs", "grpc-client-certfile", "grpc-client-keyfile"]
 KEY_FLAGS = ["api-key", "api-key-file", "admin-api-key", "admin-api-key-file"]
 TRANSLATE_FLAGS = [
     "grpc-target", "admin-target", "stats-target", "host", "port", "max-body-bytes", "request-timeout",
@@ -59,19 +62,22 @@ FLAGS = {
         "output-json",
     ],
     "doctor": [*MODEL_AND_ENGINE_FLAGS, "num-sequences"],
-    "serve": [*SERVE_FLAGS, *KEY_FLAGS, "max-requests-per-tenant"],
-    "translate": [*TRANSLATE_FLAGS, *KEY_FLAGS, "open-metrics"],
+    "serve": [*SERVE_FLAGS, *KEY_FLAGS, *GRPC_TLS_FLAGS, "max-requests-per-tenant"],
+    "translate": [*TRANSLATE_FLAGS, *KEY_FLAGS, *HTTP_TLS_FLAGS, *CLIENT_TLS_FLAGS, "open-metrics"],
     "up": [
         *SERVE_FLAGS,
         "grpc-host",
         "grpc-port",
         *TRANSLATE_FLAGS,
         *KEY_FLAGS,
+        *GRPC_TLS_FLAGS,
+        *HTTP_TLS_FLAGS,
+        *CLIENT_TLS_FLAGS,
         "max-requests-per-tenant",
         "open-metrics",
     ],
-    "chat": ["grpc-target", "api-key", "system", "max-tokens", "temperature", "stats"],
-    "health": ["target", "api-key"],
+    "chat": ["grpc-target", *CLIENT_TLS_FLAGS, "api-key", "system", "max-tokens", "temperature", "stats"],
+    "health": ["target", "api-key", *CLIENT_TLS_FLAGS],
     "top": ["admin-target", "admin-api-key", "interval", "once", "json"],
 }
 GROUPS: dict[str, tuple[Group, ...]] = {

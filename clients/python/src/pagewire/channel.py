@@ -6,10 +6,13 @@ import json
 import uuid
 from typing import TYPE_CHECKING
 
+import grpc
+
 from pagewire.errors import REQUEST_ID_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 DEFAULT_TIMEOUT_S = 600.0
@@ -60,3 +63,20 @@ def call_metadata(request_id: str | None, metadata: Mapping[str, str] | None) ->
 def with_key(metadata: Mapping[str, str] | None, api_key: str | None) -> Mapping[str, str] | None:
     """Return the metadata of all calls, with the key where there is one."""
     return metadata if api_key is None else {**(metadata or {}), "authorization": f"Bearer {api_key}"}
+
+
+def tls_credentials(
+    ca_certs: Path | None = None, certfile: Path | None = None, keyfile: Path | None = None
+) -> grpc.ChannelCredentials:
+    """Return a client's credentials for TLS, from files in PEM.
+
+    Args:
+        ca_certs: roots to trust. None: those that gRPC brings.
+        certfile: the client's own certificate and those up to its root, where the server asks for one.
+        keyfile: its key.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    ca, key, chain = (None if path is None else path.read_bytes() for path in (ca_certs, keyfile, certfile))
+    return grpc.ssl_channel_credentials(ca, key, chain)

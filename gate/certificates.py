@@ -1,0 +1,74 @@
+"""Certificates in files, which their owners replace while we run."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gate.watched_file import WatchedFiles
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+
+class CertificateError(Exception):
+    """Files of certificates cannot be used; the text names them."""
+
+
+class CertificateFiles(msgspec.Struct, frozen=True):
+    """What one end of a TLS connection shows, and whom it trusts."""
+
+    chain: Path
+    """Its certificate, then those up to the root, in PEM."""
+    key: Path
+    authorities: Path | None = None
+    """The roots whose certificates the other end must show; None: it need not show one."""
+
+    @property
+    def paths(self) -> list[Path]:
+        """All of the files."""
+        return [path for path in (self.chain, self.key, self.authorities) if path is not None]
+
+    def check(self) -> None:
+        """Try the files.
+
+        Raises:
+            CertificateError: they cannot be read, or do not belong together.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(self.chain, self.key, password=_no_password)
+            if self.authorities is not None:
+                context.load_verify_locations(self.authorities)
+        except (OSError, ValueError) as error:
+            names = ", ".join(map(str, self.paths))
+            raise CertificateError(f"{names}: cannot be used: {error}") from error
+
+
+class WatchedCertificates:
+    """Says when new files have come that can be used."""
+
+    def __init__(self, files: CertificateFiles, watched: WatchedFiles | None = None) -> None:
+        self._files = files
+        self._watched = watched or WatchedFiles(files.paths)
+
+    def renewed(self) -> bool:
+        """Whether usable files have come since this was last said. Unusable ones are logged."""
+        if not self._watched.changed():
+            return False
+        try:
+            self._files.check()
+        except CertificateError as error:
+            logger.error("%s; the old certificates stay in force", error)
+            return False
+        logger.warning("%s: read again", self._files.chain)
+        return True
+
+
+def _no_password() -> bytes:
+    raise ValueError("the key is encrypted")

@@ -1,0 +1,138 @@
+"""The gRPC door with TLS: who is let in, who is not, and how its certificate is renewed."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from certificates import LONG_AGO, Authority, authority
+from fakes import FakeEngine, serve
+
+from gate.certificates import CertificateError, CertificateFiles
+from gate.watched_file import WatchedFiles
+from pagewire import AsyncClient, UnavailableError
+from pagewire.channel import tls_credentials
+from server.tls import server_credentials
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import grpc
+
+
+class Clock:
+    """Each look at it finds that two seconds have passed."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        self.now_s += 2.0
+        return self.now_s
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Authority:
+    return authority(tmp_path / "ours")
+
+
+@pytest.fixture
+def others(tmp_path: Path) -> Authority:
+    return authority(tmp_path / "others")
+
+
+async def ask(target: str, credentials: grpc.ChannelCredentials | None) -> str:
+    async with AsyncClient(target, credentials=credentials, timeout=20) as client:
+        return (await client.models())[0].name
+
+
+async def test_a_client_that_trusts_the_authority_is_let_in(ours: Authority) -> None:
+    async with serve(FakeEngine(), credentials=lambda: server_credentials(ours.issue("server"))) as server:
+        assert await ask(server.target, tls_credentials(ours.roots)) == "fake-model"
+        assert await ask(server.target.replace("127.0.0.1", "localhost"), tls_credentials(ours.roots))
+
+
+async def test_clear_text_wrong_roots_and_wrong_names_are_not(ours: Authority, others: Authority) -> None:
+    engine = FakeEngine()
+    async with serve(engine, credentials=lambda: server_credentials(ours.issue("server"))) as server:
+        for credentials in (None, tls_credentials(others.roots)):
+            with pytest.raises(UnavailableError):
+                await ask(server.target, credentials)
+    elsewhere = ours.issue("server", "example.org")
+    async with serve(engine, credentials=lambda: server_credentials(elsewhere)) as server:
+        with pytest.raises(UnavailableError):
+            await ask(server.target, tls_credentials(ours.roots))
+
+
+async def test_an_expired_certificate_is_not_trusted(ours: Authority) -> None:
+    files = ours.issue("server", not_after=LONG_AGO)
+    async with serve(FakeEngine(), credentials=lambda: server_credentials(files)) as server:
+        with pytest.raises(UnavailableError):
+            await ask(server.target, tls_credentials(ours.roots))
+
+
+async def test_clients_must_show_a_certificate_where_they_are_asked_for_one(
+    ours: Authority, others: Authority
+) -> None:
+    files = ours.issue("server", authorities=ours.roots)
+    good, bad, old = (
+        ours.issue("client", "client"),
+        others.issue("client", "client"),
+        ours.issue("old", "client", not_after=LONG_AGO),
+    )
+    async with serve(FakeEngine(), credentials=lambda: server_credentials(files)) as server:
+        assert await ask(server.target, tls_credentials(ours.roots, good.chain, good.key))
+        for client in (None, bad, old):
+            shown = (client.chain, client.key) if client is not None else ()
+            with pytest.raises(UnavailableError):
+                await ask(server.target, tls_credentials(ours.roots, *shown))
+
+
+def shown_by(target: str) -> str:
+    host, _, port = target.rpartition(":")
+    return ssl.get_server_certificate((host, int(port)))
+
+
+async def test_a_new_certificate_is_shown_and_open_streams_go_on(ours: Authority) -> None:
+    files = ours.issue("server")
+    engine = FakeEngine(manual=True)
+
+    def watched() -> WatchedFiles:
+        return WatchedFiles(files.paths, Clock())
+
+    async with (
+        serve(engine, credentials=lambda: server_credentials(files, watched())) as server,
+        AsyncClient(server.target, credentials=tls_credentials(ours.roots)) as client,
+    ):
+        stream = client.stream("hi", max_tokens=2)
+        await engine.until(num_live=1)
+        before = await _in_thread(shown_by, server.target)
+        assert before == await _in_thread(shown_by, server.target)
+        ours.issue("server")
+        after = await _in_thread(shown_by, server.target)
+        assert after != before
+        assert after == files.chain.read_text()
+        files.chain.write_text("nonsense")
+        assert await _in_thread(shown_by, server.target) == after
+        engine.step()
+        engine.step()
+        assert [event async for event in stream][-1].HasField("finished")
+
+
+async def _in_thread(work: Any, *arguments: Any) -> Any:
+    return await asyncio.to_thread(work, *arguments)
+
+
+def test_files_that_cannot_be_used_are_refused(ours: Authority, others: Authority, tmp_path: Path) -> None:
+    good, other = ours.issue("server"), others.issue("server")
+    nonsense = tmp_path / "nonsense"
+    nonsense.write_text("nonsense")
+    for files in (
+        CertificateFiles(good.chain, other.key),
+        CertificateFiles(nonsense, good.key),
+        CertificateFiles(good.chain, tmp_path / "nowhere"),
+        CertificateFiles(good.chain, good.key, nonsense),
+    ):
+        with pytest.raises(CertificateError, match="cannot be used"):
+            server_credentials(files)
