@@ -48,6 +48,10 @@ class Faulty:
             await call.write(inference_pb2.StreamGenerateResponse())
         await self._run(call)
 
+    async def embed(self, request: inference_pb2.EmbedRequest, call: Call) -> inference_pb2.EmbedResponse:
+        await self._run(call)
+        return inference_pb2.EmbedResponse()
+
     async def _run(self, call: Call) -> None:
         self.calls.put_nowait(call)
         call.on_end(self.ended.set)
