@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from server.readiness import Readiness
     from server.rpc import Call
 
+NOT_READY_REASON = "pagewire-not-ready-reason"
+"""Key of the trailing metadata of Check that says why the server is not ready."""
+
 
 class Health:
     """All services are ready together, because they need the same engine."""
@@ -29,6 +32,9 @@ class Health:
         """Say whether a service is ready."""
         if request.service not in self._services:
             raise NotFoundError("SERVICE_NOT_FOUND", f"no service {shown(request.service)}")
+        reason = self._readiness.not_ready_reason
+        if reason is not None:
+            call.say(NOT_READY_REASON, reason.encode("ascii", "replace").decode())
         return health_pb2.HealthCheckResponse(status=self._status())
 
     async def list(self, request: health_pb2.HealthListRequest, call: Call) -> health_pb2.HealthListResponse:

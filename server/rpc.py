@@ -63,6 +63,10 @@ class Call:
                 f"the stream was not read for {self._write_timeout_s:g} seconds"
             ) from error
 
+    def say(self, key: str, text: str) -> None:
+        """Send a text beside the answer, in the trailing metadata."""
+        self._context.set_trailing_metadata(((METADATA_KEY, self.request_id), (key, text)))
+
     def end(self, error: Exception) -> None:
         """End the call from outside its handler. The first error counts."""
         if self._error is None:

@@ -31,6 +31,7 @@ Answered = TypeVar("Answered", bound="Message")
 Event = inference_pb2.Delta | inference_pb2.Finished
 PROBE_TIMEOUT_S = 2.0
 _GIVEN_UP = 499
+_NOT_READY_REASON = "pagewire-not-ready-reason"
 # A server that comes back is found again within a second. Calls are not retried here: HTTP clients retry
 # a 503 themselves, and they are told when.
 _CHANNEL_OPTIONS = (
@@ -264,12 +265,14 @@ class Backend:
         if self._draining:
             return shutting_down().message
         try:
-            response = await self._check_health(check_request(""), timeout=PROBE_TIMEOUT_S)
+            call = self._check_health(check_request(""), timeout=PROBE_TIMEOUT_S)
+            response = await call
+            said = dict(await call.trailing_metadata() or ()).get(_NOT_READY_REASON)
         except grpc.aio.AioRpcError as error:
             return from_rpc_error(error, Endpoint.BOTH).message
         if is_serving(response):
             return None
-        return await self._reason_of_refusal()
+        return said if isinstance(said, str) else await self._reason_of_refusal()
 
     async def _reason_of_refusal(self) -> str:
         """Ask for nothing: a server that is not ready says why before it looks at the request."""

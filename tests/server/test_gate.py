@@ -206,3 +206,14 @@ async def test_a_tenant_has_so_many_live_requests_and_no_more() -> None:
         assert details["RetryInfo"].retry_delay.seconds == 1
         for stream in streams:
             await stream.aclose()
+
+
+async def test_health_says_without_a_key_why_the_server_is_not_ready() -> None:
+    engine = FakeEngine()
+    async with guarded(engine) as server, grpc.aio.insecure_channel(server.target) as channel:
+        engine.crash("the engine is starting again")
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        call = stub.Check(health_pb2.HealthCheckRequest())
+        assert (await call).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        said = dict(await call.trailing_metadata())
+    assert said["pagewire-not-ready-reason"] == "the engine is starting again"

@@ -11,10 +11,13 @@ import anthropic
 import httpx
 import openai
 import pytest
+from fakes import FakeEngine, serve
 from scripted_backend import MODEL, House, serving
 
+from gate.key_ring import KeyRing
 from gate.keys import Secret, parse_key
 from translator.app import ROUTES, build_app
+from translator.backend import Backend
 from translator.gate import HEALTH_PATHS, PAGE_PATHS
 
 if TYPE_CHECKING:
@@ -231,3 +234,12 @@ def test_an_open_door_wider_than_loopback_is_warned_of(caplog: pytest.LogCapture
     assert not caplog.records
     build_app(TranslatorConfig(host="0.0.0.0"), backend)
     assert "no key is set" in caplog.text
+
+
+async def test_the_reason_of_not_being_ready_comes_without_a_key() -> None:
+    engine = FakeEngine()
+    async with serve(engine, keys=KeyRing([parse_key("a:secret-a")])) as server:
+        engine.crash("the engine is starting again")
+        backend = Backend(server.target, 20.0)
+        assert await backend.not_ready_reason() == "the engine is starting again"
+        await backend.close()

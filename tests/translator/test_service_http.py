@@ -46,7 +46,7 @@ def test_version(http: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("GET", "/nothing", 404),
         ("POST", "/v1/audio/speech", 404),
         ("GET", "/v1/models/", 404),
         ("POST", "/v1/chat/completions/", 404),
