@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cli.flags import Flag, Group, read_groups
 from cli.keys import CLIENT_KEY
+from cli.tls import CLIENT_TLS, client_credentials
 from cli.values import number, target
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ GROUPS = (
         (
             ADMIN_TARGET,
             ADMIN_KEY,
+            *CLIENT_TLS,
             Flag(
                 name="interval",
                 field="interval_s",
@@ -75,6 +77,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     assert isinstance(interval_s, float)
     return watch(
         str(values.get("admin_target", ADMIN_TARGET.default)),
+        client_credentials(values),
         values.get("admin_api_key"),
         interval_s,
         once=bool(values.get("once")),

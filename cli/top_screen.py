@@ -16,16 +16,37 @@ from pagewire.errors import from_rpc_error
 from pagewire.v1 import admin_pb2, admin_pb2_grpc
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from cli.top_figures import Figures
 
 TIMEOUT_S = 5.0
 
 
-def watch(address: str, key: object, interval_s: float, *, once: bool, as_json: bool) -> int:
-    """Show figures until Ctrl-C, or one frame of them, and return the exit code."""
-    frames = _figures(address, key, interval_s, once=once)
+def watch(
+    address: str,
+    credentials: grpc.ChannelCredentials | None,
+    key: object,
+    interval_s: float,
+    *,
+    once: bool,
+    as_json: bool,
+) -> int:
+    """Show figures until Ctrl-C, or one frame of them, and return the exit code.
+
+    Args:
+        address: of AdminService.
+        credentials: for TLS; None speaks without.
+        key: the operator's; None shows none.
+        interval_s: between frames.
+        once: shows one frame alone, after an interval.
+        as_json: prints frames as JSON.
+    """
+    metadata = () if key is None else (("authorization", f"Bearer {key}"),)
+    channel = (
+        grpc.insecure_channel(address) if credentials is None else grpc.secure_channel(address, credentials)
+    )
+    frames = _figures(channel, metadata, interval_s, once=once)
     try:
         if as_json:
             _print_json(frames)
@@ -41,15 +62,16 @@ def watch(address: str, key: object, interval_s: float, *, once: bool, as_json: 
     return 0
 
 
-def _figures(address: str, key: object, interval_s: float, *, once: bool) -> Iterator[Figures]:
+def _figures(
+    channel: grpc.Channel, metadata: Sequence[tuple[str, str]], interval_s: float, *, once: bool
+) -> Iterator[Figures]:
     """Yield the server's figures from now on; with `once`, those after one interval alone."""
     figures_of = Watch()
-    metadata = () if key is None else (("authorization", f"Bearer {key}"),)
-    with grpc.insecure_channel(address) as channel:
+    with channel:
         stub = admin_pb2_grpc.AdminServiceStub(channel)
 
         def ask() -> Figures:
-            response = stub.GetStats(admin_pb2.GetStatsRequest(), timeout=TIMEOUT_S, metadata=metadata)
+            response = stub.GetStats(admin_pb2.GetStatsRequest(), timeout=TIMEOUT_S, metadata=tuple(metadata))
             return figures_of.take(response, time.monotonic())
 
         figures = ask()

@@ -78,7 +78,7 @@ FLAGS = {
     ],
     "chat": ["grpc-target", *CLIENT_TLS_FLAGS, "api-key", "system", "max-tokens", "temperature", "stats"],
     "health": ["target", "api-key", *CLIENT_TLS_FLAGS],
-    "top": ["admin-target", "admin-api-key", "interval", "once", "json"],
+    "top": ["admin-target", "admin-api-key", *CLIENT_TLS_FLAGS, "interval", "once", "json"],
 }
 GROUPS: dict[str, tuple[Group, ...]] = {
     "bench": bench.GROUPS,

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 import msgspec
+from certificates import authority
 from fakes import FakeEngine, serve
 
 from cli.__main__ import main
@@ -14,8 +15,11 @@ from cli.top_figures import Watch
 from gate.key_ring import KeyRing
 from gate.keys import parse_key
 from pagewire.v1 import admin_pb2
+from server.tls import server_credentials
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pytest
     from fakes import FakeServer
 
@@ -67,6 +71,14 @@ async def test_an_operators_key_is_shown(capsys: pytest.CaptureFixture[str]) -> 
         assert await top(server) == 1
         assert await top(server, "--admin-api-key", "other-key") == 1
     assert "other-key" not in capsys.readouterr().err
+
+
+async def test_a_server_that_speaks_tls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ours = authority(tmp_path / "ours")
+    async with serve(busy_engine(), credentials=lambda: server_credentials(ours.issue("server"))) as server:
+        assert await top(server, "--grpc-ca-certs", str(ours.roots)) == 0
+        assert await top(server) == 1
+    assert "3 running" in capsys.readouterr().out
 
 
 def test_a_server_that_is_not_there_ends_with_1(capsys: pytest.CaptureFixture[str]) -> None:
