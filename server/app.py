@@ -122,8 +122,8 @@ class Server:
         config, services = self._config, self._services
         keys = KeyRing(config.api_keys, config.api_key_file)
         admin_keys = KeyRing(config.admin_api_keys, config.admin_api_key_file)
-        _warn_if_open(keys, config.host, "--api-key")
-        _warn_if_open(admin_keys, config.admin_host, "--admin-api-key")
+        warn_if_open(keys, config.host, "--api-key")
+        warn_if_open(admin_keys, config.admin_host, "--admin-api-key")
         public_names = [service.full_name for service in (INFERENCE, MODELS, HEALTH)]
         admin_names = [ADMIN.full_name, HEALTH.full_name]
         public = self._make_listener(services.public_handlers(), public_names, keys)
@@ -224,7 +224,8 @@ class Server:
         self._services.admission.end_all(_stopping())
 
 
-def _warn_if_open(keys: KeyRing, host: str, flag: str) -> None:
+def warn_if_open(keys: KeyRing, host: str, flag: str) -> None:
+    """Say aloud that strangers may enter, if they may."""
     if keys.is_open and not is_loopback(host):
         logger.warning("ANYBODY who reaches %s may send requests: no key is set; see %s", host, flag)
 

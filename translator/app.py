@@ -198,7 +198,7 @@ def run(config: TranslatorConfig) -> int:
     log.info("listening on %s://%s:%d, model server at %s", scheme, host, port, config.grpc_target)
     factory = uvicorn.Config(app="", loop="auto").get_loop_factory()
     try:
-        with asyncio.Runner(loop_factory=factory) as runner:
+        with listener, asyncio.Runner(loop_factory=factory) as runner:
             runner.run(serve(config, listener))
     except (CertificateError, KeyFileError) as error:
         log.error("%s", error)

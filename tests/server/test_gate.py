@@ -13,14 +13,19 @@ from fakes import FakeEngine, serve
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from engine.config import EngineConfig
+from gate.certificates import CertificateFiles
 from gate.key_ring import KeyRing
 from gate.keys import parse_key
 from pagewire import AccessDeniedError, AsyncClient
 from pagewire.v1 import admin_pb2, inference_pb2, models_pb2
+from server.app import run, warn_if_open
+from server.config import ServerConfig
 from server.services import ADMIN, HEALTH, INFERENCE, MODELS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from fakes import FakeServer
     from google.protobuf.descriptor import MethodDescriptor
@@ -217,3 +222,28 @@ async def test_health_says_without_a_key_why_the_server_is_not_ready() -> None:
         assert (await call).status == health_pb2.HealthCheckResponse.NOT_SERVING
         said = dict(await call.trailing_metadata())
     assert said["pagewire-not-ready-reason"] == "the engine is starting again"
+
+
+def test_a_bad_file_of_keys_or_certificates_ends_the_server(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    empty = tmp_path / "empty"
+    empty.touch()
+    engine = EngineConfig(model_path="")
+    tls = CertificateFiles(empty, empty)
+    assert run(ServerConfig(engine=engine, port=0, admin_port=0, api_key_file=empty)) == 2
+    assert run(ServerConfig(engine=engine, port=0, admin_port=0, tls=tls)) == 2
+    first, second = caplog.messages
+    assert first == f"{empty}: expected at least one key"
+    assert second.startswith(f"{empty}, {empty}: cannot be used")
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "is_warned"),
+    [("127.0.0.1", (), False), ("0.0.0.0", ("a",), False), ("0.0.0.0", (), True), ("::", (), True)],
+)
+def test_an_open_door_wider_than_loopback_is_warned_of(
+    host: str, keys: tuple[str, ...], is_warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_if_open(KeyRing([parse_key(key) for key in keys]), host, "--api-key")
+    assert ("no key is set; see --api-key" in caplog.text) is is_warned

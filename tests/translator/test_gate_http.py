@@ -14,14 +14,17 @@ import pytest
 from fakes import FakeEngine, serve
 from scripted_backend import MODEL, House, serving
 
+from gate.certificates import CertificateFiles
 from gate.key_ring import KeyRing
 from gate.keys import Secret, parse_key
-from translator.app import ROUTES, build_app
+from translator.app import ROUTES, build_app, run
 from translator.backend import Backend
+from translator.config import TranslatorConfig
 from translator.gate import HEALTH_PATHS, PAGE_PATHS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "FROB")
 OPEN_PATHS = (HEALTH_PATHS | PAGE_PATHS) & {route.path for route in ROUTES}
@@ -222,9 +225,14 @@ def test_what_can_be_no_key_is_not_passed_on() -> None:
             assert "authorization" not in house.servicer.metadata[-1]
 
 
-def test_an_open_door_wider_than_loopback_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    from translator.config import TranslatorConfig
+def test_a_bad_file_of_keys_or_certificates_ends_the_translator(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.touch()
+    assert run(TranslatorConfig(port=0, api_key_file=empty)) == 2
+    assert run(TranslatorConfig(port=0, tls=CertificateFiles(empty, empty))) == 2
 
+
+def test_an_open_door_wider_than_loopback_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     class Measured:
         metrics = None
 
