@@ -360,5 +360,6 @@ async def serve(
         try:
             yield FakeServer(engine, services, f"127.0.0.1:{port}", f"127.0.0.1:{admin_port}")
         finally:
-            await asyncio.gather(public.stop(None), admin.stop(None))
+            # A call that has been answered ends by itself; the event loop must not be gone before.
+            await asyncio.gather(public.stop(0.5), admin.stop(0.5))
             await services.close()
