@@ -57,7 +57,7 @@ class Group:
 
     def pad(self, x: Tensor) -> Tensor:
         """Lay out x [num_tokens, ...] as [num_seqs, length, ...]."""
-        return x.index_select(0, self.places.flatten()).unflatten(0, self.places.shape)
+        return x.index_select(0, self.places.flatten()).view(*self.places.shape, *x.shape[1:])
 
     def unpad(self, x: Tensor) -> Tensor:
         """Return the tokens of x [num_seqs, length, ...] one after the other."""

@@ -173,6 +173,11 @@ class Models(models_pb2_grpc.ModelServiceServicer):
     ) -> models_pb2.RenderChatResponse:
         raise AssertionError("no client calls it")
 
+    def GetTokenizerInfo(
+        self, request: models_pb2.GetTokenizerInfoRequest, context: grpc.ServicerContext
+    ) -> models_pb2.GetTokenizerInfoResponse:
+        raise AssertionError("no client calls it")
+
 
 class ScriptedServer:
     """The server, its script and its health."""
