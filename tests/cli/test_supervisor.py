@@ -144,7 +144,9 @@ def test_a_child_that_keeps_dying_is_given_up_and_the_other_drains(tmp_path: Pat
     done = supervise(tmp_path, KEEPS_DYING, STEADY.replace('write("ready")', ""))
     assert done.returncode == 7, done.stderr
     assert "child 0 ended 4 times in a row, with exit code 7: giving up" in done.stderr
-    assert done.stdout.split() == ["started", "yes", "True", "drained"]
+    *before, last = done.stdout.splitlines()
+    assert sorted(before) == ["started", "yes True"]  # the steady child may start late
+    assert last == "drained"
 
 
 def test_a_child_that_ends_before_it_is_ready_ends_everything(tmp_path: Path) -> None:
