@@ -8,10 +8,10 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from cli import serve
 from cli.flags import Flag, Group, UsageError, read_groups
 from cli.health import TARGET, target_or_url
 from cli.keys import CLIENT_KEY
+from cli.model_flags import ENGINE, MODEL
 from cli.values import choice, filled, integer, number
 from cli.workload import PRESETS, Workload
 
@@ -160,7 +160,7 @@ BENCH = Group(
         ),
     ),
 )
-GROUPS = (WORKLOAD, BENCH, serve.MODEL, serve.ENGINE)
+GROUPS = (WORKLOAD, BENCH, MODEL, ENGINE)
 
 
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -181,9 +181,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
             _measure(str(values.get("target", TARGET.default)), values, workloads)
         else:
             flags = [
-                word
-                for flag in (*serve.MODEL.flags, *serve.ENGINE.flags)
-                for word in flag.to_argv(flag.given(arguments))
+                word for flag in (*MODEL.flags, *ENGINE.flags) for word in flag.to_argv(flag.given(arguments))
             ]
             with own_server(["--log-level=warning", *flags]) as target:
                 _measure(target, values, workloads)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli import serve
 from cli.flags import Flag, Group, read_groups
+from cli.model_flags import ENGINE, MODEL
 from cli.values import integer
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ GROUPS = (
             ),
         ),
     ),
-    serve.MODEL,
-    serve.ENGINE,
+    MODEL,
+    ENGINE,
 )
 
 

@@ -15,6 +15,7 @@ from cli import serve, translate
 from cli.flags import Flag, Group, UsageError, read_groups
 from cli.health import TIMEOUT_S, answers_requests
 from cli.keys import ADMIN_API_KEY_FILE, API_KEY_FILE, UP_KEYS, key_header, key_to_show, variables_of
+from cli.model_flags import ENGINE, LORA, MODEL
 from cli.process import DRAIN_TIMEOUT, LOG_FORMAT, LOG_LEVEL, set_up_logging
 from cli.supervisor import Child, Supervisor
 from cli.tls import CLIENT_TLS, GRPC_TLS, HTTP_TLS, certificate_files, probe_context
@@ -31,9 +32,9 @@ _SHARED = (DRAIN_TIMEOUT, LOG_LEVEL, LOG_FORMAT)
 _SERVING = tuple(flag for flag in serve.SERVING.flags if flag not in (serve.HOST, serve.PORT, *_SHARED))
 
 GROUPS = (
-    serve.MODEL,
-    serve.ENGINE,
-    serve.LORA,
+    MODEL,
+    ENGINE,
+    LORA,
     Group("gRPC", (GRPC_HOST, GRPC_PORT, *_SERVING)),
     Group("HTTP", (translate.HOST, translate.PORT, *translate.HTTP)),
     Group("keys", (*UP_KEYS, serve.MAX_REQUESTS_PER_TENANT)),
@@ -43,9 +44,9 @@ GROUPS = (
 )
 _KEY_FILES = (API_KEY_FILE, ADMIN_API_KEY_FILE)
 _SERVER_FLAGS = (
-    *serve.MODEL.flags,
-    *serve.ENGINE.flags,
-    *serve.LORA.flags,
+    *MODEL.flags,
+    *ENGINE.flags,
+    *LORA.flags,
     *_SERVING,
     *_KEY_FILES,
     serve.MAX_REQUESTS_PER_TENANT,
