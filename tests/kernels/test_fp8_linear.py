@@ -10,7 +10,7 @@ from kernels.fp8_linear import (
     fp8_linear_silu_mul,
     fp8_vector_linear_triton,
 )
-from kernels.fp8_quantize import FP8, LARGEST, fp8_quantize_reference, fp8_quantize_triton
+from kernels.fp8_quantize import FP8, LARGEST, fp8_quantize, fp8_quantize_reference, fp8_quantize_triton
 from kernels.launch import VectorLaunch
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -91,7 +91,7 @@ def test_products_of_rows_and_biases() -> None:
 def test_any_number_of_rows_on_the_device(device: torch.device, num_rows: int) -> None:
     x = torch.randn(num_rows, 1024, device=device).bfloat16()
     weight = Fp8Weight.of(torch.randn(512, 1024, device=device) / 32)
-    q, scales = fp8_quantize_triton(x)
+    q, scales = fp8_quantize(x)
     product = q.double() @ weight.values.double().t()
     expected = product * scales[:, None].double() * weight.scales[None, :].double()
     # Tensor cores keep fewer bits of the sums of eight-bit products.
