@@ -6,6 +6,7 @@ A test, class or module names the checks that it proves with `@pytest.mark.check
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 
 CHECKS = {
@@ -98,8 +99,8 @@ def page() -> str:
     lines = [
         "# What is checked",
         "",
-        "Each line is a promise, and the modules of tests that would turn red if it were broken. `make test` runs them; `make soak` runs the",
-        "long ones. Written by `make docs`.",
+        "Each line is a promise, and the modules of tests that would turn red if it were broken. `make test` runs",
+        "them; `make soak` runs the long ones. Written by `make docs`.",
         "",
         "| | promise | tests |",
         "|---|---|---|",
@@ -111,4 +112,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    sys.stdout.write(page())
