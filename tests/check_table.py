@@ -99,8 +99,8 @@ def page() -> str:
     lines = [
         "# What is checked",
         "",
-        "Each line is a promise, and the modules of tests that would turn red if it were broken. `make test` runs",
-        "them; `make soak` runs the long ones. Written by `make docs`.",
+        "Each line is a promise, and the modules of tests that would turn red if it were broken.",
+        "`make test` runs them; `make soak` runs the long ones. Written by `make docs`.",
         "",
         "| | promise | tests |",
         "|---|---|---|",
