@@ -202,7 +202,7 @@ async def test_many_inputs_reach_the_engine_bit_by_bit(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("ends", ["cancel", "deadline"])
 async def test_a_caller_who_goes_frees_the_engine(ends: str) -> None:
     async with doors(manual=True) as door:
-        call = door.embed(request([ids(1), ids(2)]), timeout=0.3 if ends == "deadline" else None)
+        call = door.embed(request([ids(1), ids(2)]), timeout=3.0 if ends == "deadline" else None)
         await door.engine.until(2)
         if ends == "cancel":
             call.cancel()

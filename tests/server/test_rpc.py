@@ -128,7 +128,7 @@ async def test_a_call_ended_from_outside_gets_that_error(method: str) -> None:
 async def test_the_end_of_a_call_is_told_however_it_ends(method: str) -> None:
     servicer = Faulty()
     async with serving(servicer) as channel:
-        call = start(channel, method, timeout=0.2)
+        call = start(channel, method, timeout=2.0)
         await calls.status_of(call)
         await servicer.ended.wait()
 

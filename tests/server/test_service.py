@@ -197,19 +197,19 @@ async def test_what_comes_while_the_writer_is_busy_is_one_delta() -> None:
         assert events[1].delta.choices[0].num_tokens == 30
 
 
-ENDINGS = ["cancel", "deadline", "close"]
+PHASES = ["queued", "running"]
+KINDS = {"stream": False, "unary": True}
+DEADLINE_S = 3.0
+"""Long enough for any machine to reach the phase before it."""
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-@pytest.mark.parametrize("phase", ["queued", "running"])
-@pytest.mark.parametrize("unary", [False, True], ids=["stream", "unary"])
-async def test_a_caller_that_leaves_frees_its_sequences(ending: str, phase: str, unary: bool) -> None:
+async def leave(ending: str, phase: str, unary: bool) -> None:
     engine = FakeEngine(saying(1), manual=True)
     async with serve(engine) as server:
         channel = grpc.aio.insecure_channel(server.target)
         caller = Caller(server, channel)
         spec = text_spec(sampling=inference_pb2.Sampling(n=2), stopping=inference_pb2.Stopping(max_tokens=50))
-        timeout = 0.5 if ending == "deadline" else None
+        timeout = DEADLINE_S if ending == "deadline" else None
         call = (caller.generate if unary else caller.stream)(spec, timeout=timeout)
         await engine.until(2)
         if phase == "running":
@@ -224,6 +224,17 @@ async def test_a_caller_that_leaves_frees_its_sequences(ending: str, phase: str,
         assert len(engine.aborted) == 2
         await server.services.admission.drain(5, AssertionError())
         await channel.close()
+
+
+@pytest.mark.parametrize("ending", ["cancel", "close"])
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("unary", KINDS.values(), ids=KINDS)
+async def test_a_caller_that_leaves_frees_its_sequences(ending: str, phase: str, unary: bool) -> None:
+    await leave(ending, phase, unary)
+
+
+async def test_a_deadline_frees_the_sequences() -> None:
+    await asyncio.gather(*(leave("deadline", phase, unary) for phase in PHASES for unary in KINDS.values()))
 
 
 async def test_a_queue_timeout_ends_a_waiting_request_only() -> None:

@@ -188,7 +188,7 @@ def test_a_model_that_embeds_nothing_is_named(http: httpx.Client, house: House) 
 
 def test_a_client_that_goes_cancels_the_call(house: House) -> None:
     house.servicer.holds_embeddings = True
-    with httpx.Client(base_url=house.url, timeout=0.5) as http, pytest.raises(httpx.ReadTimeout):
+    with httpx.Client(base_url=house.url, timeout=2.0) as http, pytest.raises(httpx.ReadTimeout):
         post(http, input="a")
     assert house.servicer.entered.acquire(timeout=10)
     assert house.servicer.left.acquire(timeout=10)
