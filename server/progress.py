@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LINE_INTERVAL_S = 5.0
+_WITHOUT_TOTAL = "{desc} [{elapsed}]"
 
 
 class Progress:
@@ -30,10 +32,10 @@ class Progress:
         self._next_line_s = 0.0
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show how far a stage is, in bytes or items; a total of 0 means that nobody knows."""
+        """Show how far a stage is, in bytes; a total of 0 means that nobody knows."""
         with self._lock:
             if stage != self._stage:
-                self._begin(stage, total)
+                self._begin(stage, done, total)
             if self._bar is not None:
                 self._bar.total = total or None
                 self._bar.update(done - self._bar.n)
@@ -44,13 +46,26 @@ class Progress:
     def close(self) -> None:
         """End the last stage."""
         with self._lock:
-            self._begin("", 0)
+            self._begin("", 0, 0)
 
-    def _begin(self, stage: str, total: int) -> None:
+    def _begin(self, stage: str, done: int, total: int) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
         self._stage = stage
         self._next_line_s = 0.0
         if stage and self._stream.isatty():
-            self._bar = tqdm(desc=stage, total=total or None, file=self._stream, unit_scale=True, leave=False)
+            # A terminal that does not know its size, as a container's, gets a bar too.
+            size = shutil.get_terminal_size()
+            self._bar = tqdm(
+                desc=stage,
+                initial=done,
+                total=total or None,
+                file=self._stream,
+                unit="B",
+                unit_scale=True,
+                leave=False,
+                ncols=size.columns - 1,
+                nrows=size.lines,
+                bar_format=None if total else _WITHOUT_TOTAL,
+            )

@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import pty
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 from server.progress import LINE_INTERVAL_S, Progress
@@ -35,4 +39,24 @@ def test_on_a_terminal_a_stage_is_a_bar(caplog: pytest.LogCaptureFixture) -> Non
     progress("loading weights", 4, 4)
     progress.close()
     assert "loading weights" in terminal.getvalue()
+    assert "25%" in terminal.getvalue()
     assert caplog.messages == []
+
+
+def test_a_bar_without_a_total_shows_the_time_alone() -> None:
+    terminal = Terminal()
+    progress = Progress(terminal)
+    progress("warming up", 0, 0)
+    progress.close()
+    assert "warming up [00:00]" in terminal.getvalue()
+
+
+def test_a_terminal_that_does_not_know_its_size_gets_a_bar() -> None:
+    program = "from server.progress import Progress; Progress()('loading weights', 1, 4)"
+    leader, follower = pty.openpty()
+    subprocess.run(
+        [sys.executable, "-c", program], stdin=follower, stdout=follower, stderr=follower, check=True
+    )
+    assert b"25%" in os.read(leader, 4096)
+    os.close(follower)
+    os.close(leader)
