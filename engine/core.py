@@ -11,6 +11,8 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from engine.errors import AdapterError, ChannelClosedError, RequestTooLargeError
 from engine.messages import (
     Abort,
@@ -24,10 +26,12 @@ from engine.messages import (
     ResetPrefixCache,
     Shutdown,
     StepOutputs,
+    StepWork,
     Submit,
     UnloadAdapter,
     Vocabulary,
 )
+from engine.step_clock import StepClock
 
 if TYPE_CHECKING:
     from engine.channel import EngineChannel
@@ -99,7 +103,8 @@ class EngineCore:
         self._channel = channel
         self._grammars = grammars
         self._is_idle = True
-        self._in_flight: deque[tuple[StepPlan, PendingStep]] = deque()
+        self._in_flight: deque[tuple[StepPlan, PendingStep, float]] = deque()  # with when it began
+        self._clock = StepClock()
         self._stats = scheduler.stats()
 
     @property
@@ -122,22 +127,36 @@ class EngineCore:
 
     def _step(self, commands: list[Command]) -> None:
         """Follow the commands, keep the runner busy, and send one frame for what came of it."""
+        began_s = self._clock.resume()
         replies = (self._follow(command) for command in commands)
         outputs = [reply for reply in replies if reply is not None]
         outputs += self._follow_grammars()
         plan = self._scheduler.schedule()
         if plan is not None:
-            self._in_flight.append((plan, self._runner.launch(plan)))
+            self._in_flight.append((plan, self._runner.launch(plan), began_s))
         self._is_idle = not self._in_flight
+        work = None
         if self._in_flight and (plan is None or len(self._in_flight) == self._runner.max_steps_in_flight):
-            planned, pending = self._in_flight.popleft()
-            outputs += self._scheduler.update(planned, pending.collect())
-            self._grammars.follow()
+            work = self._collect(outputs)
         elif self._in_flight and not outputs:
+            self._clock.pause()
             return  # a step was launched, and the next may be at once
         self._stats = self._scheduler.stats()
         is_silent = self._is_idle and not outputs
-        self._channel.send(Heartbeat(self._stats) if is_silent else StepOutputs(outputs, self._stats))
+        self._channel.send(Heartbeat(self._stats) if is_silent else StepOutputs(outputs, self._stats, work))
+        self._clock.pause()
+
+    def _collect(self, outputs: list[RequestOutput]) -> StepWork:
+        """Wait for the earliest step in flight, and add what it brought. Return what it took."""
+        plan, pending, began_s = self._in_flight.popleft()
+        self._clock.pause()
+        result = pending.collect()
+        device_s = self._clock.since_pause()
+        self._clock.resume()
+        outputs += (_stamped(output, began_s) for output in self._scheduler.update(plan, result))
+        self._grammars.follow()
+        num_tokens = sum(chunk.num_tokens for chunk in plan.chunks)
+        return StepWork(num_tokens, self._clock.take(), device_s)
 
     def _follow_grammars(self) -> list[RequestOutput]:
         """Queue the sequences whose grammars were compiled, and end those whose grammars have ended."""
@@ -187,3 +206,10 @@ class EngineCore:
 
 def _failed(request: EngineRequest, error: str) -> RequestOutput:
     return RequestOutput(request.request_id, finish_reason=FinishReason.FAILED, error=error)
+
+
+def _stamped(output: RequestOutput, began_s: float) -> RequestOutput:
+    """Say with a sequence's first output when its first step began."""
+    if output.num_cached_tokens is None:
+        return output
+    return msgspec.structs.replace(output, began_s=began_s)

@@ -134,6 +134,9 @@ class RequestOutput(_Value, frozen=True):
     nothing in common)."""
     embedding: bytes | None = None
     """With the finish reason of a pooled sequence: its vector, not normalised, in little-endian float32."""
+    began_s: float | None = None
+    """Set with `num_cached_tokens`: when the first step that ran the sequence began, on the clock that the
+    processes of a machine share (`time.monotonic`)."""
 
 
 class EngineStats(_Value, frozen=True):
@@ -251,11 +254,24 @@ class Ready(_Tagged, frozen=True):
     info: EngineInfo
 
 
+class StepWork(_Value, frozen=True):
+    """What a step took."""
+
+    num_tokens: int
+    """Computed, of prompts and outputs."""
+    host_s: float
+    """What the engine's loop did since the last frame: following commands, planning, launching, sending."""
+    device_s: float
+    """How long it then waited for the step to end."""
+
+
 class StepOutputs(_Tagged, frozen=True):
     """All that one step brought, and the state after it."""
 
     outputs: list[RequestOutput]
     stats: EngineStats
+    work: StepWork | None = None
+    """None where something ended without a step."""
 
 
 class AdapterLoaded(_Tagged, frozen=True):

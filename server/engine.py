@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from engine.messages import EngineInfo, EngineRequest, EngineStats, RequestOutput
+    from server.step_totals import StepTotals
 
 
 class EngineUnavailableError(Exception):
@@ -32,6 +33,10 @@ class Engine(Protocol):
     @property
     def last_step_age_s(self) -> float | None:
         """Time since the last step of this engine ended; None before the first."""
+
+    @property
+    def steps(self) -> StepTotals:
+        """What the steps of all engines took since the server started."""
 
     @property
     def num_restarts(self) -> int:

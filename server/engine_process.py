@@ -28,6 +28,7 @@ from server.engine_history import EngineHistory
 from server.engine_link import ENGINE_COMMAND, EngineLink
 from server.mailbox import Mailbox
 from server.restart_policy import RestartPolicy
+from server.step_totals import StepTotals
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -87,6 +88,7 @@ class EngineProcess:
         self._history = EngineHistory()
         self._last_step_s: float | None = None
         self.num_restarts = 0
+        self.steps = StepTotals()
 
     @property
     def info(self) -> EngineInfo:
@@ -222,9 +224,10 @@ class EngineProcess:
 
     def _take(self, frame: Frame) -> None:
         match frame:
-            case StepOutputs(outputs, stats):
+            case StepOutputs(outputs, stats, work):
                 self._note(stats)
                 self._last_progress_s = asyncio.get_running_loop().time()
+                self.steps.add(work)
                 for output in outputs:
                     self._deliver(output)
             case Heartbeat(stats):

@@ -22,6 +22,7 @@ def merge(earlier: RequestOutput, later: RequestOutput) -> RequestOutput:
         logprobs=earlier.logprobs + later.logprobs,
         num_cached_tokens=later.num_cached_tokens if cached is None else cached,
         prompt_logprobs=later.prompt_logprobs if prompt_logprobs is None else prompt_logprobs,
+        began_s=later.began_s if earlier.began_s is None else earlier.began_s,
     )
 
 

@@ -34,6 +34,7 @@ from server.listeners import bind, make_listener
 from server.mailbox import Mailbox
 from server.served_model import ModelSlot, ServedModel
 from server.services import INFERENCE, Services
+from server.step_totals import StepTotals
 from server.tokenizer import Tokenizer
 from server.tokenizer_source import TokenizerSource
 
@@ -133,6 +134,7 @@ class FakeEngine:
         self.info = info
         self.stats = EngineStats(num_free_blocks=info.num_blocks, block_size=info.block_size)
         self.num_restarts = 0
+        self.steps = StepTotals()
         self.last_step_age_s: float | None = None
         self.not_ready_reason: str | None = None
         self.num_cached_tokens = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -84,6 +85,19 @@ def test_one_frame_for_each_step(core: RunningCore) -> None:
         frames.append(frame)
         frame = core.server.receive()
     assert [frame.stats.num_steps for frame in frames] == [1, 2, 3, 4, 5, 6, 7]
+    works = [frame.work for frame in frames if frame.work is not None]
+    assert sum(work.num_tokens for work in works) == 100 + 3
+    assert len(works) == len(frames)
+    assert all(work.host_s > 0 and work.device_s >= 0 for work in works)
+
+
+def test_a_first_output_says_when_its_first_step_began(core: RunningCore) -> None:
+    before_s = time.monotonic()
+    core.server.send(Submit(make_request("long", num_prompt_tokens=100, max_tokens=4)))
+    first, *others = core.server.outputs_until_end_of("long")["long"]
+    assert first.began_s is not None
+    assert before_s <= first.began_s <= time.monotonic()
+    assert all(output.began_s is None for output in others)
 
 
 def test_abort_ends_a_sequence_and_frees_its_blocks(core: RunningCore) -> None:
