@@ -177,4 +177,5 @@ def _prompt_output(output: RequestOutput) -> RequestOutput:
         output.request_id,
         num_cached_tokens=output.num_cached_tokens,
         prompt_logprobs=output.prompt_logprobs,
+        began_s=output.began_s,
     )

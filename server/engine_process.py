@@ -150,7 +150,9 @@ class EngineProcess:
         assert request.request_id not in self._mailboxes, request.request_id
         if not self._mailboxes:
             self._last_progress_s = asyncio.get_running_loop().time()
-        mailbox = self._mailboxes[request.request_id] = Mailbox(request.request_id, self.abort)
+        mailbox = self._mailboxes[request.request_id] = Mailbox(
+            request.request_id, self.abort, self.steps.token_gaps
+        )
         link.send(Submit(request))
         return mailbox.outputs()
 

@@ -151,11 +151,10 @@ class Generation:
                 self._changed.set()
 
     def _note_time(self, output: RequestOutput) -> None:
-        now_s = time.monotonic()
         if self._first_step_s is None:
-            self._first_step_s = now_s
+            self._first_step_s = output.began_s
         if self._first_token_s is None and output.token_ids:
-            self._first_token_s = now_s
+            self._first_token_s = time.monotonic()
 
     def _note(self, output: RequestOutput) -> None:
         self._note_time(output)

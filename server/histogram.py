@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import HistogramMetricFamily
@@ -25,16 +26,16 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += times
         self._sum += value * times
 
+    def samples(self) -> tuple[list[tuple[str, float]], float]:
+        """The buckets by their upper ends, each with all values up to there, and the sum of the values."""
+        bounds = (*(str(float(bound)) for bound in self._bounds), "+Inf")
+        return list(zip(bounds, accumulate(tuple(self._counts)), strict=True)), self._sum
+
     def family(
         self, name: str, what: str, labels: Sequence[str], values: Sequence[str]
     ) -> HistogramMetricFamily:
         """What Prometheus is told, under one set of labels."""
-        total = 0
-        buckets: list[tuple[str, float]] = []
-        bounds = (*(str(float(bound)) for bound in self._bounds), "+Inf")
-        for bound, count in zip(bounds, tuple(self._counts), strict=True):
-            total += count
-            buckets.append((bound, total))
+        buckets, total = self.samples()
         family = HistogramMetricFamily(name, what, labels=labels)
-        family.add_metric(values, buckets, self._sum)
+        family.add_metric(values, buckets, total)
         return family

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from engine.messages import FinishReason, RequestOutput
+    from server.histogram import Histogram
 
 
 def merge(earlier: RequestOutput, later: RequestOutput) -> RequestOutput:
@@ -29,7 +31,10 @@ def merge(earlier: RequestOutput, later: RequestOutput) -> RequestOutput:
 class Mailbox:
     """Holds one sequence's output for its reader. Outputs that come while it is away are merged."""
 
-    def __init__(self, request_id: str, abort: Callable[[str], None]) -> None:
+    def __init__(self, request_id: str, abort: Callable[[str], None], token_gaps: Histogram) -> None:
+        """`token_gaps` counts the seconds between the sequence's tokens."""
+        self._token_gaps = token_gaps
+        self._last_token_s: float | None = None
         self._request_id = request_id
         self._abort = abort
         self._output: RequestOutput | None = None
@@ -38,8 +43,16 @@ class Mailbox:
 
     def put(self, output: RequestOutput) -> None:
         """Add an output."""
+        if output.token_ids:
+            self._note_gap(len(output.token_ids))
         self._output = output if self._output is None else merge(self._output, output)
         self._arrived.set()
+
+    def _note_gap(self, num_tokens: int) -> None:
+        now_s = time.monotonic()
+        if self._last_token_s is not None:
+            self._token_gaps.observe((now_s - self._last_token_s) / num_tokens, num_tokens)
+        self._last_token_s = now_s
 
     def fail(self, error: Exception) -> None:
         """End the outputs with an error, after those that have arrived."""

@@ -33,7 +33,7 @@ class RequestRecord:
     finish_reasons: tuple[str, ...] = ()
     """Of its choices."""
     queue_s: float | None = None
-    """From arrival to the end of the first step that ran it."""
+    """From arrival to the beginning of the first step that ran it."""
     first_token_s: float | None = None
     """From arrival."""
     total_s: float | None = None

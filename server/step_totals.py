@@ -1,4 +1,4 @@
-"""What the engine's steps took, added up."""
+"""What the engine's steps took and brought, added up."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from server.histogram import Histogram
 if TYPE_CHECKING:
     from engine.messages import StepWork
 
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5)
 _TOKENS = tuple(float(2**power) for power in (0, *range(3, 15)))
 
 
@@ -18,6 +19,8 @@ class StepTotals:
     def __init__(self) -> None:
         self.tokens = Histogram(_TOKENS)
         """Of each step."""
+        self.token_gaps = Histogram(_SECONDS)
+        """Seconds from a token of a sequence to its next, as they come from the engine."""
         self.host_s = 0.0
         """The engine's loop worked."""
         self.device_s = 0.0

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 import struct
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -108,6 +109,7 @@ class _Sequence:
             token_ids=[token_id],
             logprobs=_logprobs([token_id], sampling.num_logprobs),
             num_cached_tokens=num_cached_tokens if first else None,
+            began_s=time.monotonic() if first else None,
             prompt_logprobs=_logprobs(prompt, num_prompt_logprobs)
             if self.num_generated == 1 and num_prompt_logprobs is not None
             else None,
@@ -185,7 +187,7 @@ class FakeEngine:
         if self.not_ready_reason is not None:
             raise EngineUnavailableError(self.not_ready_reason)
         assert request.request_id not in self._live
-        mailbox = Mailbox(request.request_id, self.abort)
+        mailbox = Mailbox(request.request_id, self.abort, self.steps.token_gaps)
         self.requests.append(request)
         self._live[request.request_id] = _Sequence(request, self._script(request), mailbox)
         self._notify()
@@ -205,7 +207,9 @@ class FakeEngine:
             if not sequence.admitted:
                 sequence.admitted = True
                 request_id = sequence.request.request_id
-                output = RequestOutput(request_id=request_id, num_cached_tokens=self.num_cached_tokens)
+                output = RequestOutput(
+                    request_id=request_id, num_cached_tokens=self.num_cached_tokens, began_s=time.monotonic()
+                )
                 sequence.mailbox.put(output)
 
     def step(self) -> None:

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 import pytest
 
 from engine.messages import FinishReason, RequestOutput, TokenLogprobs
+from server.histogram import Histogram
 from server.mailbox import Mailbox, merge
 
 
@@ -24,7 +26,7 @@ def test_merge_keeps_all_that_both_said() -> None:
 
 async def test_outputs_that_come_while_the_reader_is_away_are_one() -> None:
     aborted: list[str] = []
-    mailbox = Mailbox("r", aborted.append)
+    mailbox = Mailbox("r", aborted.append, Histogram(()))
     mailbox.put(output(1, cached=2))
     mailbox.put(output(2))
     outputs = mailbox.outputs()
@@ -40,7 +42,7 @@ async def test_outputs_that_come_while_the_reader_is_away_are_one() -> None:
 
 async def test_an_error_comes_after_what_had_arrived() -> None:
     aborted: list[str] = []
-    mailbox = Mailbox("r", aborted.append)
+    mailbox = Mailbox("r", aborted.append, Histogram(()))
     mailbox.put(output(1))
     mailbox.fail(KeyError("gone"))
     outputs = mailbox.outputs()
@@ -53,7 +55,7 @@ async def test_an_error_comes_after_what_had_arrived() -> None:
 @pytest.mark.parametrize("cancels", [True, False])
 async def test_leaving_early_aborts(cancels: bool) -> None:
     aborted: list[str] = []
-    mailbox = Mailbox("r", aborted.append)
+    mailbox = Mailbox("r", aborted.append, Histogram(()))
     mailbox.put(output(1))
     outputs = mailbox.outputs()
     await anext(outputs)
@@ -66,3 +68,14 @@ async def test_leaving_early_aborts(cancels: bool) -> None:
     else:
         await outputs.aclose()
     assert aborted == ["r"]
+
+
+def test_the_gaps_between_tokens_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 5.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    gaps = Histogram((0.1, 1.0))
+    mailbox = Mailbox("r", lambda _: None, gaps)
+    for seconds, tokens in ((0.0, (1,)), (0.5, (2,)), (0.5, ()), (4.5, (3, 4)), (0.0625, (5,))):
+        now_s += seconds
+        mailbox.put(output(*tokens))
+    assert gaps.samples() == ([("0.1", 1), ("1.0", 2), ("+Inf", 4)], 0.5 + 5.0 + 0.0625)
