@@ -6,13 +6,11 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from server.chat.template import ChatTemplateError, TemplateArgumentError
 from server.chat_tools import ToolUse, parse_tools
-from server.fields import Fields, invalid
 
 if TYPE_CHECKING:
     from pagewire.v1 import chat_pb2
-    from server.chat.template import ChatTemplate
+    from server.fields import Fields
 
 MAX_MESSAGES = 2048
 
@@ -31,27 +29,6 @@ class Conversation:
     tools: ToolUse
     template: str = ""
     """The chat's own template; empty: the model's."""
-
-    def render(self, template: ChatTemplate | None) -> str:
-        """Return the prompt.
-
-        Raises:
-            InvalidRequestError: the model has no template, or it refuses the conversation.
-        """
-        if template is None:
-            raise invalid(self.path, "the model has no chat template; give text or token_ids instead")
-        try:
-            return template.render(
-                self.messages,
-                self.tools.for_template(),
-                add_generation_prompt=self.add_generation_prompt,
-                continue_final_message=self.continue_final_message,
-                arguments=self.arguments,
-            )
-        except TemplateArgumentError as error:
-            raise invalid(f"{self.path}.template_arguments_json", str(error)) from error
-        except ChatTemplateError as error:
-            raise invalid(self.path, str(error)) from error
 
 
 def parse_chat(fields: Fields, path: str, chat: chat_pb2.Chat) -> Conversation:

@@ -75,7 +75,7 @@ def validate_embedding(request: inference_pb2.EmbedRequest, model: ServedModel) 
 
 
 def encode_inputs(request: EmbeddingRequest, model: ServedModel) -> list[list[int]]:
-    """Render, encode and cut all inputs. It takes CPU time.
+    """Encode and cut all inputs, whose conversations have been rendered before. It takes CPU time.
 
     Raises:
         InvalidRequestError: an input has no tokens or cannot be encoded.

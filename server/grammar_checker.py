@@ -7,22 +7,19 @@ server nor the engine waits for it, and other grammars go to the other process.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
-import subprocess
 import sys
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from server.engine_link import child_environment
 from server.errors import QueueFullError
 from server.fields import invalid
-from server.grammar_worker import LENGTH, Compiled
+from server.grammar_worker import Compiled
+from server.worker_process import WorkerLostError, WorkerProcess
 
 if TYPE_CHECKING:
-    from asyncio.subprocess import Process
     from collections.abc import Sequence
 
     from server.grammars import Grammar
@@ -34,8 +31,10 @@ LIMIT_S = 2.0
 """A grammar may take this long to compile."""
 MAX_WAIT_S = 8.0
 """For a process that is free."""
-START_TIMEOUT_S = 30.0
-MAX_VERDICTS = 512
+MAX_CACHED_BYTES = 16 << 20
+"""Of grammars whose verdict is remembered."""
+ENTRY_BYTES = 512
+"""What an entry takes beside its texts, roughly."""
 LAPSE_S = 60.0
 """A grammar that took too long may be tried again after this: perhaps the machine was busy."""
 
@@ -48,11 +47,12 @@ class GrammarChecker:
 
     def __init__(self, command: Sequence[str] = WORKER_COMMAND, limit_s: float = LIMIT_S) -> None:
         self._limit_s = limit_s
-        self._workers = [_Worker(command) for _ in range(NUM_WORKERS)]
-        self._free: asyncio.LifoQueue[_Worker] = asyncio.LifoQueue()
+        self._workers = [WorkerProcess(command) for _ in range(NUM_WORKERS)]
+        self._free: asyncio.LifoQueue[WorkerProcess] = asyncio.LifoQueue()
         for worker in self._workers:
             self._free.put_nowait(worker)
         self._verdicts: OrderedDict[bytes, Compiled] = OrderedDict()
+        self._cached_bytes = 0
         self._running: dict[bytes, asyncio.Task[Compiled | None]] = {}
 
     @property
@@ -100,69 +100,38 @@ class GrammarChecker:
         except TimeoutError:
             return None
         try:
-            compiled = await worker.compile(text, model, self._limit_s)
+            compiled = await self._ask(worker, text, model)
         finally:
             self._free.put_nowait(worker)
         self._remember(key, compiled)
         return compiled
 
-    def _remember(self, key: bytes, compiled: Compiled) -> None:
-        self._verdicts[key] = compiled
-        if len(self._verdicts) > MAX_VERDICTS:
-            self._verdicts.popitem(last=False)
-        if compiled.error == _TOO_SLOW:
-            asyncio.get_running_loop().call_later(LAPSE_S, self._verdicts.pop, key, None)
+    async def _ask(self, worker: WorkerProcess, text: str, model: ServedModel) -> Compiled:
+        def setting() -> bytes:
+            return msgspec.msgpack.encode((model.vocabulary, model.info.vocab_size))
 
-
-class _Worker:
-    """One process, started when it is needed."""
-
-    def __init__(self, command: Sequence[str]) -> None:
-        self._command = command
-        self._process: Process | None = None
-
-    async def compile(self, text: str, model: ServedModel, limit_s: float) -> Compiled:
-        """Compile a grammar. Where it takes longer than it may, the process is killed."""
-        process = self._process or await self._start(model)
         try:
-            async with asyncio.timeout(limit_s):
-                return await _ask(process, text.encode())
+            answer = await worker.ask(text.encode(), self._limit_s, setting)
         except TimeoutError:
-            failure = Compiled(error=_TOO_SLOW)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            failure = Compiled(error=_TOO_LARGE)
-        await self.stop()
-        return failure
+            return Compiled(error=_TOO_SLOW)
+        except WorkerLostError:
+            return Compiled(error=_TOO_LARGE)
+        return msgspec.msgpack.decode(answer, type=Compiled)
 
-    async def stop(self) -> None:
-        """Kill the process, if there is one."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        if process.stdin is not None:
-            process.stdin.close()
-        await process.wait()
+    def _remember(self, key: bytes, compiled: Compiled) -> None:
+        self._forget(key)
+        self._verdicts[key] = compiled
+        self._cached_bytes += _size(compiled)
+        while self._cached_bytes > MAX_CACHED_BYTES:
+            self._forget(next(iter(self._verdicts)))
+        if compiled.error == _TOO_SLOW:
+            asyncio.get_running_loop().call_later(LAPSE_S, self._forget, key)
 
-    async def _start(self, model: ServedModel) -> Process:
-        process = self._process = await asyncio.create_subprocess_exec(
-            *self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # hostile grammars must not fill the operator's log
-            env=child_environment(),
-        )
-        setting = msgspec.msgpack.encode((model.vocabulary, model.info.vocab_size))
-        async with asyncio.timeout(START_TIMEOUT_S):
-            await _ask(process, setting)
-        return process
+    def _forget(self, key: bytes) -> None:
+        compiled = self._verdicts.pop(key, None)
+        if compiled is not None:
+            self._cached_bytes -= _size(compiled)
 
 
-async def _ask(process: Process, payload: bytes) -> Compiled:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(LENGTH.pack(len(payload)) + payload)
-    await process.stdin.drain()
-    (length,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
-    return msgspec.msgpack.decode(await process.stdout.readexactly(length), type=Compiled)
+def _size(compiled: Compiled) -> int:
+    return sys.getsizeof(compiled.text) + sys.getsizeof(compiled.error) + ENTRY_BYTES

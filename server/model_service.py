@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
     from server.rpc import Call
     from server.served_model import ModelSlot, ServedModel
+    from server.template_renderer import TemplateRenderer
 
 
 class ModelService:
     """Describes the model and gives access to its text side."""
 
-    def __init__(self, models: ModelSlot, executor: Executor) -> None:
+    def __init__(self, models: ModelSlot, templates: TemplateRenderer, executor: Executor) -> None:
         self._models = models
+        self._templates = templates
         self._executor = executor
 
     async def list_models(
@@ -101,6 +103,7 @@ class ModelService:
         )
 
     async def _encode(self, prompt: Prompt, model: ServedModel) -> EncodedPrompt:
+        prompt = await self._templates.rendered(prompt, model)
         return await asyncio.get_running_loop().run_in_executor(self._executor, encode, prompt, model)
 
 

@@ -1,17 +1,15 @@
-"""Prompts: rendered, encoded and cut to length. All of it takes CPU time, so it runs in threads."""
+"""Prompts: encoded and cut to length. It takes CPU time, so it runs in threads."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from server.chat.template import ChatTemplateError
 from server.errors import ContextLengthError, Violation
 from server.fields import invalid
 from server.tokenizer import InvalidTextError
 
 if TYPE_CHECKING:
-    from server.chat.template import ChatTemplate
     from server.conversations import Conversation
     from server.served_model import ServedModel
 
@@ -49,35 +47,18 @@ class EncodedPrompt:
 
 
 def encode(prompt: Prompt, model: ServedModel) -> EncodedPrompt:
-    """Render and encode a prompt of any kind.
+    """Encode a prompt; a conversation has been rendered before, by a `TemplateRenderer`.
 
     Raises:
-        InvalidRequestError: the chat template refuses the conversation, or the text cannot be encoded.
+        InvalidRequestError: the text cannot be encoded.
     """
     if prompt.token_ids is not None:
         return EncodedPrompt(prompt.token_ids, None)
-    if prompt.conversation is not None:
-        text = prompt.conversation.render(_template_of(prompt.conversation, model))
-    else:
-        assert prompt.text is not None
-        text = prompt.text
+    assert prompt.text is not None
     try:
-        return EncodedPrompt(model.tokenizer.encode(text, prompt.add_special_tokens), text)
+        return EncodedPrompt(model.tokenizer.encode(prompt.text, prompt.add_special_tokens), prompt.text)
     except InvalidTextError as error:
         raise invalid(prompt.path, str(error)) from error
-
-
-def _template_of(conversation: Conversation, model: ServedModel) -> ChatTemplate | None:
-    """The chat's own template if it brings one, else the model's."""
-    if not conversation.template:
-        return model.tokenizer.chat_template
-    path = f"{conversation.path}.template"
-    if not model.trusts_chat_templates:
-        raise invalid(path, "templates of requests are refused; --trust-request-chat-template allows them")
-    try:
-        return model.tokenizer.make_template(conversation.template)
-    except ChatTemplateError as error:
-        raise invalid(path, str(error)) from error
 
 
 def fit(

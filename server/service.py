@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from server.grammar_checker import GrammarChecker
     from server.rpc import Call
     from server.served_model import ServedModel
+    from server.template_renderer import TemplateRenderer
 
 
 class InferenceService:
@@ -41,14 +42,16 @@ class InferenceService:
         adapters: Adapters,
         admission: Admission,
         executor: Executor,
+        templates: TemplateRenderer,
         grammars: GrammarChecker,
         max_logprobs: int,
     ) -> None:
-        """`executor` runs what takes CPU time: rendering and encoding prompts."""
+        """`executor` runs what takes CPU time, such as encoding prompts."""
         self._engine = engine
         self._adapters = adapters
         self._admission = admission
         self._executor = executor
+        self._templates = templates
         self._grammars = grammars
         self._max_logprobs = max_logprobs
 
@@ -72,6 +75,8 @@ class InferenceService:
                 raise UnsupportedByModelError("embeddings are made by the base model alone, without adapters")
             checked = validate_embedding(request, model)
             checked = replace(checked, cache_salt=salt_of(call.tenant, checked.cache_salt))
+            prompts = [await self._templates.rendered(prompt, model) for prompt in checked.prompts]
+            checked = replace(checked, prompts=prompts)
             loop = asyncio.get_running_loop()
             inputs = await loop.run_in_executor(self._executor, encode_inputs, checked, model)
             embedding = Embedding(self._engine, checked, inputs, call.request_id, ticket.stop_waiting)
@@ -108,14 +113,15 @@ class InferenceService:
         if not model.info.can_generate:
             raise UnsupportedByModelError(f"the model {model.name!r} makes embeddings, and generates no text")
         checked = validate(request.spec, model, self._max_logprobs)
+        prompt = await self._templates.rendered(checked.prompt, model)
         loop = asyncio.get_running_loop()
-        encoded = await loop.run_in_executor(self._executor, encode, checked.prompt, model)
-        prompt = fit(encoded, checked.prompt, checked.truncation, model)
+        encoded = await loop.run_in_executor(self._executor, encode, prompt, model)
+        fitted = fit(encoded, prompt, checked.truncation, model)
         checked = replace(
             checked,
-            output=output_after(checked.output, prompt.token_ids, model.tokenizer),
+            output=output_after(checked.output, fitted.token_ids, model.tokenizer),
             cache_salt=salt_of(call.tenant, checked.cache_salt),
         )
         shape = output_grammar(checked, model)
         grammar = "" if shape is None else await self._grammars.check(shape, model)
-        return Generation(self._engine, model, checked, prompt, grammar, call.request_id, call.arrived_s)
+        return Generation(self._engine, model, checked, fitted, grammar, call.request_id, call.arrived_s)

@@ -19,6 +19,7 @@ from server.readiness import Readiness
 from server.request_log import log_end
 from server.rpc import WRITE_TIMEOUT_S, generic_handler
 from server.service import InferenceService
+from server.template_renderer import TemplateRenderer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +39,7 @@ HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 
 
 class Services:
-    """Builds the services; `readiness`, `admission` and `adapters` are for who starts and stops it all."""
+    """Builds the services; what is public here is for who starts and stops it all."""
 
     def __init__(
         self,
@@ -59,12 +60,13 @@ class Services:
         self.readiness = Readiness(engine, models)
         self.admission = Admission(self.readiness, max_queued_requests, max_requests_per_tenant)
         self._write_timeout_s = write_timeout_s
+        self.templates = TemplateRenderer()
         self._grammars = GrammarChecker()
         self.adapters = Adapters(engine, models, max_adapters)
         self._inference = InferenceService(
-            engine, self.adapters, self.admission, executor, self._grammars, max_logprobs
+            engine, self.adapters, self.admission, executor, self.templates, self._grammars, max_logprobs
         )
-        self._models = ModelService(models, executor)
+        self._models = ModelService(models, self.templates, executor)
         self._admin = AdminService(engine, self.adapters, self.admission, self.readiness)
         self._health = Health([INFERENCE.full_name, MODELS.full_name], self.readiness)
         collector = EngineCollector(engine, models, self.admission, self.readiness, self._grammars, max_loras)
@@ -72,6 +74,7 @@ class Services:
 
     async def close(self) -> None:
         """End the processes that the services have started."""
+        await self.templates.aclose()
         await self._grammars.close()
 
     def public_handlers(self) -> Sequence[grpc.GenericRpcHandler]:

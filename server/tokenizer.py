@@ -36,7 +36,8 @@ class Tokenizer:
         self._added = source.backend.get_added_tokens_decoder()
         self._token_bytes = TokenBytes(source.backend)
         self.eos_token_ids = source.eos_token_ids
-        self._special_tokens = source.special_tokens
+        self.special_tokens = source.special_tokens
+        """Their texts, by template variable."""
         bos_token = source.special_tokens.get("bos_token")
         self.bos_token_id = None if bos_token is None else source.backend.token_to_id(bos_token)
         self.chat_template = _make_template(source)
@@ -73,7 +74,7 @@ class Tokenizer:
 
     def settings(self) -> dict[str, Any]:
         """What transformers' tokenizer_config.json says: special tokens, added tokens and chat template."""
-        settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", **self._special_tokens}
+        settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", **self.special_tokens}
         settings["added_tokens_decoder"] = {
             str(token_id): {
                 "content": token.content,
@@ -122,14 +123,6 @@ class Tokenizer:
         encoding.truncate(max(max_tokens - num_special, 0), direction=direction)
         token_ids = self._backend.post_process(encoding, add_special_tokens=add_special_tokens).ids
         return token_ids[-max_tokens:] if keeps_end else token_ids[:max_tokens]
-
-    def make_template(self, source: str) -> ChatTemplate:
-        """Return a chat template that knows this tokenizer's special tokens.
-
-        Raises:
-            ChatTemplateError: the source is not valid Jinja.
-        """
-        return ChatTemplate(source, self._special_tokens)
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool) -> str:
         """Return the text of a whole sequence. Ids that the tokenizer does not know have no text."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -15,8 +16,9 @@ from server.conversations import parse_chat
 from server.errors import InvalidRequestError
 from server.fields import Fields
 from server.generation_defaults import GenerationDefaults
-from server.prompts import Prompt, encode
+from server.prompts import Prompt
 from server.served_model import ServedModel
+from server.template_renderer import TemplateRenderer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,20 +108,21 @@ def served(trusts: bool) -> ServedModel:
     )
 
 
-def rendered(template: str, trusts: bool) -> str | None:
+async def rendered(renderer: TemplateRenderer, template: str, trusts: bool) -> str | None:
     chat = chat_pb2.Chat(messages=[chat_pb2.Message(role="user", text="hi")], template=template)
     conversation = parse_chat(Fields(), "spec.chat", chat)
-    return encode(Prompt("spec.chat", conversation=conversation), served(trusts)).text
+    return (await renderer.rendered(Prompt("spec.chat", conversation=conversation), served(trusts))).text
 
 
-def test_a_chat_may_bring_its_template_where_that_is_trusted() -> None:
+async def test_a_chat_may_bring_its_template_where_that_is_trusted() -> None:
     template = "{{ bos_token }}[{{ messages[0].content }}]"
-    assert rendered(template, trusts=True) == "<begin>[hi]"
-    assert rendered("", trusts=False) == "<user>hi\n<assistant>"
-    for source, trusts, says in ((template, False, "--trust-request"), ("{% if %}", True, "not valid")):
-        with pytest.raises(InvalidRequestError, match=says) as raised:
-            rendered(source, trusts=trusts)
-        assert raised.value.violations[0].field == "spec.chat.template"
+    async with contextlib.aclosing(TemplateRenderer()) as renderer:
+        assert await rendered(renderer, template, trusts=True) == "<begin>[hi]"
+        assert await rendered(renderer, "", trusts=False) == "<user>hi\n<assistant>"
+        for source, trusts, says in ((template, False, "--trust-request"), ("{% if %}", True, "not valid")):
+            with pytest.raises(InvalidRequestError, match=says) as raised:
+                await rendered(renderer, source, trusts=trusts)
+            assert raised.value.violations[0].field == "spec.chat.template"
 
 
 async def test_an_untrusted_template_is_refused_before_anything_runs() -> None:

@@ -1,0 +1,136 @@
+"""Renders chats in processes that are killed when a template takes too long or needs too much memory.
+
+Neither the event loop nor the threads that encode wait for a template. One that a request brings is rendered
+in a process of its own, so that the model's goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from server.chat.template import TemplateArgumentError, check_template_arguments
+from server.fields import invalid
+from server.template_worker import Rendered, TemplateJob
+from server.worker_process import WorkerLostError, WorkerProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from server.conversations import Conversation
+    from server.prompts import Prompt
+    from server.served_model import ServedModel
+
+WORKER_COMMAND = (sys.executable, "-P", "-m", "server.template_worker")
+NUM_WORKERS = 2
+MAX_WAIT_S = 30.0
+"""For a process whose work is bounded by processor time, on a machine that has none left."""
+
+_TOO_SLOW = "the chat template takes too long to render this conversation"
+_TOO_LARGE = "the chat template needs too much memory to render this conversation"
+
+
+class TemplateRenderer:
+    """Owns the processes. They start when they are first needed, or with `start`."""
+
+    def __init__(self, command: Sequence[str] = WORKER_COMMAND) -> None:
+        self._trusted = _Pool(command, NUM_WORKERS)
+        self._foreign = _Pool(command, 1)
+
+    async def start(self) -> None:
+        """Start the processes for the model's own template, so that no request waits for it."""
+        await self._trusted.start()
+
+    async def rendered(self, prompt: Prompt, model: ServedModel) -> Prompt:
+        """Return the prompt with its conversation, if it has one, as text.
+
+        Raises:
+            InvalidRequestError: there is no template, it refuses the conversation or cannot render it.
+        """
+        chat = prompt.conversation
+        if chat is None:
+            return prompt
+        pool = self._foreign if chat.template else self._trusted
+        result = await pool.run(_job(chat, model))
+        if result.error:
+            path = f"{chat.path}.template" if result.is_template_wrong and chat.template else chat.path
+            raise invalid(path, result.error)
+        return dataclasses.replace(prompt, text=result.text, conversation=None)
+
+    async def aclose(self) -> None:
+        """End the processes."""
+        await self._trusted.close()
+        await self._foreign.close()
+
+
+class _Pool:
+    """Processes that do one job at a time each."""
+
+    def __init__(self, command: Sequence[str], num_workers: int) -> None:
+        self._workers = [WorkerProcess(command) for _ in range(num_workers)]
+        self._free: asyncio.LifoQueue[WorkerProcess] = asyncio.LifoQueue()
+        for worker in self._workers:
+            self._free.put_nowait(worker)
+        self._running: set[asyncio.Task[Rendered]] = set()
+
+    async def start(self) -> None:
+        await asyncio.gather(*(worker.start() for worker in self._workers))
+
+    async def run(self, job: TemplateJob) -> Rendered:
+        """Render. A caller that leaves does not disturb the process, whose next answer is another's."""
+        worker = await self._free.get()
+        task = asyncio.create_task(_ask(worker, job))
+        self._running.add(task)
+        task.add_done_callback(lambda _: self._put_back(task, worker))
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        for worker in self._workers:
+            await worker.stop()
+
+    def _put_back(self, task: asyncio.Task[Rendered], worker: WorkerProcess) -> None:
+        self._running.discard(task)
+        self._free.put_nowait(worker)
+
+
+def _job(chat: Conversation, model: ServedModel) -> TemplateJob:
+    tokenizer = model.tokenizer
+    template = tokenizer.chat_template
+    if chat.template and not model.trusts_chat_templates:
+        hint = "templates of requests are refused; --trust-request-chat-template allows them"
+        raise invalid(f"{chat.path}.template", hint)
+    if not chat.template and template is None:
+        raise invalid(chat.path, "the model has no chat template; give text or token_ids instead")
+    try:
+        check_template_arguments(chat.arguments, tokenizer.special_tokens)
+    except TemplateArgumentError as error:
+        raise invalid(f"{chat.path}.template_arguments_json", str(error)) from error
+    return TemplateJob(
+        source=chat.template or (template.source if template else ""),
+        tool_use_source=None if chat.template or template is None else template.tool_use_source,
+        special_tokens=tokenizer.special_tokens,
+        messages=chat.messages,
+        tools=chat.tools.for_template(),
+        add_generation_prompt=chat.add_generation_prompt,
+        continue_final_message=chat.continue_final_message,
+        arguments=chat.arguments,
+    )
+
+
+async def _ask(worker: WorkerProcess, job: TemplateJob) -> Rendered:
+    try:
+        answer = await worker.ask(json.dumps(msgspec.structs.asdict(job)).encode(), MAX_WAIT_S)
+    except TimeoutError:
+        return Rendered(error=_TOO_SLOW)
+    except WorkerLostError as error:
+        return Rendered(error=_TOO_SLOW if error.exit_code == -signal.SIGPROF else _TOO_LARGE)
+    return Rendered(**json.loads(answer))

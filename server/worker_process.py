@@ -1,0 +1,99 @@
+"""The server's end of a process that does one risky piece of work at a time; see `worker_frames`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+from typing import TYPE_CHECKING
+
+from server.engine_link import child_environment
+from server.worker_frames import LENGTH
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+    from collections.abc import Callable, Sequence
+
+START_TIMEOUT_S = 30.0
+
+
+class WorkerLostError(Exception):
+    """The process ended before it answered."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"exit code {exit_code}")
+        self.exit_code = exit_code
+
+
+class WorkerProcess:
+    """One process, started when it is needed and killed when its work takes too long."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = command
+        self._process: Process | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, if there is one."""
+        return None if self._process is None else self._process.pid
+
+    async def ask(self, payload: bytes, limit_s: float, setting: Callable[[], bytes] = bytes) -> bytes:
+        """Send a frame and return the answer. A new process is sent its setting first.
+
+        Raises:
+            TimeoutError: there was no answer within `limit_s`; the process has been killed.
+            WorkerLostError: the process has ended.
+        """
+        await self.start(setting)
+        process = self._process
+        assert process is not None
+        return await self._exchange(process, payload, limit_s)
+
+    async def start(self, setting: Callable[[], bytes] = bytes) -> None:
+        """Start the process if there is none, and wait until it is ready.
+
+        Raises:
+            TimeoutError, WorkerLostError: it cannot be started.
+        """
+        if self._process is not None:
+            return
+        self._process = process = await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # hostile input must not fill the operator's log
+            env=child_environment(),
+        )
+        await self._exchange(process, setting(), START_TIMEOUT_S)
+
+    async def stop(self) -> None:
+        """Kill the process, if there is one."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        if process.stdin is not None:
+            process.stdin.close()
+        await process.wait()
+
+    async def _exchange(self, process: Process, payload: bytes, limit_s: float) -> bytes:
+        try:
+            async with asyncio.timeout(limit_s):
+                return await _ask(process, payload)
+        except TimeoutError:
+            await self.stop()
+            raise
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            exit_code = await process.wait()
+            await self.stop()
+            raise WorkerLostError(exit_code) from error
+
+
+async def _ask(process: Process, payload: bytes) -> bytes:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(LENGTH.pack(len(payload)) + payload)
+    await process.stdin.drain()
+    (length,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
+    return await process.stdout.readexactly(length)
