@@ -203,6 +203,7 @@ class Server:
 
     async def _load(self, path: Path) -> tuple[ServedModel, list[Adapter]]:
         model = await loading.load(self._config, path, self._engine)
+        await self._services.templates.start()
         return model, await self._services.adapters.load_first(self._config.lora_modules, model)
 
     def _announce(self, model: ServedModel, adapters: list[Adapter]) -> None:
