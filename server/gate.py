@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gate.key_ring import KeyRing
 
     Handler = grpc.RpcMethodHandler[Any, Any]
+    OnRefusal = Callable[[str], None]
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +37,10 @@ caller_tenant: ContextVar[str] = ContextVar("caller_tenant", default="")
 class Gate(grpc.aio.ServerInterceptor):
     """Lets a call pass that shows a key of the ring; health is open to all."""
 
-    def __init__(self, keys: KeyRing) -> None:
+    def __init__(self, keys: KeyRing, on_refusal: OnRefusal = lambda _: None) -> None:
+        """`on_refusal` hears what was wrong with a key that lets nobody in: "missing" or "invalid"."""
         self._keys = keys
+        self._on_refusal = on_refusal
 
     async def intercept_service(
         self,
@@ -47,8 +50,10 @@ class Gate(grpc.aio.ServerInterceptor):
         """Return the method's handler, or one that refuses."""
         if handler_call_details.method.startswith(OPEN_SERVICE):
             return await continuation(handler_call_details)
-        tenant = self._keys.tenant_of(_secret_of(handler_call_details.invocation_metadata or ()))
+        secret = _secret_of(handler_call_details.invocation_metadata or ())
+        tenant = self._keys.tenant_of(secret)
         if tenant is None:
+            self._on_refusal("missing" if secret is None else "invalid")
             # Of a stream, because such a handler is called before there is a request.
             return grpc.stream_stream_rpc_method_handler(_refuse)
         caller_tenant.set(tenant)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gate.key_ring import KeyRing
+    from server.gate import OnRefusal
 
 # Beyond the requests that may wait: those that run, health watches and short calls.
 _SPARE_STREAMS = 512
@@ -29,9 +30,13 @@ def make_listener(
     max_message_bytes: int,
     max_queued_requests: int,
     keys: KeyRing | None = None,
+    on_refusal: OnRefusal = lambda _: None,
     reflected_services: Sequence[str] = (),
 ) -> grpc.aio.Server:
-    """Return a server of these handlers that listens nowhere yet. Without `keys` it is open to all."""
+    """Return a server of these handlers that listens nowhere yet.
+
+    Without `keys` it is open to all; `on_refusal` hears of each caller without one.
+    """
     options = [
         ("grpc.so_reuseport", 0),  # a second server on this port is an error, not a silent twin
         ("grpc.max_receive_message_length", max_message_bytes),
@@ -45,7 +50,7 @@ def make_listener(
         ("grpc.max_metadata_size", 8 * 1024),
         ("grpc.absolute_max_metadata_size", 16 * 1024),
     ]
-    server = grpc.aio.server(options=options, interceptors=[] if keys is None else [Gate(keys)])
+    server = grpc.aio.server(options=options, interceptors=[] if keys is None else [Gate(keys, on_refusal)])
     server.add_generic_rpc_handlers(tuple(handlers))
     if reflected_services:
         reflection.enable_server_reflection((*reflected_services, reflection.SERVICE_NAME), server)

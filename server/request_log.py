@@ -31,6 +31,7 @@ def _fields(end: CallEnd) -> dict[str, object]:
     record = end.record
     fields = {
         "request_id": end.request_id,
+        "trace_id": None if end.trace is None else end.trace.trace_name,
         "tenant": end.tenant or None,
         "method": end.method,
         "status": end.code,

@@ -9,9 +9,13 @@ from pagewire.v1 import inference_pb2
 
 if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration
+    from google.protobuf.message import Message
+
+    from watch.trace_context import TraceContext
 
 CALLER_GONE = "CALLER_GONE"
-"""The reason of an end that nobody was left to hear of."""
+DEADLINE_PASSED = "DEADLINE_PASSED"
+"""Reasons of ends that nobody was left to hear of."""
 
 _FINISH_REASONS = {
     inference_pb2.FINISH_REASON_STOP: "stop",
@@ -27,6 +31,8 @@ class RequestRecord:
     model: str = ""
     num_choices: int | None = None
     max_tokens: int | None = None
+    sampling: inference_pb2.Sampling | None = None
+    """The values in force."""
     num_prompt_tokens: int | None = None
     num_cached_tokens: int | None = None
     num_completion_tokens: int | None = None
@@ -45,6 +51,7 @@ class RequestRecord:
             self.model = started.model
             self.num_choices = started.sampling.n
             self.max_tokens = started.max_tokens
+            self.sampling = started.sampling
             self.num_prompt_tokens = started.num_prompt_tokens
             self.num_cached_tokens = started.num_cached_tokens
         elif event.HasField("finished"):
@@ -82,6 +89,10 @@ class CallEnd:
     record: RequestRecord
     fault: BaseException | None
     """An error that we did not expect: a bug of ours."""
+    request: Message | None = None
+    """What was asked, where it could be read. It may go nowhere but into the settings that a span tells."""
+    trace: TraceContext | None = None
+    """The trace that the call belongs to."""
 
 
 def _seconds(duration: Duration) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 import grpc.aio
@@ -21,7 +21,8 @@ from server import errors
 from server.gate import caller_tenant
 from server.request_id import METADATA_KEY, request_id_of
 from server.request_log import log_end
-from server.request_record import CALLER_GONE, CallEnd, RequestRecord
+from server.request_record import CALLER_GONE, DEADLINE_PASSED, CallEnd, RequestRecord
+from watch.trace_context import trace_context_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -44,6 +45,10 @@ class Call:
         self.arrived_s = time.monotonic()
         self.tenant = caller_tenant.get()
         self.record = RequestRecord()
+        self.request: Message | None = None
+        self.trace = trace_context_of(context.invocation_metadata())
+        self.writes_since_s: float | None = None
+        """When the write began that the transport has not taken yet, by `time.monotonic`."""
         self._context = context
         self._write_timeout_s = write_timeout_s
         self._task = asyncio.current_task()
@@ -55,6 +60,7 @@ class Call:
         Raises:
             SlowReaderError: the caller did not read for too long.
         """
+        self.writes_since_s = time.monotonic()
         try:
             async with asyncio.timeout(self._write_timeout_s):
                 await self._context.write(message)
@@ -62,6 +68,8 @@ class Call:
             raise errors.SlowReaderError(
                 f"the stream was not read for {self._write_timeout_s:g} seconds"
             ) from error
+        finally:
+            self.writes_since_s = None
 
     def say(self, key: str, text: str) -> None:
         """Send a text beside the answer, in the trailing metadata."""
@@ -77,6 +85,13 @@ class Call:
     def on_end(self, callback: Callable[[], None]) -> None:
         """Call back when the RPC is over, however it ends."""
         self._context.add_done_callback(lambda _: callback())  # type: ignore[arg-type] # a wrong stub
+
+    @property
+    def is_past_deadline(self) -> bool:
+        """Whether the caller has no time left to hear of anything."""
+        # None where there is no deadline, whatever the stub says
+        remaining_s = cast("float | None", self._context.time_remaining())
+        return remaining_s is not None and remaining_s <= 0
 
     def error_for(self, raised: BaseException) -> BaseException:
         """The error that a raised exception stands for."""
@@ -119,7 +134,8 @@ def _method_handler(
         call = Call(context, write_timeout_s)
         context.set_trailing_metadata(((METADATA_KEY, call.request_id),))
         try:
-            response = await method(_parse(parse, request_bytes), call)
+            call.request = _parse(parse, request_bytes)
+            response = await method(call.request, call)
         except (Exception, asyncio.CancelledError) as raised:
             await _answer(descriptor.name, call, context, raised, on_end)
             raise asyncio.CancelledError from raised
@@ -163,7 +179,10 @@ async def _answer(name: str, call: Call, context: Context, raised: BaseException
         # The reader has stopped; the status waits behind the messages that it did not read.
         on_end(end)
     except (grpc.aio.BaseError, asyncio.CancelledError):
-        on_end(_end(name, call, grpc.StatusCode.CANCELLED, CALLER_GONE))
+        if call.is_past_deadline:
+            on_end(_end(name, call, grpc.StatusCode.DEADLINE_EXCEEDED, DEADLINE_PASSED))
+        else:
+            on_end(_end(name, call, grpc.StatusCode.CANCELLED, CALLER_GONE))
 
 
 def _end(
@@ -174,4 +193,15 @@ def _end(
     fault: BaseException | None = None,
 ) -> CallEnd:
     seconds = time.monotonic() - call.arrived_s
-    return CallEnd(name, call.request_id, call.tenant, code.name, reason, seconds, call.record, fault)
+    return CallEnd(
+        name,
+        call.request_id,
+        call.tenant,
+        code.name,
+        reason,
+        seconds,
+        call.record,
+        fault,
+        call.request,
+        call.trace,
+    )

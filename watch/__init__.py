@@ -1,0 +1,1 @@
+"""What both processes need to be watched: traces, and how late their event loops are."""
