@@ -13,12 +13,13 @@ COPY kernels kernels
 COPY gate gate
 COPY server server
 COPY translator translator
+COPY watch watch
 
 FROM source AS server-build
-RUN deploy/install.sh /opt/pagewire server --no-cache-dir
+RUN deploy/install.sh /opt/pagewire server,otel --no-cache-dir
 
 FROM source AS translator-build
-RUN deploy/install.sh /opt/pagewire translator --no-cache-dir
+RUN deploy/install.sh /opt/pagewire translator,otel --no-cache-dir
 
 FROM ${PYTHON_IMAGE} AS base
 RUN useradd --uid 10001 --create-home pagewire \

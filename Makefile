@@ -100,11 +100,11 @@ clean:
 	rm -rf $(VENV) $(CODEGEN) $(WHEEL_VENV) $(OLD_OPENAI) $(SCHEMATHESIS) $(ECOSYSTEM) clients/node/node_modules tests/ecosystem/node_modules $(BROWSER)
 
 $(VENV)/.runtime: $(PINS)
-	deploy/install.sh $(VENV) server,translator --editable
+	deploy/install.sh $(VENV) server,translator,otel --editable
 	@touch $@
 
 $(VENV)/.dev: $(PINS)
-	deploy/install.sh $(VENV) server,translator --editable --group dev
+	deploy/install.sh $(VENV) server,translator,otel --editable --group dev
 	@touch $@ $(VENV)/.runtime
 
 $(CODEGEN)/.installed: pyproject.toml

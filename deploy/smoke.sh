@@ -23,8 +23,8 @@ wait_until_healthy() {
   return 1
 }
 
-deploy/install.sh "$work/server" server
-deploy/install.sh "$work/translator" translator
+deploy/install.sh "$work/server" server,otel
+deploy/install.sh "$work/translator" translator,otel
 if "$work/translator/bin/python" -c 'import torch' 2>/dev/null; then
   echo "the translator's installation has torch" >&2
   exit 1
