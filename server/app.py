@@ -179,7 +179,6 @@ class Server:
         return make_listener(
             handlers,
             max_message_bytes=self._config.max_message_bytes,
-            max_queued_requests=self._config.max_queued_requests,
             keys=keys,
             reflected_services=names if self._config.enable_reflection else (),
         )

@@ -16,8 +16,24 @@ if TYPE_CHECKING:
     from gate.key_ring import KeyRing
     from server.gate import OnRefusal
 
-# Beyond the requests that may wait: those that run, health watches and short calls.
-_SPARE_STREAMS = 512
+OPTIONS: dict[str, int] = {
+    "grpc.so_reuseport": 0,  # a second server on this port is an error, not a silent twin
+    # Few, so that who opens and resets calls as fast as they can costs the others little. Clients of ours
+    # open another connection for more; other clients wait, or do so too.
+    "grpc.max_concurrent_streams": 128,
+    # What has arrived on all connections and is not looked at yet. Beyond, gRPC cancels calls at random:
+    # it is for us to refuse them, and to say why.
+    "grpc.server.max_pending_requests": 20_000,
+    "grpc.server.max_pending_requests_hard_limit": 40_000,
+    "grpc.keepalive_time_ms": 10_000,
+    "grpc.keepalive_timeout_ms": 5_000,
+    "grpc.keepalive_permit_without_calls": 1,
+    "grpc.http2.ping_timeout_ms": 5_000,
+    "grpc.http2.min_ping_interval_without_data_ms": 5_000,
+    "grpc.max_metadata_size": 8 * 1024,
+    "grpc.absolute_max_metadata_size": 16 * 1024,
+}
+"""gRPC takes no notice of a name that it does not know: `server.libraries` looks whether it knows these."""
 
 
 class PortError(Exception):
@@ -28,7 +44,6 @@ def make_listener(
     handlers: Sequence[grpc.GenericRpcHandler],
     *,
     max_message_bytes: int,
-    max_queued_requests: int,
     keys: KeyRing | None = None,
     on_refusal: OnRefusal = lambda _: None,
     reflected_services: Sequence[str] = (),
@@ -37,19 +52,7 @@ def make_listener(
 
     Without `keys` it is open to all; `on_refusal` hears of each caller without one.
     """
-    options = [
-        ("grpc.so_reuseport", 0),  # a second server on this port is an error, not a silent twin
-        ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.max_concurrent_streams", max_queued_requests + _SPARE_STREAMS),
-        ("grpc.keepalive_time_ms", 10_000),
-        ("grpc.keepalive_timeout_ms", 5_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.ping_timeout_ms", 5_000),
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-        ("grpc.max_metadata_size", 8 * 1024),
-        ("grpc.absolute_max_metadata_size", 16 * 1024),
-    ]
+    options = [*OPTIONS.items(), ("grpc.max_receive_message_length", max_message_bytes)]
     server = grpc.aio.server(options=options, interceptors=[] if keys is None else [Gate(keys, on_refusal)])
     server.add_generic_rpc_handlers(tuple(handlers))
     if reflected_services:

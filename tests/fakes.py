@@ -349,7 +349,6 @@ async def serve(
             make_listener(
                 handlers,
                 max_message_bytes=1 << 22,
-                max_queued_requests=max_queued_requests,
                 keys=ring,
                 reflected_services=[INFERENCE.full_name] if reflects else (),
             )

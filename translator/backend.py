@@ -1,4 +1,4 @@
-"""The gRPC server as the translator sees it: one channel, and the generations that run over it."""
+"""The gRPC server as the translator sees it: its connections, and the generations that run over them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import grpc
 
 from pagewire.channel import CHANNEL_OPTIONS
 from pagewire.health import CHECK_METHOD, check_request, is_serving
+from pagewire.spread_channel import SpreadChannel
 from pagewire.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
 from translator.caller import caller_metadata
 from translator.embedding_call import EmbeddingCall
@@ -39,7 +40,6 @@ _CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.primary_user_agent", "pagewire-translator"),
 )
 
@@ -121,7 +121,7 @@ class Generation:
 
 
 class Backend:
-    """The channel to the gRPC server. Made within a running event loop; reconnects by itself."""
+    """The connections to the gRPC server. Made within a running event loop; they come back by themselves."""
 
     def __init__(
         self, target: str, request_timeout_s: float, credentials: grpc.ChannelCredentials | None = None
@@ -129,15 +129,13 @@ class Backend:
         """Without `credentials` the server is called in clear text."""
         self.metrics = Metrics()
         self._timeout_s = request_timeout_s
-        self._channel = (
-            grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
-            if credentials is None
-            else grpc.aio.secure_channel(target, credentials, options=_CHANNEL_OPTIONS)
-        )
+        self._channel = SpreadChannel(target, _CHANNEL_OPTIONS, credentials)
         self._inference: inference_pb2_grpc.InferenceServiceAsyncStub = (
-            inference_pb2_grpc.InferenceServiceStub(self._channel)
+            inference_pb2_grpc.InferenceServiceStub(self._channel.for_stubs)
         )
-        self._models: models_pb2_grpc.ModelServiceAsyncStub = models_pb2_grpc.ModelServiceStub(self._channel)
+        self._models: models_pb2_grpc.ModelServiceAsyncStub = models_pb2_grpc.ModelServiceStub(
+            self._channel.for_stubs
+        )
         self._check_health: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
             CHECK_METHOD
         )
@@ -293,5 +291,5 @@ class Backend:
             running.cut(shutting_down())
 
     async def close(self) -> None:
-        """Close the channel and what still runs over it."""
+        """Close the connections and what still runs over them."""
         await self._channel.close()

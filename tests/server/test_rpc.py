@@ -64,7 +64,7 @@ class Faulty:
 @contextlib.asynccontextmanager
 async def serving(servicer: object) -> AsyncIterator[grpc.aio.Channel]:
     handler = generic_handler(INFERENCE, servicer)
-    listener = make_listener([handler], max_message_bytes=1 << 20, max_queued_requests=8)
+    listener = make_listener([handler], max_message_bytes=1 << 20)
     port = bind(listener, "127.0.0.1", 0, "--port")
     await listener.start()
     try:
@@ -170,7 +170,7 @@ async def test_a_message_beyond_the_limit_is_refused() -> None:
 
 
 async def test_a_port_is_taken_once() -> None:
-    first, second = (make_listener([], max_message_bytes=1, max_queued_requests=1) for _ in range(2))
+    first, second = (make_listener([], max_message_bytes=1) for _ in range(2))
     port = bind(first, "127.0.0.1", 0, "--port")
     with pytest.raises(PortError, match=f"^--port {port}: "):
         bind(second, "127.0.0.1", port, "--port")
@@ -192,9 +192,7 @@ def test_not_found_says_what() -> None:
 
 async def test_reflection_is_there_on_demand_only() -> None:
     for reflected in ((), ("a.Service",)):
-        listener = make_listener(
-            [], max_message_bytes=1 << 20, max_queued_requests=8, reflected_services=reflected
-        )
+        listener = make_listener([], max_message_bytes=1 << 20, reflected_services=reflected)
         port = bind(listener, "127.0.0.1", 0, "--port")
         await listener.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

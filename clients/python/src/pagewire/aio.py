@@ -12,6 +12,7 @@ from pagewire.embedding import build_embed_request
 from pagewire.errors import from_rpc_error
 from pagewire.health import CHECK_METHOD, check_request, is_serving
 from pagewire.options import Options, build_spec, build_tokenize_request
+from pagewire.spread_channel import SpreadChannel
 from pagewire.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ async def _read(
 
 
 class AsyncClient:
-    """A connection to a Pagewire server, for one event loop."""
+    """A Pagewire server, for one event loop, over as many connections as the calls need."""
 
     def __init__(
         self,
@@ -119,15 +120,13 @@ class AsyncClient:
         """Set up a channel; arguments are those of `Client`. Make it inside a running loop."""
         self._timeout = timeout
         self._metadata = with_key(metadata, api_key)
-        self._channel = (
-            grpc.aio.insecure_channel(target, CHANNEL_OPTIONS)
-            if credentials is None
-            else grpc.aio.secure_channel(target, credentials, CHANNEL_OPTIONS)
-        )
+        self._channel = SpreadChannel(target, CHANNEL_OPTIONS, credentials)
         self._inference: inference_pb2_grpc.InferenceServiceAsyncStub = (
-            inference_pb2_grpc.InferenceServiceStub(self._channel)
+            inference_pb2_grpc.InferenceServiceStub(self._channel.for_stubs)
         )
-        self._models: models_pb2_grpc.ModelServiceAsyncStub = models_pb2_grpc.ModelServiceStub(self._channel)
+        self._models: models_pb2_grpc.ModelServiceAsyncStub = models_pb2_grpc.ModelServiceStub(
+            self._channel.for_stubs
+        )
 
     async def __aenter__(self) -> Self:
         return self

@@ -100,7 +100,7 @@ class Client:
         metadata: Mapping[str, str] | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        """Set up a channel; it connects with the first call.
+        """Set up a channel; it connects with the first call, and carries 128 calls at once.
 
         Args:
             target: host:port, unix:PATH, or any other gRPC name.
