@@ -1,6 +1,6 @@
 """200 JSON Schemas of rising difficulty: 20 families of 10. A family's schemas grow with their level.
 
-Strings and arrays are bounded where that is not what is tried, so that an output ends by itself.
+All are bounded, so that every output ends by itself, however weak the model.
 """
 
 from __future__ import annotations
@@ -99,8 +99,20 @@ def pattern(level: int) -> Schema:
 
 
 def string_format(level: int) -> Schema:
-    formats = ("date", "time", "date-time", "ipv4", "uuid", "duration", "ipv6", "email", "hostname", "uri")
-    return record({"at": {"type": "string", "format": formats[level - 1]}})
+    formats = {
+        "date": 10,
+        "time": 20,
+        "date-time": 32,
+        "ipv4": 15,
+        "uuid": 36,
+        "duration": 20,
+        "ipv6": 45,
+        "email": 40,
+        "hostname": 40,
+        "uri": 60,
+    }
+    name, max_len = list(formats.items())[level - 1]
+    return record({"at": {"type": "string", "format": name, "maxLength": max_len}})
 
 
 def array(level: int) -> Schema:
@@ -165,10 +177,9 @@ def one_of(level: int) -> Schema:
 
 
 def all_of(level: int) -> Schema:
-    parts = [
-        {"type": "object", "properties": {f"part_{index}": leaf(index)}, "required": [f"part_{index}"]}
-        for index in range(1 + level // 2)
-    ]
+    """An integer that all parts bound, and a closed object of which each part requires one property."""
+    properties = {f"part_{index}": leaf(index) for index in range(1 + level // 2)}
+    parts = [record(properties, required=[name]) for name in properties]
     limits = {"allOf": [{"type": "integer"}, {"minimum": level}, {"maximum": 20 + level}]}
     return record({"count": limits, "whole": {"allOf": parts}})
 
@@ -185,6 +196,22 @@ def references(level: int) -> Schema:
         "$defs": definitions,
         **record(properties),
     }
+
+
+def table(level: int) -> Schema:
+    """Rows of one definition, whose cells mix what the other families try apart."""
+    cells: tuple[Schema, ...] = (
+        {"enum": list(COLOURS[:level])},
+        {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{1,3}$"},
+        {"type": "string", "format": "date"},
+        {"anyOf": [{"type": "null"}, COUNT]},
+        {"type": "array", "items": FLAG, "maxItems": 2},
+        {"$ref": "#/$defs/place"},
+    )
+    columns = {f"c{index}": cells[index % len(cells)] for index in range(1 + level)}
+    definitions = {"row": record(columns), "place": record({"x": COUNT, "y": COUNT})}
+    rows = {"type": "array", "items": {"$ref": "#/$defs/row"}, "minItems": 1, "maxItems": 1 + level // 4}
+    return {"$defs": definitions, **record({"rows": rows})}
 
 
 def recursive(level: int) -> Schema:
@@ -220,11 +247,14 @@ FAMILIES: tuple[Callable[[int], Schema], ...] = (
     one_of,
     all_of,
     references,
-    recursive,
+    table,
 )
 SCHEMAS: dict[str, Schema] = {
     f"{family.__name__}-{level}": family(level) for level in LEVELS for family in FAMILIES
 }
+
+ENDLESS: dict[str, Schema] = {f"recursive-{level}": recursive(level) for level in LEVELS}
+"""Ten more whose answers may go on for ever: a model that does not end them is cut by its limit of tokens."""
 
 REFUSED: dict[str, tuple[Schema, str]] = {
     "unique items": ({"type": "array", "items": COUNT, "uniqueItems": True}, "uniqueItems"),

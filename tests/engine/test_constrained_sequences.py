@@ -10,7 +10,7 @@ import pytest
 from hand_plans import load_runner, make_device_resident
 from running_core import RunningCore
 from schema_check import problem_of
-from schema_set import SCHEMAS
+from schema_set import ENDLESS, SCHEMAS
 from tiny_model import END_OF_TEXT_ID, IM_END_ID, IM_START_ID, make_tiny_model, make_tokenizer
 
 from engine.messages import Abort, EngineRequest, FinishReason, SamplingParams, Submit, Vocabulary
@@ -80,7 +80,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def test_every_schema_is_followed(model: Model) -> None:
     schemas = list(SCHEMAS.items())[:: 1 if model.max_steps_in_flight == 1 else 7]
-    requests = [model.request(json_part(schema)) for _, schema in schemas]
+    requests = [model.request(json_part(schema), max_tokens=800) for _, schema in schemas]
     num_cut = 0
     for (name, schema), outputs in zip(schemas, model.run(requests), strict=True):
         if outputs[-1].finish_reason is FinishReason.LENGTH:
@@ -88,7 +88,7 @@ def test_every_schema_is_followed(model: Model) -> None:
             continue
         problem = problem_of(schema, model.text_of(outputs))
         assert problem is None, f"{name}: {problem}"
-    assert num_cut < len(schemas) / 10
+    assert num_cut < len(schemas) / 5
 
 
 def test_a_grammar_that_ends_ends_the_sequence(model: Model) -> None:
@@ -145,7 +145,7 @@ def test_bad_grammars_and_conflicts_fail_alone(model: Model) -> None:
 
 
 def test_a_sequence_may_leave_at_any_time(model: Model) -> None:
-    requests = [model.request(json_part(SCHEMAS["recursive-9"])) for _ in range(8)]
+    requests = [model.request(json_part(ENDLESS["recursive-9"])) for _ in range(8)]
     for request in requests:
         model.server.send(Submit(request), Abort(request.request_id))
     outputs = model.server.outputs_until_end_of(*(request.request_id for request in requests))

@@ -1,9 +1,8 @@
-"""The default model writes JSON for schemas: what ends by itself parses and is valid, always."""
+"""The default model writes JSON for schemas: all answers end, parse and are valid."""
 
 from __future__ import annotations
 
 import json
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +17,9 @@ if TYPE_CHECKING:
 
     from pagewire import Client
 
-logger = logging.getLogger(__name__)
-
 NUM_AT_ONCE = 32
-MAX_TOKENS = 192
+MAX_TOKENS = 1200
+CUT = f"cut after {MAX_TOKENS} tokens"
 
 
 def ask(client: Client, schema: Any, temperature: float, streams: bool) -> tuple[str, bool]:
@@ -45,21 +43,18 @@ def ask(client: Client, schema: Any, temperature: float, streams: bool) -> tuple
     return text, is_cut
 
 
-def check(client: Client, names: Iterable[str], temperature: float, streams: bool) -> int:
-    """Check the answers for some schemas. Return how many were cut."""
+def problems_of(client: Client, names: Iterable[str], temperature: float, streams: bool) -> dict[str, str]:
+    """What is wrong with the answers for some schemas."""
     schemas = {name: SCHEMAS[name] for name in names}
     with ThreadPoolExecutor(NUM_AT_ONCE) as threads:
         answers = list(
             threads.map(lambda schema: ask(client, schema, temperature, streams), schemas.values())
         )
     problems = {
-        name: problem_of(schema, text)
+        name: CUT if is_cut else problem_of(schema, text)
         for (name, schema), (text, is_cut) in zip(schemas.items(), answers, strict=True)
-        if not is_cut
     }
-    assert {name: problem for name, problem in problems.items() if problem} == {}
-    logger.info("%d of %d answers ended by themselves, and are valid", len(problems), len(schemas))
-    return sum(is_cut for _, is_cut in answers)
+    return {name: problem for name, problem in problems.items() if problem}
 
 
 WAYS = [(0.0, False), (1.0, False), (1.0, True)]
@@ -68,15 +63,18 @@ IDS = ["greedy", "sampled", "streamed"]
 
 @pytest.mark.parametrize(("temperature", "streams"), WAYS, ids=IDS)
 def test_answers_are_valid(client: Client, temperature: float, streams: bool) -> None:
-    """A slice of the set, another for each way: of many families and levels."""
+    """A slice of the set, another for each way: of many families and levels.
+
+    One answer may be cut: how much white space a weak model writes differs with the processor's arithmetic.
+    """
     first = WAYS.index((temperature, streams))
     names = [name for index, name in enumerate(SCHEMAS) if (index // 20 + index + 5 * first) % 17 == 0]
-    assert check(client, names, temperature, streams) < len(names) / 2
+    problems = problems_of(client, names, temperature, streams)
+    assert list(problems.values()) in ([], [CUT])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("temperature", "streams"), WAYS, ids=IDS)
 @pytest.mark.timeout(1200)
 def test_all_answers_are_valid(client: Client, temperature: float, streams: bool) -> None:
-    num_cut = check(client, SCHEMAS, temperature, streams)
-    assert num_cut < len(SCHEMAS) / 4
+    assert problems_of(client, SCHEMAS, temperature, streams) == {}
