@@ -134,6 +134,7 @@ class Server:
             registry = services.metrics.registry
             self._metrics_port = MetricsPort(registry, config.metrics_host, config.metrics_port)
             logger.info("metrics on http://%s:%d/metrics", config.metrics_host, self._metrics_port.port)
+            warn_of_open_metrics(config.metrics_host)
         self._listeners = [public, admin]
         for listener in self._listeners:
             await listener.start()
@@ -228,6 +229,14 @@ def warn_if_open(keys: KeyRing, host: str, flag: str) -> None:
     """Say aloud that strangers may enter, if they may."""
     if keys.is_open and not is_loopback(host):
         logger.warning("ANYBODY who reaches %s may send requests: no key is set; see %s", host, flag)
+
+
+def warn_of_open_metrics(host: str) -> None:
+    """Say aloud that strangers may read the metrics, if they may: their port takes no keys."""
+    if not is_loopback(host):
+        logger.warning(
+            "ANYBODY who reaches %s may read the metrics, which take no key; see --metrics-host", host
+        )
 
 
 def _stopping() -> RequestLostError:
