@@ -51,6 +51,13 @@ class Admission:
         """Those that the engine does not run yet. Any thread may ask."""
         return sum(ticket.waits for ticket in tuple(self._tickets))
 
+    def census(self) -> tuple[int, int, int]:
+        """How many requests run, wait, and wait for their readers, at one moment. Any thread may ask."""
+        tickets = tuple(self._tickets)
+        num_waiting = sum(ticket.waits for ticket in tickets)
+        num_stalled = sum(ticket.call.is_stalled for ticket in tickets)
+        return len(tickets) - num_waiting, num_waiting, num_stalled
+
     def adapters(self) -> tuple[list[str], list[str]]:
         """The adapters of requests that run, and of requests that wait. Any thread may ask."""
         tickets = [ticket for ticket in tuple(self._tickets) if ticket.adapter]

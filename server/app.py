@@ -105,6 +105,7 @@ class Server:
             max_adapters=config.max_adapters,
             max_loras=config.engine.max_loras,
             max_requests_per_tenant=config.max_requests_per_tenant,
+            traces_endpoint=config.otlp_traces_endpoint,
         )
         self._listeners: list[grpc.aio.Server] = []
         self._metrics_port: MetricsPort | None = None
@@ -126,8 +127,8 @@ class Server:
         warn_if_open(admin_keys, config.admin_host, "--admin-api-key")
         public_names = [service.full_name for service in (INFERENCE, MODELS, HEALTH)]
         admin_names = [ADMIN.full_name, HEALTH.full_name]
-        public = self._make_listener(services.public_handlers(), public_names, keys)
-        admin = self._make_listener(services.admin_handlers(), admin_names, admin_keys)
+        public = self._make_listener("public", services.public_handlers(), public_names, keys)
+        admin = self._make_listener("admin", services.admin_handlers(), admin_names, admin_keys)
         self._port = bind(public, config.host, config.port, "--port", self._credentials())
         bind(admin, config.admin_host, config.admin_port, "--admin-port", self._credentials())
         if config.enable_metrics:
@@ -175,13 +176,14 @@ class Server:
         await self._engine.stop(0.0)
 
     def _make_listener(
-        self, handlers: Sequence[grpc.GenericRpcHandler], names: list[str], keys: KeyRing
+        self, name: str, handlers: Sequence[grpc.GenericRpcHandler], services: list[str], keys: KeyRing
     ) -> grpc.aio.Server:
         return make_listener(
             handlers,
             max_message_bytes=self._config.max_message_bytes,
             keys=keys,
-            reflected_services=names if self._config.enable_reflection else (),
+            on_refusal=lambda reason: self._services.metrics.count_refusal(name, reason),
+            reflected_services=services if self._config.enable_reflection else (),
         )
 
     def _credentials(self) -> grpc.ServerCredentials | None:

@@ -66,6 +66,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     metrics_host: str = "127.0.0.1"
     metrics_port: int = 50053
     """Of Prometheus metrics, over HTTP. 0 takes a free one."""
+    otlp_traces_endpoint: str | None = None
+    """The OpenTelemetry collector that spans are sent to. None: none are made."""
     enable_reflection: bool = False
     api_keys: tuple[Key, ...] = ()
     """Keys of the public services. With no key and no file of keys they are open to all."""

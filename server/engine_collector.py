@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from server.grammar_checker import GrammarChecker
     from server.readiness import Readiness
     from server.served_model import ModelSlot
+    from watch.loop_lag import LoopLag
 
 _MODEL = ("model_name", "engine")
 _COUNTERS = {
     "vllm:prompt_tokens": ("num_prompt_tokens", "Prompt tokens taken in."),
+    "vllm:prompt_tokens_cached": ("num_prefix_hit_tokens", "Those of them that the prefix cache held."),
     "vllm:generation_tokens": ("num_generated_tokens", "Tokens generated."),
     "vllm:num_preemptions": (
         "num_preemptions",
@@ -50,6 +52,7 @@ class EngineCollector(Collector):
         admission: Admission,
         readiness: Readiness,
         grammars: GrammarChecker,
+        lag: LoopLag,
         max_loras: int,
     ) -> None:
         """`max_loras` adapters may take part in one step; 0 where the server takes none."""
@@ -58,6 +61,7 @@ class EngineCollector(Collector):
         self._admission = admission
         self._readiness = readiness
         self._grammars = grammars
+        self._lag = lag
         self._max_loras = max_loras
 
     def describe(self) -> Iterator[Metric]:
@@ -71,6 +75,7 @@ class EngineCollector(Collector):
             model = (self._models.get().name, ENGINE)
             totals = self._engine.totals
             yield from _counters(totals, model)
+            yield from self._steps(model)
             yield from self._gauges(totals, model)
             if self._max_loras:
                 yield self._adapters(model[0])
@@ -83,23 +88,47 @@ class EngineCollector(Collector):
         yield CounterMetricFamily(
             "pagewire:engine_restarts", "Times the engine was started again.", engine.num_restarts
         )
+        num_running, num_waiting, num_stalled = self._admission.census()
         yield GaugeMetricFamily(
-            "pagewire:live_requests", "Requests that are being served.", self._admission.num_live
+            "pagewire:live_requests", "Requests that are being served.", num_running + num_waiting
         )
+        what = "Streams whose readers have not read for a second."
+        yield GaugeMetricFamily("pagewire:stream_write_stalled", what, num_stalled)
+        what = "The worst delay of the server's event loop in the last 10 to 20 seconds."
+        yield GaugeMetricFamily("pagewire:event_loop_lag_seconds", what, self._lag.seconds)
         yield GaugeMetricFamily(
             "pagewire:live_grammar_compilations", "Grammars being compiled.", self._grammars.num_compiling
         )
+        what = "What it took to compile a grammar."
+        yield self._grammars.seconds.family("pagewire:grammar_compile_seconds", what, (), ())
         age_s = engine.last_step_age_s
         if age_s is not None:
             what = "Time since the engine's last step ended."
             yield GaugeMetricFamily("pagewire:engine_last_step_age_seconds", what, age_s)
 
+    def _steps(self, model: Sequence[str]) -> Iterator[Metric]:
+        steps = self._engine.steps
+        what = "Tokens that a step computed, of prompts and outputs."
+        yield steps.tokens.family("vllm:iteration_tokens_total", what, _MODEL, model)
+        what = "From a token of a sequence to its next."
+        yield steps.token_gaps.family("vllm:inter_token_latency_seconds", what, _MODEL, model)
+        seconds = CounterMetricFamily(
+            "pagewire:engine_step_seconds",
+            "What the engine's loop did: host is work between steps, device is waiting for a step's end.",
+            labels=(*_MODEL, "part"),
+        )
+        seconds.add_metric((*model, "host"), steps.host_s)
+        seconds.add_metric((*model, "device"), steps.device_s)
+        yield seconds
+
     def _gauges(self, stats: EngineStats, model: Sequence[str]) -> Iterator[Metric]:
         num_blocks = stats.num_free_blocks + stats.num_owned_blocks + stats.num_cached_blocks
-        # The engine hears of a request a moment after the server has taken it in.
-        num_waiting = max(stats.num_waiting, self._admission.num_waiting)
+        # The engine hears of a request a moment after the server has taken it in, and is done with it while
+        # its last words are still on their way: an open call runs or waits, whatever the engine says.
+        num_running, num_waiting, _ = self._admission.census()
+        num_running, num_waiting = max(stats.num_running, num_running), max(stats.num_waiting, num_waiting)
         values = {
-            "vllm:num_requests_running": ("Sequences that hold cache blocks.", stats.num_running),
+            "vllm:num_requests_running": ("Sequences that hold cache blocks.", num_running),
             "vllm:num_requests_waiting": ("Sequences that wait for them.", num_waiting),
             "vllm:kv_cache_usage_perc": (
                 "Share of cache blocks that running sequences own, from 0 to 1.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sys
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ import msgspec
 from server.errors import QueueFullError
 from server.fields import invalid
 from server.grammar_worker import Compiled
+from server.histogram import Histogram
 from server.worker_process import WorkerLostError, WorkerProcess
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ ENTRY_BYTES = 512
 LAPSE_S = 60.0
 """A grammar that took too long may be tried again after this: perhaps the machine was busy."""
 
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 _TOO_SLOW = "it takes too long to compile"
 _TOO_LARGE = "it needs too much memory to compile"
 
@@ -54,6 +57,8 @@ class GrammarChecker:
         self._verdicts: OrderedDict[bytes, Compiled] = OrderedDict()
         self._cached_bytes = 0
         self._running: dict[bytes, asyncio.Task[Compiled | None]] = {}
+        self.seconds = Histogram(_SECONDS)
+        """What compiling took, to whatever end."""
 
     @property
     def num_compiling(self) -> int:
@@ -99,8 +104,10 @@ class GrammarChecker:
                 worker = await self._free.get()
         except TimeoutError:
             return None
+        began_s = time.monotonic()
         try:
             compiled = await self._ask(worker, text, model)
+            self.seconds.observe(time.monotonic() - began_s)
         finally:
             self._free.put_nowait(worker)
         self._remember(key, compiled)

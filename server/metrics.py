@@ -28,6 +28,17 @@ _MODEL = ("model_name", "engine")
 # Calls to a tool are how such an output stops.
 _FINISHED_REASONS = {"tool_calls": "stop"}
 
+_REJECTIONS = {"NOT_READY": "not_ready", "QUEUE_FULL": "queue_full", "TENANT_LIMIT": "tenant_limit"}
+_ABORT_CAUSES = {
+    "ABORTED_BY_OPERATOR": "operator",
+    "CALLER_GONE": "caller_gone",
+    "DEADLINE_PASSED": "deadline",
+    "ENGINE_UNAVAILABLE": "engine_lost",
+    "QUEUE_TIMEOUT": "queue_timeout",
+    "REQUEST_LOST": "shutdown",
+    "SLOW_READER": "slow_reader",
+}
+
 
 class Metrics:
     """The figures of one process. Adapters count as their base model; what callers make up is no label."""
@@ -48,18 +59,42 @@ class Metrics:
             ("method", "code", "reason"),
             registry=self.registry,
         )
+        self._rejected = Counter(
+            "vllm:admission_rejections",
+            "Requests that were refused before they were looked at, by why.",
+            (*_MODEL, "reason"),
+            registry=self.registry,
+        )
+        self._corrupted = Counter(
+            "vllm:corrupted_requests",
+            "Requests that failed because the model computed values that are not numbers.",
+            _MODEL,
+            registry=self.registry,
+        )
+        self._aborted = Counter(
+            "pagewire:aborts",
+            "Requests that were taken in and did not come to their end, by what ended them.",
+            (*_MODEL, "cause"),
+            registry=self.registry,
+        )
+        self._unauthenticated = Counter(
+            "pagewire:auth_failures",
+            "Calls that showed no key that is in force.",
+            ("listener", "reason"),
+            registry=self.registry,
+        )
         self._total_s = self._seconds("e2e_request_latency", "From arrival to the end.")
         self._first_token_s = self._seconds("time_to_first_token", "From arrival to the first token.")
         self._queue_s = self._seconds(
-            "request_queue_time", "From arrival to the end of the first step that ran it."
+            "request_queue_time", "From arrival to the beginning of the first step that ran it."
         )
         self._prefill_s = self._seconds(
             "request_prefill_time",
-            "From the end of the first step to the first token; 0 for a prompt that one step takes in.",
+            "From the beginning of the first step to the first token.",
         )
         self._decode_s = self._seconds("request_decode_time", "From the first token to the end.")
         self._inference_s = self._seconds(
-            "request_inference_time", "From the end of the first step to the end."
+            "request_inference_time", "From the beginning of the first step to the end."
         )
         self._token_s = self._histogram(
             "vllm:request_time_per_output_token_seconds",
@@ -81,8 +116,21 @@ class Metrics:
         """Count how a call to a server of this model ended."""
         if end.reason:
             self._failed.labels(end.method, end.code, end.reason).inc()
+            self._observe_failed(end.reason, (model, ENGINE))
         elif end.record.finish_reasons:
             self._observe_finished(end.record, end.seconds, (model, ENGINE))
+
+    def count_refusal(self, listener: str, reason: str) -> None:
+        """Count a call that the gate of a listener kept out."""
+        self._unauthenticated.labels(listener, reason).inc()
+
+    def _observe_failed(self, reason: str, model: tuple[str, str]) -> None:
+        if reason in _REJECTIONS:
+            self._rejected.labels(*model, _REJECTIONS[reason]).inc()
+        elif reason in _ABORT_CAUSES:
+            self._aborted.labels(*model, _ABORT_CAUSES[reason]).inc()
+        elif reason == "NUMERICAL_ERROR":
+            self._corrupted.labels(*model).inc()
 
     def _observe_finished(self, record: RequestRecord, total_s: float, model: tuple[str, str]) -> None:
         for reason in record.finish_reasons:

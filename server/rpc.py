@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     OnEnd = Callable[[CallEnd], None]
 
 WRITE_TIMEOUT_S = 30.0
+STALLED_AFTER_S = 1.0
+"""A write that takes longer waits for its reader."""
 _ABORT_TIMEOUT_S = 1.0
 
 
@@ -47,8 +49,7 @@ class Call:
         self.record = RequestRecord()
         self.request: Message | None = None
         self.trace = trace_context_of(context.invocation_metadata())
-        self.writes_since_s: float | None = None
-        """When the write began that the transport has not taken yet, by `time.monotonic`."""
+        self._writes_since_s: float | None = None
         self._context = context
         self._write_timeout_s = write_timeout_s
         self._task = asyncio.current_task()
@@ -60,7 +61,7 @@ class Call:
         Raises:
             SlowReaderError: the caller did not read for too long.
         """
-        self.writes_since_s = time.monotonic()
+        self._writes_since_s = time.monotonic()
         try:
             async with asyncio.timeout(self._write_timeout_s):
                 await self._context.write(message)
@@ -69,7 +70,7 @@ class Call:
                 f"the stream was not read for {self._write_timeout_s:g} seconds"
             ) from error
         finally:
-            self.writes_since_s = None
+            self._writes_since_s = None
 
     def say(self, key: str, text: str) -> None:
         """Send a text beside the answer, in the trailing metadata."""
@@ -85,6 +86,12 @@ class Call:
     def on_end(self, callback: Callable[[], None]) -> None:
         """Call back when the RPC is over, however it ends."""
         self._context.add_done_callback(lambda _: callback())  # type: ignore[arg-type] # a wrong stub
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether the caller has not read for a while. Any thread may ask."""
+        since_s = self._writes_since_s
+        return since_s is not None and time.monotonic() - since_s > STALLED_AFTER_S
 
     @property
     def is_past_deadline(self) -> bool:

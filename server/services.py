@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from grpc_health.v1 import health_pb2
@@ -20,6 +22,7 @@ from server.request_log import log_end
 from server.rpc import WRITE_TIMEOUT_S, generic_handler
 from server.service import InferenceService
 from server.template_renderer import TemplateRenderer
+from watch.loop_lag import LoopLag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,9 +31,11 @@ if TYPE_CHECKING:
     import grpc
     from google.protobuf.descriptor import ServiceDescriptor
 
+    from server.call_spans import CallSpans
     from server.engine import Engine
     from server.request_record import CallEnd
     from server.served_model import ModelSlot
+    from watch.tracing import Tracing
 
 INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"]
 MODELS = models_pb2.DESCRIPTOR.services_by_name["ModelService"]
@@ -53,10 +58,26 @@ class Services:
         max_loras: int = 0,
         max_requests_per_tenant: int | None = None,
         write_timeout_s: float = WRITE_TIMEOUT_S,
+        traces_endpoint: str | None = None,
     ) -> None:
-        """`executor` runs what takes CPU time. `max_loras` of `max_adapters` may take part in one step."""
+        """Build them.
+
+        Args:
+            engine: runs the sequences.
+            models: the served model, once it is loaded.
+            executor: runs what takes CPU time.
+            max_queued_requests: requests that may wait.
+            max_logprobs: alternatives that a request may ask for.
+            max_adapters: LoRA adapters in memory at once.
+            max_loras: those that may take part in one step.
+            max_requests_per_tenant: live at once; None is any number.
+            write_timeout_s: how long a stream may go unread.
+            traces_endpoint: where spans are sent. None: there are none.
+        """
         self.metrics = Metrics()
         self._slot = models
+        self._lag = LoopLag()
+        self._tracing, self._spans = _make_spans(traces_endpoint)
         self.readiness = Readiness(engine, models)
         self.admission = Admission(self.readiness, max_queued_requests, max_requests_per_tenant)
         self._write_timeout_s = write_timeout_s
@@ -69,13 +90,18 @@ class Services:
         self._models = ModelService(models, self.templates, executor)
         self._admin = AdminService(engine, self.adapters, self.admission, self.readiness)
         self._health = Health([INFERENCE.full_name, MODELS.full_name], self.readiness)
-        collector = EngineCollector(engine, models, self.admission, self.readiness, self._grammars, max_loras)
+        collector = EngineCollector(
+            engine, models, self.admission, self.readiness, self._grammars, self._lag, max_loras
+        )
         self.metrics.registry.register(collector)
 
     async def close(self) -> None:
-        """End the processes that the services have started."""
+        """End the processes that the services have started, and send the last spans."""
+        self._lag.close()
         await self.templates.aclose()
         await self._grammars.close()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
 
     def public_handlers(self) -> Sequence[grpc.GenericRpcHandler]:
         """The handlers of the public listener."""
@@ -96,5 +122,18 @@ class Services:
         return generic_handler(service, servicer, self._write_timeout_s, self._note_end)
 
     def _note_end(self, end: CallEnd) -> None:
+        if self._spans is not None:
+            end = replace(end, trace=self._spans.record(end))
         log_end(end)
         self.metrics.observe(end, self._slot.get().name if self._slot.is_loaded else "")
+
+
+def _make_spans(endpoint: str | None) -> tuple[Tracing | None, CallSpans | None]:
+    if endpoint is None:
+        return None, None
+    # the packages that these need are an extra
+    from server.call_spans import CallSpans
+    from watch.tracing import open_tracing
+
+    tracing = open_tracing(endpoint, "pagewire-server")
+    return tracing, CallSpans(tracing)
