@@ -250,7 +250,7 @@ class House:
         self.backend = Backend(config.grpc_target, config.request_timeout_s)
         self.stats_backend = AdminBackend(config.grpc_target, config.request_timeout_s)
         app = build_app(config, self.backend, stats=self.stats_backend if self._stats else None)
-        self.server = make_server(app, self.backend, config.drain_timeout_s)
+        self.server = make_server(app, self.backend, config)
         self._serving = asyncio.create_task(self.server.serve(sockets=[listener]))
         # The socket listens from now on; a connection waits in its backlog until the server takes it.
         listener.listen()

@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("translator")
 
 _CANNOT_USE = 2
+_MAX_SHOWN = 200
+"""Characters of a caller's own path in a message."""
 
 ROUTES = (
     Route("/", page.page, methods=["GET"]),
@@ -159,6 +161,7 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
         404: f"Unknown request URL: {request.method} {request.url.path}.",
         405: f"{request.method} is not allowed for {request.url.path}.",
     }.get(error.status_code, error.detail)
+    method, path = request.method[:_MAX_SHOWN], request.scope["path"][:_MAX_SHOWN]
     code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code)
     answer = ApiError(error.status_code, message, code=code)
     headers = answer.headers() | dict(error.headers or {})
@@ -174,7 +177,7 @@ def _methods_of(request: Request) -> list[str]:
 
 
 def _body(request: Request, error: ApiError) -> bytes:
-    return error_body(error, request_id_of(request), request.url.path)
+    return error_body(error, request_id_of(request), request.scope["path"])
 
 
 async def _answer_nobody(request: Request, error: Exception) -> Response:
@@ -197,6 +200,7 @@ def run(config: TranslatorConfig) -> int:
     scheme = "http" if config.tls is None else "https"
     log.info("listening on %s://%s:%d, model server at %s", scheme, host, port, config.grpc_target)
     factory = uvicorn.Config(app="", loop="auto").get_loop_factory()
+    listener.listen()  # connections wait from now on, as the line says
     try:
         with listener, asyncio.Runner(loop_factory=factory) as runner:
             runner.run(serve(config, listener))
@@ -228,7 +232,7 @@ async def serve(config: TranslatorConfig, listener: socket.socket) -> None:
     )
     try:
         app = build_app(config, backend, admin, stats)
-        await make_server(app, backend, config.drain_timeout_s, tls).serve(sockets=[listener])
+        await make_server(app, backend, config, tls).serve(sockets=[listener])
     finally:
         await backend.close()
         for opened in (admin, stats):

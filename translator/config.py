@@ -44,6 +44,12 @@ class TranslatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """0 takes a free one."""
     max_body_bytes: int = 4 * 1024 * 1024
     """A larger request body is refused with 413."""
+    header_timeout_s: float = 10.0
+    """How long a connection may take to send a request's headers, from the first byte on."""
+    body_timeout_s: float = 30.0
+    """How long a request's body may take. A body that no handler reads has as long, once it is answered."""
+    keep_alive_s: int = 65
+    """How long a connection may stay idle between requests: longer than load balancers keep theirs."""
     request_timeout_s: float = 600.0
     """Deadline of one request."""
     sse_keep_alive_s: float = 15.0

@@ -73,6 +73,8 @@ class ApiError(Exception):
         headers = {"content-type": "application/json"}
         if self.retry_after_s is not None:
             headers["retry-after"] = str(self.retry_after_s)
+        elif self.status == 408:
+            headers["connection"] = "close"
         elif self.status == 401:
             headers["www-authenticate"] = "Bearer"
         elif self.status >= 500:

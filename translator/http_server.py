@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from translator.http1 import Http1Protocol
-from translator.middleware import MAX_HEADER_BYTES
+from translator.http1 import Http1Settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -22,22 +21,22 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from translator.backend import Backend
+    from translator.config import TranslatorConfig
     from translator.tls import HttpTls
 
 log = logging.getLogger("translator")
 
-KEEP_ALIVE_S = 65
 STALLED_READER_S = 30
-_SHUTDOWN_S = 5
 
 
 class TranslatorServer(uvicorn.Server):
     """A uvicorn server that drains: the first signal refuses new work, the second ends at once."""
 
     def __init__(
-        self, config: uvicorn.Config, backend: Backend, drain_timeout_s: float, tls: HttpTls | None
+        self, settings: Http1Settings, backend: Backend, drain_timeout_s: float, tls: HttpTls | None
     ) -> None:
-        super().__init__(config)
+        super().__init__(settings)
+        self.settings = settings
         self._tls = tls
         self._backend = backend
         self._drain_timeout_s = drain_timeout_s
@@ -86,27 +85,14 @@ class TranslatorServer(uvicorn.Server):
 
 
 def make_server(
-    app: ASGIApp, backend: Backend, drain_timeout_s: float, tls: HttpTls | None = None
+    app: ASGIApp, backend: Backend, config: TranslatorConfig, tls: HttpTls | None = None
 ) -> TranslatorServer:
     """Return the HTTP server, not started. Without `tls` it speaks clear text."""
-    settings = uvicorn.Config(
-        app,
-        http=Http1Protocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_SHUTDOWN_S,
-    )
+    settings = Http1Settings(app, config)
     if tls is not None:
         settings.load()
         settings.ssl = tls.context
-    return TranslatorServer(settings, backend, drain_timeout_s, tls)
+    return TranslatorServer(settings, backend, config.drain_timeout_s, tls)
 
 
 def open_listener(host: str, port: int) -> socket.socket:

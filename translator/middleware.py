@@ -59,7 +59,7 @@ class RequestLimitMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        error = self._refusal(scope["headers"])
+        error = self._refusal(scope["headers"], scope["http_version"])
         if error is not None:
             await send_error(error, scope, send, close=error.status != 413)
             return
@@ -75,13 +75,16 @@ class RequestLimitMiddleware:
 
         await self._app(scope, receive_counted, send)
 
-    def _refusal(self, headers: list[tuple[bytes, bytes]]) -> ApiError | None:
+    def _refusal(self, headers: list[tuple[bytes, bytes]], http_version: str) -> ApiError | None:
         num_bytes = sum(len(name) + len(value) for name, value in headers)
         if len(headers) > MAX_HEADERS or num_bytes > MAX_HEADER_BYTES:
             return ApiError(431, f"The headers exceed {MAX_HEADERS} lines or {MAX_HEADER_BYTES} bytes.")
         lengths = [value for name, value in headers if name == b"content-length"]
-        if lengths and any(name == b"transfer-encoding" for name, _ in headers):
-            return ApiError(400, "Content-Length and Transfer-Encoding exclude each other.")
+        if any(name == b"transfer-encoding" for name, _ in headers):
+            if lengths:
+                return ApiError(400, "Content-Length and Transfer-Encoding exclude each other.")
+            if http_version == "1.0":
+                return ApiError(400, "HTTP/1.0 has no Transfer-Encoding.")
         if lengths and int(lengths[0]) > self._max_body_bytes:
             return self._too_large()
         return None

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from translator.backend import Backend
     from translator.config import TranslatorConfig
 
-BODY_TIMEOUT_S = 30.0
-
 Result = TypeVar("Result")
 
 
@@ -71,8 +69,9 @@ async def read_json_body(request: Request) -> bytes:
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise ApiError(400, "The Content-Encoding must be identity: compressed bodies are not read.")
     body = bytearray()
+    timeout_s = config_of(request).body_timeout_s
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             while True:
                 message = await request.receive()
                 if message["type"] == "http.disconnect":
@@ -81,7 +80,7 @@ async def read_json_body(request: Request) -> bytes:
                 if not message.get("more_body", False):
                     return bytes(body)
     except TimeoutError as error:
-        raise ApiError(408, f"The body did not arrive within {BODY_TIMEOUT_S:g} seconds.") from error
+        raise ApiError(408, f"The body did not arrive within {timeout_s:g} seconds.") from error
 
 
 async def disconnected(receive: Receive) -> None:

@@ -37,7 +37,8 @@ HTTP_TLS_FLAGS = ["ssl-certfile", "ssl-keyfile", "ssl-ca-certs", "ssl-cert-reqs"
 CLIENT_TLS_FLAGS = ["grpc-ca-certs", "grpc-client-certfile", "grpc-client-keyfile"]
 KEY_FLAGS = ["api-key", "api-key-file", "admin-api-key", "admin-api-key-file"]
 TRANSLATE_FLAGS = [
-    "grpc-target", "admin-target", "stats-target", "host", "port", "max-body-bytes", "request-timeout",
+    "grpc-target", "admin-target", "stats-target", "host", "port", "max-body-bytes",
+    "header-timeout", "body-timeout", "keep-alive-timeout", "request-timeout",
     "sse-keep-alive", "enable-force-include-usage", "allowed-origins", "response-store-size",
     "response-store-bytes", "response-store-age", "drain-timeout", "log-level", "log-format",
 ]  # fmt: skip
