@@ -9,9 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from cli.flags import Flag, Group, UsageError, read_groups
-from cli.health import TARGET, target_or_url
+from cli.health import SCHEMES, TARGET, target_or_url
 from cli.keys import CLIENT_KEY
 from cli.model_flags import ENGINE, MODEL
+from cli.tls import CLIENT_TLS, client_credentials
 from cli.values import choice, filled, integer, number
 from cli.workload import PRESETS, Workload
 
@@ -123,10 +124,11 @@ BENCH = Group(
     (
         replace(
             TARGET,
-            help="With serve: a gRPC server as HOST:PORT, or an OpenAI server as http://HOST:PORT.",
+            help="With serve: a gRPC server as HOST:PORT, or an OpenAI server as http://HOST:PORT or https://HOST:PORT.",
             parse=target_or_url,
         ),
         CLIENT_KEY,
+        *CLIENT_TLS,
         Flag(
             name="bench-model",
             field="bench_model",
@@ -161,6 +163,7 @@ BENCH = Group(
     ),
 )
 GROUPS = (WORKLOAD, BENCH, MODEL, ENGINE)
+TLS_FIELDS = tuple(flag.field for flag in CLIENT_TLS)
 
 
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -183,8 +186,9 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
             flags = [
                 word for flag in (*MODEL.flags, *ENGINE.flags) for word in flag.to_argv(flag.given(arguments))
             ]
+            own = {field: value for field, value in values.items() if field not in TLS_FIELDS}
             with own_server(["--log-level=warning", *flags]) as target:
-                _measure(target, values, workloads)
+                _measure(target, own, workloads)
     except (DoorError, OwnServerError, PagewireError) as error:
         print(f"pagewire bench: {error}", file=sys.stderr)
         return 1
@@ -215,11 +219,7 @@ def _measure(target: str, values: Mapping[str, Any], workloads: Mapping[str, Wor
     from cli import bench_report
     from cli.load import send_load
 
-    model = (
-        None
-        if target.startswith("http://")
-        else _describe_model(target, values.get("bench_model", ""), values.get("api_key"))
-    )
+    model = None if target.startswith(SCHEMES) else _describe_model(target, values)
     service = _service(target, model, values)
     machine = _machine(target, model)
     warm_up = Workload(num_requests=2, concurrency=1, prompt_lens=(64, 64), output_lens=(8, 8))
@@ -237,10 +237,11 @@ def _measure(target: str, values: Mapping[str, Any], workloads: Mapping[str, Wor
                 print(bench_report.json_line(facts, figures, bounds), file=file)
 
 
-def _describe_model(target: str, name: str, api_key: str | None) -> models_pb2.Model:
+def _describe_model(target: str, values: Mapping[str, Any]) -> models_pb2.Model:
     from pagewire import Client
 
-    with Client(target, api_key=api_key, timeout=10.0) as client:
+    name, credentials = values.get("bench_model", ""), client_credentials(values)
+    with Client(target, api_key=values.get("api_key"), timeout=10.0, credentials=credentials) as client:
         models = client.models()
     for model in models:
         if name in ("", model.name):
@@ -257,6 +258,7 @@ def _service(target: str, model: models_pb2.Model | None, values: Mapping[str, A
         vocab_size=int(values.get("vocab_size", model.vocab_size if model is not None else 8192)),
         temperature=float(values.get("temperature", 0.0)),
         api_key=values.get("api_key"),
+        tls={field: values[field] for field in TLS_FIELDS if field in values},
     )
 
 

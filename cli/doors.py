@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import time
 import urllib.parse
 from contextlib import aclosing, asynccontextmanager
@@ -12,11 +13,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import h11
 
+from cli.health import SCHEMES
 from cli.keys import key_header
+from cli.tls import client_credentials, https_context
 from pagewire import AsyncClient
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Mapping
+    from pathlib import Path
 
     from cli.workload import PlannedRequest
 
@@ -100,10 +104,14 @@ class GrpcDoor:
 class HttpDoor:
     """POST /v1/completions with `stream`, of any server that speaks OpenAI."""
 
-    def __init__(self, base_url: str, model: str, api_key: str | None) -> None:
+    def __init__(
+        self, base_url: str, model: str, api_key: str | None, context: ssl.SSLContext | None
+    ) -> None:
+        """`context` is for https:// and None for http://."""
         url = urllib.parse.urlsplit(base_url)
         self._host = url.hostname or "127.0.0.1"
-        self._port = url.port or 80
+        self._port = url.port or (80 if context is None else 443)
+        self._context = context
         self._path = f"{url.path.rstrip('/')}/v1/completions"
         self._model = model
         self._headers = list(key_header(api_key).items())
@@ -144,7 +152,7 @@ class HttpDoor:
 
     async def _body(self, body: bytes) -> AsyncGenerator[bytes, None]:
         """Yield the pieces of the response. Its connection serves this request alone."""
-        reader, writer = await asyncio.open_connection(self._host, self._port)
+        reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._context)
         try:
             connection = h11.Connection(h11.CLIENT)
             headers = [
@@ -179,10 +187,20 @@ class HttpDoor:
 
 
 @asynccontextmanager
-async def open_door(target: str, model: str, api_key: str | None = None) -> AsyncGenerator[Door, None]:
-    """Open a door: gRPC for HOST:PORT, HTTP for a URL. Used within one event loop."""
-    if target.startswith("http://"):
-        yield HttpDoor(target, model, api_key)
+async def open_door(
+    target: str, model: str, api_key: str | None = None, tls: Mapping[str, Path] | None = None
+) -> AsyncGenerator[Door, None]:
+    """Open a door: gRPC for HOST:PORT, HTTP for a URL. Used within one event loop.
+
+    `tls` holds the values of the flags of `cli.tls.CLIENT_TLS`.
+    """
+    files = tls or {}
+    if target.startswith(SCHEMES):
+        context = (
+            https_context(files) or ssl.create_default_context() if target.startswith("https://") else None
+        )
+        yield HttpDoor(target, model, api_key, context)
         return
-    async with AsyncClient(target, api_key=api_key, timeout=TIMEOUT_S) as client:
+    credentials = client_credentials(files)
+    async with AsyncClient(target, api_key=api_key, timeout=TIMEOUT_S, credentials=credentials) as client:
         yield GrpcDoor(client)

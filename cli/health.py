@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 TIMEOUT_S = 5.0
-_SCHEMES = ("http://", "https://")
+SCHEMES = ("http://", "https://")
 
 
 def target_or_url(text: str) -> str:
     """Parse a gRPC target or the base URL of a translator."""
-    if text.startswith(_SCHEMES):
+    if text.startswith(SCHEMES):
         return text.rstrip("/")
     try:
         return target(text)
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     address = str(values.get("target", TARGET.default))
     ready = (
         answers_requests(address, https_context(values))
-        if address.startswith(_SCHEMES)
+        if address.startswith(SCHEMES)
         else _serves(address, values)
     )
     print(f"{address} is {'ready' if ready else 'not ready'}", file=sys.stderr)

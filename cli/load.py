@@ -14,8 +14,10 @@ from cli.workload import Workload, plan_requests
 from pagewire import PagewireError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from multiprocessing.queues import Queue
     from multiprocessing.synchronize import Event
+    from pathlib import Path
 
     from cli.workload import PlannedRequest
 
@@ -32,6 +34,8 @@ class Service:
     vocab_size: int
     temperature: float = 0.0
     api_key: str | None = field(default=None, repr=False)
+    tls: Mapping[str, Path] = field(default_factory=dict)
+    """Whom to trust and what to show: values of the flags of `cli.tls.CLIENT_TLS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,7 @@ async def _send_all(
     numbers = random.Random(f"{seed}-{requests[0].token_ids[-1]}")
 
     async with (
-        open_door(service.target, service.model, service.api_key) as door,
+        open_door(service.target, service.model, service.api_key, service.tls) as door,
         asyncio.TaskGroup() as group,
     ):
 

@@ -46,6 +46,10 @@ _REASONS = {
     504: "The request was not done before its deadline.",
 }
 _RETRIED = (429, 503)
+_KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "A key of --api-key or --api-key-file."},
+    "anthropic": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "The same key."},
+}
 _MARKED_STREAMS = ("ChatCompletionChunk", "CompletionChunk")
 _REQUEST_ID: Schema = {"type": "string", "description": "Id of the request, for the operator's log."}
 _REQUEST_ID_PARAMETER = {
@@ -62,13 +66,15 @@ _REQUEST_ID_PARAMETER = {
 class OpenApi:
     """The document of an application, made when it is first asked for."""
 
-    def __init__(self, routes: Sequence[BaseRoute]) -> None:
+    def __init__(self, routes: Sequence[BaseRoute], open_paths: frozenset[str] | None = None) -> None:
+        """`open_paths` need no key where the others do; None: no path does."""
         self._routes = routes
+        self._open_paths = open_paths
 
     @functools.cached_property
     def encoded(self) -> bytes:
         """The document as JSON."""
-        return encode_json(make_document(self._routes))
+        return encode_json(make_document(self._routes, self._open_paths))
 
 
 async def openapi(request: Request) -> Response:
@@ -77,8 +83,11 @@ async def openapi(request: Request) -> Response:
     return Response(document.encoded, media_type="application/json")
 
 
-def make_document(routes: Iterable[BaseRoute]) -> dict[str, Any]:
-    """Return the document of these routes. Each must have an entry in OPERATIONS."""
+def make_document(routes: Iterable[BaseRoute], open_paths: frozenset[str] | None = None) -> dict[str, Any]:
+    """Return the document of these routes. Each must have an entry in OPERATIONS.
+
+    `open_paths` need no key where the others do; None: no path does.
+    """
     paths: dict[str, dict[str, Any]] = {}
     bodies: dict[str, Body] = {}
     for route in routes:
@@ -87,13 +96,15 @@ def make_document(routes: Iterable[BaseRoute]) -> dict[str, Any]:
         for method in sorted(route.methods or ()):
             operation = OPERATIONS["GET" if method == "HEAD" else method, path]
             described = _operation(operation, method, path)
+            if open_paths is not None and path not in open_paths:
+                described["security"] = _key_of(path)
             paths.setdefault(path, {})[method.lower()] = described
             bodies |= {body.name: body for body in operation.bodies}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Pagewire", "version": VERSION, "description": _DESCRIPTION},
         "paths": paths,
-        "components": {"schemas": _schemas(list(bodies.values()))},
+        "components": {"schemas": _schemas(list(bodies.values())), "securitySchemes": _KEYS},
     }
 
 
@@ -111,6 +122,11 @@ def _operation(operation: Operation, method: str, path: str) -> dict[str, Any]:
     if operation.bodies:
         described["requestBody"] = _request_body(operation)
     return described
+
+
+def _key_of(path: str) -> list[dict[str, list[str]]]:
+    """The ways in which a path takes the key."""
+    return [{"bearer": []}, {"anthropic": []}] if is_anthropic(path) else [{"bearer": []}]
 
 
 def _parameters(operation: Operation, path: str) -> Iterator[dict[str, Any]]:

@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
+from certificates import authority
+from fakes import FakeEngine, serve
 from scripted_backend import delta, fails, finished, plays, reason, serving, started
 from scripted_server import ScriptedServer
+from tls_translator import translating
 
 from cli.__main__ import main
 from cli.doors import DoorError, open_door
 from cli.workload import PlannedRequest
+from gate.key_ring import KeyRing
+from gate.keys import parse_key
+from pagewire.channel import tls_credentials
+from server.tls import server_credentials
+from translator.tls import HttpTls
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,6 +79,28 @@ def test_serve_prints_a_table_and_a_line(capsys: pytest.CaptureFixture[str], tmp
     (line,) = map(json.loads, lines.read_text().splitlines())
     assert line["requests"] == 3
     assert line["wall_s"] > 0
+
+
+async def test_both_doors_with_tls_and_a_key(tmp_path: Path) -> None:
+    ours, keys = authority(tmp_path), (parse_key("right"),)
+    files = ours.issue("server", authorities=ours.roots)
+    shown = ours.issue("client", "client")
+    trusted = {"grpc_ca_certs": ours.roots}
+    tls = trusted | {"grpc_client_certfile": shown.chain, "grpc_client_keyfile": shown.key}
+    async with serve(
+        FakeEngine(), keys=KeyRing(keys), credentials=lambda: server_credentials(files)
+    ) as server:
+        async with open_door(server.target, "", "right", tls) as door:
+            assert (await door.generate(REQUEST, 0.0)).num_output_tokens == 2
+        async with translating(
+            HttpTls(files), server.target, tls_credentials(ours.roots, shown.chain, shown.key)
+        ) as port:
+            url = f"https://127.0.0.1:{port}"
+            async with open_door(url, "fake-model", "right", tls) as door:
+                assert (await door.generate(REQUEST, 0.0)).num_output_tokens == 2
+            async with open_door(url, "fake-model", "right", trusted) as door:
+                with pytest.raises((OSError, DoorError)):
+                    await door.generate(REQUEST, 0.0)
 
 
 def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:

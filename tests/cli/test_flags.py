@@ -31,6 +31,7 @@ SERVE_FLAGS = [
     "max-cpu-loras", "enable-prefix-caching", "num-threads", "host", "port", "admin-host", "admin-port",
     "enable-metrics", "metrics-host", "metrics-port", "enable-reflection", "max-logprobs",
     "max-queued-requests", "max-message-bytes", "drain-timeout", "log-level", "log-format",
+    "otlp-traces-endpoint",
 ]  # fmt: skip
 GRPC_TLS_FLAGS = ["grpc-ssl-certfile", "grpc-ssl-keyfile", "grpc-ssl-ca-certs"]
 HTTP_TLS_FLAGS = ["ssl-certfile", "ssl-keyfile", "ssl-ca-certs", "ssl-cert-reqs"]
@@ -57,6 +58,7 @@ FLAGS = {
         "temperature",
         "target",
         "api-key",
+        *CLIENT_TLS_FLAGS,
         "bench-model",
         "vocab-size",
         "num-processes",

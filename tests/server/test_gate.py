@@ -19,7 +19,7 @@ from gate.key_ring import KeyRing
 from gate.keys import parse_key
 from pagewire import AccessDeniedError, AsyncClient
 from pagewire.v1 import admin_pb2, inference_pb2, models_pb2
-from server.app import run, warn_if_open
+from server.app import run, warn_if_open, warn_of_open_metrics
 from server.config import ServerConfig
 from server.services import ADMIN, HEALTH, INFERENCE, MODELS
 
@@ -87,6 +87,7 @@ async def test_no_method_answers_without_a_key(metadata: Any) -> None:
         assert not server.engine.requests
 
 
+@pytest.mark.check("S05")
 async def test_no_operators_method_answers_to_a_tenants_key() -> None:
     async with guarded() as server:
         for method in OPERATORS:
@@ -134,6 +135,17 @@ async def test_reflection_needs_a_key() -> None:
         call = stub.ServerReflectionInfo(iter([request]), metadata=keyed("secret-a"))
         assert [service.name for service in (await call.read()).list_services_response.service]
         call.cancel()
+
+
+@pytest.mark.check("S05")
+async def test_there_is_no_reflection_unless_it_is_asked_for() -> None:
+    assert not ServerConfig(engine=EngineConfig(model_path="")).enable_reflection
+    async with serve(FakeEngine(), keys=KeyRing([parse_key("secret")])) as server:
+        for version in ("v1", "v1alpha"):
+            method = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+            for target in (server.target, server.admin_target):
+                code = await code_of(target, method, keyed("secret"))
+                assert code in (grpc.StatusCode.UNIMPLEMENTED, UNAUTHENTICATED)
 
 
 async def test_health_is_open_to_all() -> None:
@@ -247,3 +259,11 @@ def test_an_open_door_wider_than_loopback_is_warned_of(
 ) -> None:
     warn_if_open(KeyRing([parse_key(key) for key in keys]), host, "--api-key")
     assert ("no key is set; see --api-key" in caplog.text) is is_warned
+
+
+@pytest.mark.parametrize(("host", "is_warned"), [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True)])
+def test_metrics_for_strangers_are_warned_of(
+    host: str, is_warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_of_open_metrics(host)
+    assert ("may read the metrics" in caplog.text) is is_warned

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from certificates import LONG_AGO, Authority, authority
 from fakes import FakeEngine, serve
+from tls_translator import Clock
 
 from gate.certificates import CertificateError, CertificateFiles
 from gate.watched_file import WatchedFiles
@@ -22,14 +24,7 @@ if TYPE_CHECKING:
     import grpc
 
 
-class Clock:
-    """Each look at it finds that two seconds have passed."""
-
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        self.now_s += 2.0
-        return self.now_s
+pytestmark = pytest.mark.check("S08")
 
 
 @pytest.fixture
@@ -44,7 +39,7 @@ def others(tmp_path: Path) -> Authority:
 
 async def ask(target: str, credentials: grpc.ChannelCredentials | None) -> str:
     async with AsyncClient(target, credentials=credentials, timeout=20) as client:
-        return (await client.models())[0].name
+        return (await client.generate("hi", max_tokens=1)).started.model
 
 
 async def test_a_client_that_trusts_the_authority_is_let_in(ours: Authority) -> None:
@@ -59,10 +54,12 @@ async def test_clear_text_wrong_roots_and_wrong_names_are_not(ours: Authority, o
         for credentials in (None, tls_credentials(others.roots)):
             with pytest.raises(UnavailableError):
                 await ask(server.target, credentials)
+    assert not engine.requests
     elsewhere = ours.issue("server", "example.org")
     async with serve(engine, credentials=lambda: server_credentials(elsewhere)) as server:
         with pytest.raises(UnavailableError):
             await ask(server.target, tls_credentials(ours.roots))
+    assert not engine.requests
 
 
 async def test_an_expired_certificate_is_not_trusted(ours: Authority) -> None:
@@ -81,12 +78,37 @@ async def test_clients_must_show_a_certificate_where_they_are_asked_for_one(
         others.issue("client", "client"),
         ours.issue("old", "client", not_after=LONG_AGO),
     )
-    async with serve(FakeEngine(), credentials=lambda: server_credentials(files)) as server:
-        assert await ask(server.target, tls_credentials(ours.roots, good.chain, good.key))
+    engine = FakeEngine()
+    async with serve(engine, credentials=lambda: server_credentials(files)) as server:
         for client in (None, bad, old):
             shown = (client.chain, client.key) if client is not None else ()
             with pytest.raises(UnavailableError):
                 await ask(server.target, tls_credentials(ours.roots, *shown))
+        assert not engine.requests
+        assert await ask(server.target, tls_credentials(ours.roots, good.chain, good.key))
+
+
+def shake_hands(target: str, context: ssl.SSLContext) -> str | None:
+    host, _, port = target.rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), 20) as connection,
+        context.wrap_socket(connection, server_hostname=host) as wrapped,
+    ):
+        return wrapped.version()
+
+
+async def test_old_versions_of_tls_are_refused(ours: Authority) -> None:
+    context = ssl.create_default_context(cafile=str(ours.roots))
+    context.set_alpn_protocols(["h2"])
+    old = ssl.create_default_context(cafile=str(ours.roots))
+    old.set_alpn_protocols(["h2"])
+    old.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+    async with serve(FakeEngine(), credentials=lambda: server_credentials(ours.issue("server"))) as server:
+        assert await _in_thread(shake_hands, server.target, context) in ("TLSv1.2", "TLSv1.3")
+        with pytest.raises(ssl.SSLError):
+            await _in_thread(shake_hands, server.target, old)
 
 
 def shown_by(target: str) -> str:
@@ -105,8 +127,8 @@ async def test_a_new_certificate_is_shown_and_open_streams_go_on(ours: Authority
         serve(engine, credentials=lambda: server_credentials(files, watched())) as server,
         AsyncClient(server.target, credentials=tls_credentials(ours.roots)) as client,
     ):
-        stream = client.stream("hi", max_tokens=2)
-        await engine.until(num_live=1)
+        streams = [client.stream("hi", max_tokens=2) for _ in range(4)]
+        await engine.until(num_live=4)
         before = await _in_thread(shown_by, server.target)
         assert before == await _in_thread(shown_by, server.target)
         ours.issue("server")
@@ -117,7 +139,8 @@ async def test_a_new_certificate_is_shown_and_open_streams_go_on(ours: Authority
         assert await _in_thread(shown_by, server.target) == after
         engine.step()
         engine.step()
-        assert [event async for event in stream][-1].HasField("finished")
+        for stream in streams:
+            assert [event async for event in stream][-1].HasField("finished")
 
 
 async def _in_thread(work: Any, *arguments: Any) -> Any:

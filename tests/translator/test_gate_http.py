@@ -175,6 +175,23 @@ def test_the_official_clients_say_what_is_wrong(house: House) -> None:
     assert house.servicer.metadata[-1]["authorization"] == "Bearer secret-a"
 
 
+@pytest.mark.check("S05")
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/pagewire.v1.AdminService/Drain", "/drain", "/admin", "/admin/drain", "/shutdown", "/reload",
+        "/pause", "/resume", "/sleep", "/wake_up", "/is_sleeping", "/start_profile", "/stop_profile",
+        "/update_weights", "/update_weights_from_disk", "/abort_requests", "/collective_rpc",
+        "/reset_prefix_cache", "/flush_cache", "/server_info", "/scale_elastic_ep", "/debug", "/v1/adapters",
+    ],
+)  # fmt: skip
+def test_there_is_nothing_of_operators_at_the_public_door(path: str, house: House) -> None:
+    for method in ("GET", "POST", "PUT", "DELETE"):
+        answer = httpx.request(method, house.url + path, json={}, headers=KEY, timeout=20)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_url")
+
+
+@pytest.mark.check("S05")
 def test_a_tenants_key_is_not_an_operators(house: House) -> None:
     body = {"lora_name": "x", "lora_path": "/x"}
     for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/load_lora_adapter%0a"):

@@ -6,17 +6,18 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
+from scripted_backend import serving
 from starlette.routing import Route
 
+from gate.keys import parse_key
 from translator.app import ROUTES
 from translator.openapi import make_document
 from translator.openapi_operations import OPERATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import httpx
 
 DOCUMENT = make_document(ROUTES)
 
@@ -69,6 +70,23 @@ def test_the_document_is_served(http: httpx.Client) -> None:
     assert response.headers["content-type"] == "application/json"
     assert response.json() == json.loads(json.dumps(DOCUMENT))
     assert http.head("/openapi.json").status_code == 200
+
+
+def test_the_document_says_where_a_key_is_needed() -> None:
+    assert DOCUMENT["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    assert not any(
+        "security" in operation for path in DOCUMENT["paths"].values() for operation in path.values()
+    )
+    key = {"authorization": "Bearer right"}
+    with serving(api_keys=(parse_key("right"),)) as house, httpx.Client(base_url=house.url) as http:
+        document = http.get("/openapi.json", headers=key).json()
+        for path, methods in document["paths"].items():
+            for method, operation in methods.items():
+                status = http.request(method, path.replace("{", "").replace("}", "")).status_code
+                assert (status == 401) is ("security" in operation), (method, path)
+    chat, messages = (document["paths"][f"/v1/{path}"]["post"] for path in ("chat/completions", "messages"))
+    assert chat["security"] == [{"bearer": []}]
+    assert messages["security"] == [{"bearer": []}, {"anthropic": []}]
 
 
 def test_examples_work(http: httpx.Client) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 from typing import TYPE_CHECKING
 
@@ -11,32 +10,18 @@ import httpx
 import pytest
 from certificates import LONG_AGO, Authority, authority
 from fakes import FakeEngine, serve
+from tls_translator import Clock, translating
 
 from gate.certificates import CertificateError, CertificateFiles
 from gate.watched_file import WatchedFiles
 from pagewire.channel import tls_credentials
 from server.tls import server_credentials
-from translator.app import build_app
-from translator.backend import Backend
-from translator.config import TranslatorConfig
-from translator.http_server import make_server, open_listener
 from translator.tls import HttpTls
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
-    import grpc
-
-
-class Clock:
-    """Each look at it finds that two seconds have passed."""
-
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        self.now_s += 2.0
-        return self.now_s
+pytestmark = pytest.mark.check("S08")
 
 
 @pytest.fixture
@@ -47,24 +32,6 @@ def ours(tmp_path: Path) -> Authority:
 @pytest.fixture
 def others(tmp_path: Path) -> Authority:
     return authority(tmp_path / "others")
-
-
-@contextlib.asynccontextmanager
-async def translating(
-    tls: HttpTls | None, target: str = "127.0.0.1:1", credentials: grpc.ChannelCredentials | None = None
-) -> AsyncIterator[int]:
-    """A translator; yields its port."""
-    listener = open_listener("127.0.0.1", 0)
-    backend = Backend(target, 20.0, credentials)
-    server = make_server(build_app(TranslatorConfig(), backend), backend, 1.0, tls)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    listener.listen()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        server.stop()
-        await serving
-        await backend.close()
 
 
 async def live(port: int, context: ssl.SSLContext) -> int:
@@ -89,6 +56,12 @@ async def test_who_trusts_the_authority_is_let_in_and_others_are_not(
         async with httpx.AsyncClient(timeout=20) as client:
             with pytest.raises(httpx.TransportError):
                 await client.get(f"http://127.0.0.1:{port}/health/live")
+
+
+async def test_an_expired_certificate_is_not_trusted(ours: Authority) -> None:
+    async with translating(HttpTls(ours.issue("server", not_after=LONG_AGO))) as port:
+        with pytest.raises(httpx.ConnectError, match="expired"):
+            await live(port, trusting(ours.roots))
 
 
 async def test_old_versions_of_tls_are_refused(ours: Authority) -> None:
@@ -137,6 +110,29 @@ async def test_a_new_certificate_is_shown_without_a_restart(ours: Authority, oth
         files.key.write_bytes(others.issue("server").key.read_bytes())
         assert await shown() == after
         assert await live(port, trusting(ours.roots)) == 200
+
+
+async def test_open_streams_go_on_when_certificates_are_renewed(ours: Authority) -> None:
+    files = ours.issue("server")
+    tls = HttpTls(files, watched=WatchedFiles(files.paths, Clock()))
+    engine = FakeEngine(manual=True)
+    body = {"model": "fake-model", "prompt": "hi", "max_tokens": 2, "stream": True}
+    async with (
+        serve(engine) as server,
+        translating(tls, server.target) as port,
+        httpx.AsyncClient(verify=trusting(ours.roots), timeout=60) as client,
+    ):
+        posts = [client.post(f"https://127.0.0.1:{port}/v1/completions", json=body) for _ in range(4)]
+        answers = asyncio.gather(*posts)
+        await engine.until(num_live=4)
+        ours.issue("server")
+        tls.refresh()
+        shown = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port))
+        assert shown == files.chain.read_text()
+        engine.step()
+        engine.step()
+        for answer in await answers:
+            assert answer.text.endswith("data: [DONE]\n\n")
 
 
 def test_files_that_do_not_belong_together_are_refused(ours: Authority, others: Authority) -> None:
