@@ -122,7 +122,8 @@ def build_app(
     routed.state.backend = backend
     routed.state.admin = admin
     routed.state.stats = stats or admin
-    routed.state.openapi = openapi.OpenApi(ROUTES)
+    needs_keys = bool(config.api_keys) or config.api_key_file is not None
+    routed.state.openapi = openapi.OpenApi(ROUTES, _open_paths(config) if needs_keys else None)
     routed.state.responses = responses.ResponseShelf(config)
     app: ASGIApp = RequestLimitMiddleware(routed, config.max_body_bytes)
     app = _guarded(app, config)
@@ -145,8 +146,11 @@ def _guarded(app: ASGIApp, config: TranslatorConfig) -> ASGIApp:
     operator_keys = KeyRing([secret.key for secret in config.admin_secrets], config.admin_api_key_file)
     if keys.is_open and not is_loopback(config.host):
         log.warning("ANYBODY who reaches %s may send requests: no key is set; see --api-key", config.host)
-    metrics = METRICS_PATHS if config.open_metrics else frozenset()
-    return GateMiddleware(app, keys, operator_keys, HEALTH_PATHS | PAGE_PATHS | metrics)
+    return GateMiddleware(app, keys, operator_keys, _open_paths(config))
+
+
+def _open_paths(config: TranslatorConfig) -> frozenset[str]:
+    return HEALTH_PATHS | PAGE_PATHS | (METRICS_PATHS if config.open_metrics else frozenset())
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
