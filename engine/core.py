@@ -106,6 +106,8 @@ class EngineCore:
         self._in_flight: deque[tuple[StepPlan, PendingStep, float]] = deque()  # with when it began
         self._clock = StepClock()
         self._stats = scheduler.stats()
+        self.num_turns = 0
+        """Of the loop. Any thread may ask."""
 
     @property
     def stats(self) -> EngineStats:
@@ -124,6 +126,7 @@ class EngineCore:
             if any(isinstance(command, Shutdown) for command in commands):
                 return
             self._step(commands)
+            self.num_turns += 1
 
     def _step(self, commands: list[Command]) -> None:
         """Follow the commands, keep the runner busy, and send one frame for what came of it."""

@@ -296,9 +296,12 @@ class Heartbeat(_Tagged, frozen=True):
 
 
 class Fatal(_Tagged, frozen=True):
-    """The engine cannot go on; its process ends. The text is for the operator's log."""
+    """The engine cannot go on; its process ends."""
 
     message: str
+    """For the operator's log."""
+    cause: str = "an internal error"
+    """What kind of failure it is, in words that anybody may read."""
 
 
 Frame = Loading | Ready | StepOutputs | AdapterLoaded | AdapterRefused | Heartbeat | Fatal

@@ -19,7 +19,7 @@ from gate.keys import KeyFileError
 from server import loading
 from server.adapters import LoraModuleError
 from server.engine_link import ENGINE_COMMAND
-from server.engine_process import EngineProcess, EngineStartError
+from server.engine_process import EngineGivenUpError, EngineProcess, EngineStartError
 from server.errors import RequestLostError
 from server.generation_defaults import GenerationConfigError
 from server.listeners import PortError, bind, make_listener
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import grpc.aio
 
     from server.config import ServerConfig
+    from server.restart_policy import RestartLimits
 
 logger = logging.getLogger(__name__)
 
@@ -55,29 +56,38 @@ _LOAD_ERRORS = (
 )
 
 
-def run(config: ServerConfig, engine_command: Sequence[str] = ENGINE_COMMAND) -> int:
+def run(
+    config: ServerConfig,
+    engine_command: Sequence[str] = ENGINE_COMMAND,
+    restart_limits: RestartLimits | None = None,
+) -> int:
     """Serve until a signal, and return the process's exit code.
 
     0: ended by a signal, after draining. 1: the model cannot be served. 2: a port, or a file of
-    keys or certificates, cannot be used.
+    keys or certificates, cannot be used. 3: the engine failed again and again.
     """
     try:
-        asyncio.run(_run(config, engine_command))
+        asyncio.run(_run(config, engine_command, restart_limits))
     except PortError as error:
         logger.error("%s", error)
         return 2
     except (CertificateError, KeyFileError) as error:
         logger.error("%s", error)
         return 2
+    except EngineGivenUpError as error:
+        logger.error("giving up: %s", error)
+        return 3
     except _LOAD_ERRORS as error:
         logger.error("%s", error)
         return 1
     return 0
 
 
-async def _run(config: ServerConfig, engine_command: Sequence[str]) -> None:
+async def _run(
+    config: ServerConfig, engine_command: Sequence[str], restart_limits: RestartLimits | None
+) -> None:
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1), "prompts") as executor:
-        server = Server(config, executor, engine_command)
+        server = Server(config, executor, engine_command, restart_limits)
         await server.listen()
         try:
             await server.serve()
@@ -88,13 +98,22 @@ async def _run(config: ServerConfig, engine_command: Sequence[str]) -> None:
 class Server:
     """Everything that one server process owns. `listen`, `serve` and `close` are called in that order."""
 
-    def __init__(self, config: ServerConfig, executor: Executor, engine_command: Sequence[str]) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        executor: Executor,
+        engine_command: Sequence[str],
+        restart_limits: RestartLimits | None,
+    ) -> None:
         self._config = config
         self._started_s = time.monotonic()
         self._progress = Progress()
         self._models = ModelSlot()
         self._engine = EngineProcess(
-            self._progress, lambda: self._services.readiness.refresh(), command=engine_command
+            self._progress,
+            lambda: self._services.readiness.refresh(),
+            command=engine_command,
+            limits=restart_limits,
         )
         self._services = Services(
             self._engine,
@@ -144,7 +163,8 @@ class Server:
         """Load the model and serve it until a signal; then drain.
 
         Raises:
-            EngineStartError: the engine cannot be started, or was lost for good.
+            EngineStartError: the engine cannot be started.
+            EngineGivenUpError: it was lost for good.
             ModelStoreError, TokenizerError, GenerationConfigError, ModelLoadError: the model cannot be
                 loaded.
         """
@@ -155,10 +175,11 @@ class Server:
         stopped = asyncio.create_task(self._stop.wait())
         await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
-        self._services.readiness.refuse_new()
         if running.done():
+            self._services.readiness.refuse_new(self._engine.not_ready_reason or "the server is ending")
             self._end_all()
             await running
+        self._services.readiness.refuse_new()
         await self._services.admission.drain(self._config.drain_timeout_s, _stopping())
         await self._engine.stop(self._engine_grace_s)
         running.cancel()
