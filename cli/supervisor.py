@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +22,7 @@ Answer = TypeVar("Answer")
 _STOP = (signal.SIGTERM, signal.SIGINT)
 _WATCHED = (*_STOP, signal.SIGCHLD)
 _PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)  # loaded here: a process that was forked among threads had better load nothing
 _IDLE_WAIT_S = 3600.0
 
 
@@ -40,10 +41,24 @@ class Policy:
 class Child:
     """One supervised process: its command, and the process while there is one."""
 
-    def __init__(self, name: str, argv: Sequence[str], variables: Mapping[str, str] | None = None) -> None:
-        """`variables` are added to the environment, which others cannot read as they can a command line."""
+    def __init__(
+        self,
+        name: str,
+        argv: Sequence[str],
+        variables: Mapping[str, str] | None = None,
+        final_codes: Collection[int] = (),
+    ) -> None:
+        """Describe a process.
+
+        Args:
+            name: for the log.
+            argv: starts it.
+            variables: added to the environment, which others cannot read as they can a command line.
+            final_codes: exit codes by which it says that starting it again is of no use.
+        """
         self._variables = variables or {}
         self.name = name
+        self.final_codes = final_codes
         self.failures = 0
         self.restart_at: float | None = None
         self._argv = argv
@@ -145,8 +160,8 @@ class Supervisor(Generic[Answer]):
             code = child.exit_code()
             if code is not None:
                 delay = child.note_failure(self._policy)
-                if not self._ready or child.failures > self._policy.max_failures:
-                    when = f"{child.failures} times in a row" if self._ready else "before it was ready"
+                when = self._why_give_up(child, code)
+                if when is not None:
                     logger.error("%s ended %s, with %s: giving up", child.name, when, _describe(code))
                     return code if code > 0 else 1
                 logger.error(
@@ -156,6 +171,14 @@ class Supervisor(Generic[Answer]):
             elif child.restart_at is not None and child.restart_at <= time.monotonic():
                 child.start()
         return None
+
+    def _why_give_up(self, child: Child, code: int) -> str | None:
+        """Say when a child ended, in words, if it must not be started again."""
+        if not self._ready:
+            return "before it was ready"
+        if code in child.final_codes:
+            return "for good"
+        return f"{child.failures} times in a row" if child.failures > self._policy.max_failures else None
 
     def _stop(self) -> int:
         """Let the children drain, and return 0 if all of them end well."""
@@ -178,7 +201,7 @@ def _in_child(parent: int) -> None:
     """Between fork and exec: take signals again, and die with the parent (Linux)."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
             os._exit(1)
 

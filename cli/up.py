@@ -19,6 +19,7 @@ from cli.model_flags import ENGINE, LORA, MODEL
 from cli.process import DRAIN_TIMEOUT, LOG_FORMAT, LOG_LEVEL, set_up_logging
 from cli.supervisor import Child, Supervisor
 from cli.tls import CLIENT_TLS, GRPC_TLS, HTTP_TLS, certificate_files, probe_context
+from cli.traces import TRACES_ENDPOINT
 
 if TYPE_CHECKING:
     import argparse
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 # The server's --host and --port have other names here, beside the translator's.
 GRPC_HOST = replace(serve.HOST, name="grpc-host", field="grpc_host")
 GRPC_PORT = replace(serve.PORT, name="grpc-port", field="grpc_port")
-_SHARED = (DRAIN_TIMEOUT, LOG_LEVEL, LOG_FORMAT)
+_SHARED = (DRAIN_TIMEOUT, LOG_LEVEL, LOG_FORMAT, TRACES_ENDPOINT)
 _SERVING = tuple(flag for flag in serve.SERVING.flags if flag not in (serve.HOST, serve.PORT, *_SHARED))
 
 GROUPS = (
@@ -42,6 +43,8 @@ GROUPS = (
     Group("gRPC with TLS", (*GRPC_TLS, *CLIENT_TLS)),
     Group("processes", _SHARED),
 )
+# The server's exit code where its engine has failed again and again.
+_ENGINE_GIVEN_UP = 3
 _KEY_FILES = (API_KEY_FILE, ADMIN_API_KEY_FILE)
 _SERVER_FLAGS = (
     *MODEL.flags,
@@ -85,7 +88,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     base_url = f"{scheme}://{_reachable(config.host)}:{port}"
     supervisor = Supervisor(
         [
-            Child("pagewire serve", _command("serve", server), secrets),
+            Child("pagewire serve", _command("serve", server), secrets, [_ENGINE_GIVEN_UP]),
             Child("pagewire translate", _command("translate", translator), secrets),
         ],
         probe=lambda: served_model(base_url, api_key, probe_context(config.tls)),

@@ -29,6 +29,7 @@ from engine.errors import ChannelClosedError, ModelLoadError
 from engine.grammars import Grammars
 from engine.host import limit_spinning
 from engine.messages import Fatal, Heartbeat, Loading
+from engine.pulse import Pulse
 from engine.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -113,11 +114,13 @@ def _make_scheduler(config: EngineConfig, runner: Runner) -> Scheduler | Encoder
 
 
 def _beat(channel: EngineChannel, core: EngineCore) -> None:
-    """Show the server that the process is alive, also while a step takes its time."""
+    """Show the server that the loop is alive, also while a step takes its time."""
+    pulse = Pulse(lambda: core.num_turns)
     with contextlib.suppress(ChannelClosedError):
         while True:
             time.sleep(HEARTBEAT_INTERVAL_S)
-            channel.send(Heartbeat(core.stats))
+            if pulse.beats():
+                channel.send(Heartbeat(core.stats))
 
 
 def _report(error: Exception, channel: EngineChannel) -> None:
@@ -128,7 +131,18 @@ def _report(error: Exception, channel: EngineChannel) -> None:
         logger.error("the engine failed", exc_info=error)
         message = f"{type(error).__name__}: {error}"
     with contextlib.suppress(ChannelClosedError):
-        channel.send(Fatal(message))
+        channel.send(Fatal(message, _cause_of(error)))
+
+
+def _cause_of(error: Exception) -> str:
+    """What may be told to anybody. torch's errors are known by name, as torch may not be imported."""
+    if isinstance(error, ModelLoadError):
+        return "the model cannot be loaded"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out of memory"
+    if type(error).__name__ == "AcceleratorError":
+        return "an error of the device"
+    return "an internal error"
 
 
 def _end_orphan(channel: EngineChannel) -> None:

@@ -43,7 +43,11 @@ class EngineLink:
 
     @classmethod
     async def start(cls, config: EngineConfig, command: Sequence[str] = ENGINE_COMMAND) -> EngineLink:
-        """Start a process. It is a fresh one, not a fork: gRPC and CUDA survive no fork."""
+        """Start a process. It is a fresh one, not a fork: gRPC and CUDA survive no fork.
+
+        Raises:
+            OSError: it cannot be started.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             ours.setblocking(False)
@@ -52,13 +56,17 @@ class EngineLink:
                 f"--channel-fd={theirs.fileno()}",
                 f"--config={msgspec.json.encode(config).decode()}",
             ]
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                *arguments,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=child_environment(),
-            )
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    *arguments,
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    env=child_environment(),
+                )
+            except OSError:
+                writer.close()
+                raise
         return cls(process, reader, writer)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -27,27 +28,27 @@ from server.engine_adapters import EngineAdapters
 from server.engine_history import EngineHistory
 from server.engine_link import ENGINE_COMMAND, EngineLink
 from server.mailbox import Mailbox
-from server.restart_policy import RestartPolicy
+from server.restart_policy import RestartLimits, RestartPolicy
 from server.step_totals import StepTotals
+from server.watchdog import STEP_TIMEOUT_S, TICK_S, Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from engine.config import EngineConfig
     from engine.messages import EngineInfo, EngineRequest, EngineStats, Frame, Vocabulary
 
 logger = logging.getLogger(__name__)
 
-# A healthy engine sends a frame each second. A pause of two seconds is nobody's fault on a busy machine.
-SILENCE_TIMEOUT_S = 3.5
-# A step on a CPU may compute thousands of prompt tokens of a large model.
-STEP_TIMEOUT_S = 120.0
-_TICK_S = 0.25
 _LOADING = "the model is loading"
 
 
 class EngineStartError(Exception):
-    """The engine cannot be started, or fails again and again; the text is for the operator."""
+    """The engine cannot be started; the text is for the operator."""
+
+
+class EngineGivenUpError(EngineStartError):
+    """The engine fails again and again."""
 
 
 class EngineProcess:
@@ -60,6 +61,8 @@ class EngineProcess:
         *,
         command: Sequence[str] = ENGINE_COMMAND,
         step_timeout_s: float = STEP_TIMEOUT_S,
+        limits: RestartLimits | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Prepare an engine; `run` starts it.
 
@@ -67,22 +70,25 @@ class EngineProcess:
             on_progress: called with stage, done and total while the engine loads.
             on_change: called when readiness may have changed.
             command: starts the process.
-            step_timeout_s: a step that takes longer is taken for stuck.
+            step_timeout_s: a step that computes for longer is taken for stuck.
+            limits: when to start the process again.
+            sleep: lets the watchdog's time pass.
         """
         self._on_progress = on_progress
         self._on_change = on_change
         self._command = command
         self._step_timeout_s = step_timeout_s
-        self._policy = RestartPolicy()
+        self._limits = limits or RestartLimits()
+        self._policy = RestartPolicy(self._limits)
+        self._sleep = sleep
+        self._watchdog = Watchdog(step_timeout_s)
         self._link: EngineLink | None = None
         self._info: EngineInfo | None = None
         self._vocabulary: Vocabulary | None = None
         self._not_ready_reason: str | None = _LOADING
         self._mailboxes: dict[str, Mailbox] = {}
         self._adapters = EngineAdapters()
-        self._num_silent_ticks = 0
-        self._last_progress_s = 0.0
-        self._fatal: str | None = None
+        self._fatal: Fatal | None = None
         self._loaded = asyncio.Event()
         self._stopping = asyncio.Event()
         self._history = EngineHistory()
@@ -148,8 +154,6 @@ class EngineProcess:
         """See `server.engine.Engine`."""
         link = self._ready_link()
         assert request.request_id not in self._mailboxes, request.request_id
-        if not self._mailboxes:
-            self._last_progress_s = asyncio.get_running_loop().time()
         mailbox = self._mailboxes[request.request_id] = Mailbox(
             request.request_id, self.abort, self.steps.token_gaps
         )
@@ -177,18 +181,22 @@ class EngineProcess:
         """Keep a process running until `stop`.
 
         Raises:
-            EngineStartError: the model cannot be loaded, or the process has failed too often.
+            EngineStartError: the model cannot be loaded.
+            EngineGivenUpError: the process has failed too often.
         """
         while True:
             failure = await self._run_process(config)
             if self._stopping.is_set():
                 return
             if self._info is None and self._fatal is not None:
-                raise EngineStartError(self._fatal)
+                self._become(f"the engine cannot be started ({failure.cause})")
+                raise EngineStartError(failure.message)
             delay_s = self._policy.delay_after_failure(asyncio.get_running_loop().time())
             if delay_s is None:
-                raise EngineStartError(f"the engine failed too often, at last: {failure}")
-            logger.error("the engine failed: %s; starting it again in %g s", failure, delay_s)
+                self._become(f"the engine failed too often and is given up (at last: {failure.cause})")
+                raise EngineGivenUpError(f"the engine failed too often, at last: {failure.message}")
+            logger.error("the engine failed: %s; starting it again in %g s", failure.message, delay_s)
+            self._become(f"the engine failed ({failure.cause}) and is being started again")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay_s):
                     await self._stopping.wait()
@@ -200,10 +208,14 @@ class EngineProcess:
         if self._link is not None:
             await self._link.shut_down(grace_s)
 
-    async def _run_process(self, config: EngineConfig) -> str:
+    async def _run_process(self, config: EngineConfig) -> Fatal:
         """Run one process to its end, and return why it ended."""
         self._fatal = None
-        link = self._link = await EngineLink.start(config, self._command)
+        try:
+            link = self._link = await EngineLink.start(config, self._command)
+        except OSError as error:
+            return Fatal(f"no process: {error}", f"no process: {error.strerror}")
+        self._watchdog = Watchdog(self._step_timeout_s)
         if self._vocabulary is not None:
             link.send(self._vocabulary)
         if self._stopping.is_set():
@@ -211,7 +223,7 @@ class EngineProcess:
         watcher = asyncio.create_task(self._watch(link))
         try:
             async for frame in link.frames():
-                self._num_silent_ticks = 0
+                self._watchdog.hear()
                 self._take(frame)
         finally:
             self._link = None
@@ -219,16 +231,19 @@ class EngineProcess:
             self._lose("the engine process ended")
             watcher.cancel()
             exit_code = await link.close()
-        return self._cause(exit_code)
+        return self._why_ended(exit_code)
 
-    def _cause(self, exit_code: int) -> str:
-        return f"exit code {exit_code}" if self._fatal is None else self._fatal
+    def _why_ended(self, exit_code: int) -> Fatal:
+        if self._fatal is not None:
+            return self._fatal
+        how = f"exit code {exit_code}" if exit_code >= 0 else f"signal {signal.Signals(-exit_code).name}"
+        return Fatal(how, how)
 
     def _take(self, frame: Frame) -> None:
         match frame:
             case StepOutputs(outputs, stats, work):
                 self._note(stats)
-                self._last_progress_s = asyncio.get_running_loop().time()
+                self._watchdog.see_progress()
                 self.steps.add(work)
                 for output in outputs:
                     self._deliver(output)
@@ -246,8 +261,8 @@ class EngineProcess:
             case AdapterLoaded() | AdapterRefused():
                 if self._adapters.take(frame):
                     self._become(None)
-            case Fatal(message):
-                self._fatal = message
+            case Fatal():
+                self._fatal = frame
 
     def _note(self, stats: EngineStats) -> None:
         if stats.num_steps != self.stats.num_steps:
@@ -275,22 +290,15 @@ class EngineProcess:
         self._on_change()
 
     async def _watch(self, link: EngineLink) -> None:
-        """Kill a process that is silent, or whose step does not end.
-
-        Silence is counted in ticks of this loop: if it is we who were stopped, that is one tick.
-        """
-        loop = asyncio.get_running_loop()
+        """Kill a process that is silent, or whose step does not end."""
         while True:
-            await asyncio.sleep(_TICK_S)
-            self._num_silent_ticks += 1
+            await self._sleep(TICK_S)
             if self._not_ready_reason is not None:
                 continue
-            is_silent = self._num_silent_ticks * _TICK_S > SILENCE_TIMEOUT_S
-            step_s = loop.time() - self._last_progress_s if self._mailboxes else 0.0
-            if is_silent or step_s > self._step_timeout_s:
-                logger.error(
-                    "the engine is stuck: %s", "no heartbeat" if is_silent else "a step does not end"
-                )
+            why = self._watchdog.tick(has_work=bool(self._mailboxes))
+            if why is not None:
+                logger.error("the engine is stuck: %s", why)
+                self._fatal = Fatal(f"it was stuck: {why}", why)
                 self._lose("the engine was stuck")
                 link.kill()
                 return

@@ -16,14 +16,14 @@ class Readiness:
     def __init__(self, engine: Engine, models: ModelSlot) -> None:
         self._engine = engine
         self._models = models
-        self._is_draining = False
+        self._refusal: str | None = None
         self._next_change = asyncio.Event()
 
     @property
     def not_ready_reason(self) -> str | None:
         """Why no request can be taken; None while requests are welcome."""
-        if self._is_draining:
-            return "the server is draining"
+        if self._refusal is not None:
+            return self._refusal
         if not self._models.is_loaded:
             return "the model is loading"
         return self._engine.not_ready_reason
@@ -38,7 +38,7 @@ class Readiness:
         self._next_change.set()
         self._next_change = asyncio.Event()
 
-    def refuse_new(self) -> None:
+    def refuse_new(self, reason: str = "the server is draining") -> None:
         """Be not ready from now on."""
-        self._is_draining = True
+        self._refusal = reason
         self.refresh()

@@ -38,8 +38,9 @@ class ServerEnd:
     def send_bytes(self, data: bytes) -> None:
         self._ours.sendall(data)
 
-    def receive(self) -> Frame:
-        """Raises EOFError when the engine has gone."""
+    def receive(self, timeout_s: float = TIMEOUT_S) -> Frame:
+        """Raises EOFError when the engine has gone, and TimeoutError where it is silent."""
+        self._ours.settimeout(timeout_s)
         (length,) = LENGTH.unpack(self._read(LENGTH.size))
         frame: Frame = decode_frame(self._read(length))
         if isinstance(frame, StepOutputs | Heartbeat):

@@ -1,21 +1,25 @@
 """A server process over the engine of `engine_program.py`: `python tests/server_program.py SETTINGS`.
 
-SETTINGS is a JSON object with fields of ServerConfig.
+SETTINGS is a JSON object with fields of ServerConfig; `engine` holds some of EngineConfig, and `restarts`
+some of RestartLimits.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from pathlib import Path
 
+from cli.process import set_up_logging
 from engine.config import EngineConfig
 from server import app
 from server.config import ServerConfig
+from server.restart_policy import RestartLimits
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    set_up_logging({})
+    settings = json.loads(sys.argv[1])
     engine_command = (sys.executable, str(Path(__file__).with_name("engine_program.py")))
-    config = ServerConfig(**json.loads(sys.argv[1]), engine=EngineConfig(model_path=""))
-    sys.exit(app.run(config, engine_command))
+    limits = RestartLimits(**settings.pop("restarts", {}))
+    engine = EngineConfig(model_path="", **settings.pop("engine", {}))
+    sys.exit(app.run(ServerConfig(**settings, engine=engine), engine_command, limits))

@@ -21,7 +21,8 @@ logging.basicConfig(format="%(message)s")
 log = pathlib.Path(sys.argv[1])
 log.touch()
 children = [
-    Child(f"child {i}", [sys.executable, "-c", program, str(log)]) for i, program in enumerate(sys.argv[2:])
+    Child(f"child {i}", [sys.executable, "-c", program, str(log)], final_codes=[3])
+    for i, program in enumerate(sys.argv[2:])
 ]
 policy = Policy(first_delay_s=0.01, max_delay_s=0.02, max_failures=3, healthy_s=60, ready_poll_s=0.01)
 supervisor = Supervisor(
@@ -119,6 +120,7 @@ def test_a_signal_drains_all_children_and_ends_with_0(
     assert parent.wait(20) == 0
 
 
+@pytest.mark.check("R01")
 def test_children_end_when_the_supervisor_is_killed(parent: subprocess.Popen[str]) -> None:
     read_until(parent, {"started": 2, "yes True": 1})
     parent.kill()
@@ -127,6 +129,7 @@ def test_children_end_when_the_supervisor_is_killed(parent: subprocess.Popen[str
     assert parent.stdout.read() == ""
 
 
+@pytest.mark.check("R01", "R04")
 def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
     done = supervise(tmp_path, DIES_TWICE)
     assert done.returncode == 0, done.stderr
@@ -135,6 +138,7 @@ def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
     assert done.stderr.count("child 0 ended with signal SIGABRT: starting it again in") == 2
 
 
+@pytest.mark.check("R19")
 def test_a_child_that_keeps_dying_is_given_up_and_the_other_drains(tmp_path: Path) -> None:
     done = supervise(tmp_path, KEEPS_DYING, STEADY.replace('write("ready")', ""))
     assert done.returncode == 7, done.stderr
@@ -149,6 +153,14 @@ def test_a_child_that_ends_before_it_is_ready_ends_everything(tmp_path: Path) ->
     assert done.returncode == 3
     assert done.stdout == ""
     assert "child 0 ended before it was ready, with exit code 3: giving up" in done.stderr
+
+
+@pytest.mark.check("R19")
+def test_a_child_that_gave_up_itself_is_not_started_again(tmp_path: Path) -> None:
+    done = supervise(tmp_path, KEEPS_DYING.replace("exit(7)", "exit(3)"))
+    assert done.returncode == 3, done.stderr
+    assert "child 0 ended for good, with exit code 3: giving up" in done.stderr
+    assert "starting it again" not in done.stderr
 
 
 def test_a_child_that_does_not_end_well_shows_in_the_exit_code(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -37,6 +38,10 @@ import engine.__main__
 from engine.errors import ModelLoadError
 from fake_runner import FakeRunner
 
+def spin(plan):
+    while True:
+        pass
+
 def load(config, on_progress):
     on_progress("loading " + config.model_path, 1, 2)
     match config.model_path:
@@ -50,8 +55,14 @@ def load(config, on_progress):
             return runner
         case "slow":
             runner = FakeRunner()
+            runner.launch = spin
+            return runner
+        case "stuck":
+            runner = FakeRunner()
             runner.launch = lambda plan: time.sleep(600)
             return runner
+        case "full":
+            raise MemoryError("0x7f00 of /etc/passwd")
     return FakeRunner()
 
 engine.__main__.ORPHAN_GRACE_S = engine.__main__.HEARTBEAT_INTERVAL_S = 0.05
@@ -109,22 +120,33 @@ def test_ends_when_the_server_is_gone(start: Start) -> None:
     assert process.wait(30) == 0
 
 
-@pytest.mark.parametrize("model_path", ["hanging", "slow"])
+@pytest.mark.check("R01")
+@pytest.mark.parametrize("model_path", ["hanging", "slow", "stuck"])
 def test_ends_with_the_server_even_if_it_hangs(start: Start, model_path: str) -> None:
     server, process = start(model_path)
     server.receive()
-    if model_path == "slow":
+    if model_path != "hanging":
         server.wait_ready()
         server.send(submit())
     server.close()
     assert process.wait(30) == 1
 
 
+@pytest.mark.check("R02")
 def test_beats_while_a_step_runs(start: Start) -> None:
     server, _ = start("slow")
     server.wait_ready()
     server.send(submit())
-    assert all(isinstance(server.receive(), Heartbeat) for _ in range(5))
+    assert all(isinstance(server.receive(), Heartbeat) for _ in range(30))
+
+
+@pytest.mark.check("R02")
+def test_does_not_beat_while_a_step_waits_for_nothing(start: Start) -> None:
+    server, _ = start("stuck")
+    server.wait_ready()
+    server.send(submit())
+    with pytest.raises(TimeoutError):
+        all(isinstance(server.receive(timeout_s=2.0), Heartbeat) for _ in itertools.count())
 
 
 def test_an_interrupt_is_left_to_the_server(start: Start) -> None:
@@ -140,7 +162,7 @@ def test_an_interrupt_is_left_to_the_server(start: Start) -> None:
 def test_a_model_that_cannot_be_loaded(start: Start) -> None:
     server, process = start("missing")
     server.receive()
-    assert server.receive() == Fatal("no such model")
+    assert server.receive() == Fatal("no such model", "the model cannot be loaded")
     assert "Traceback" not in errors_of(process)
     assert process.returncode == 1
 
@@ -153,5 +175,13 @@ def test_an_unexpected_error_is_fatal(start: Start) -> None:
         pass
     assert isinstance(frame, Fatal)
     assert frame.message.startswith("ZeroDivisionError")
+    assert frame.cause == "an internal error"
     assert "Traceback" in errors_of(process)
     assert process.returncode == 1
+
+
+@pytest.mark.check("R19", "S23")
+def test_the_cause_of_a_failure_tells_no_secrets(start: Start) -> None:
+    server, _ = start("full")
+    server.receive()
+    assert server.receive() == Fatal("MemoryError: 0x7f00 of /etc/passwd", "out of memory")

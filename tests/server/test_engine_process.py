@@ -15,8 +15,9 @@ import pytest
 from engine.config import EngineConfig
 from engine.messages import EngineRequest, FinishReason, SamplingParams
 from server.engine import EngineUnavailableError
-from server.engine_process import EngineProcess, EngineStartError
-from server.restart_policy import MAX_FAILURES, WINDOW_S, RestartPolicy
+from server.engine_process import EngineGivenUpError, EngineProcess, EngineStartError
+from server.restart_policy import RestartLimits, RestartPolicy
+from server.watchdog import TICK_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,15 +31,39 @@ class Watched:
 
     def __init__(self, **settings: Any) -> None:
         self._changed = asyncio.Event()
+        self.reasons: list[str | None] = []
         self.progress: asyncio.Queue[tuple[str, int, int]] = asyncio.Queue()
         self.engine = EngineProcess(
-            lambda *stage: self.progress.put_nowait(stage), self._changed.set, command=COMMAND, **settings
+            lambda *stage: self.progress.put_nowait(stage), self._note, **{"command": COMMAND, **settings}
         )
 
+    def _note(self) -> None:
+        self.reasons.append(self.engine.not_ready_reason)
+        self._changed.set()
+
+    def is_ready(self) -> bool:
+        return self.engine.not_ready_reason is None
+
     async def until(self, ready: bool) -> None:
-        while (self.engine.not_ready_reason is None) != ready:
+        while self.is_ready() != ready:
             self._changed.clear()
             await self._changed.wait()
+
+
+class Ticks:
+    """The watchdog's time, which passes when a test says so."""
+
+    def __init__(self) -> None:
+        self._due = asyncio.Semaphore(0)
+
+    async def sleep(self, seconds: float) -> None:
+        assert seconds == TICK_S
+        await self._due.acquire()
+
+    async def let_pass(self, seconds: float) -> None:
+        for _ in range(round(seconds / TICK_S)):
+            self._due.release()
+            await _settle()
 
 
 @contextlib.asynccontextmanager
@@ -51,6 +76,18 @@ async def running(behaviour: str = "well", **settings: Any) -> AsyncIterator[Wat
     finally:
         await watched.engine.stop(5)
         await run
+
+
+async def _settle() -> None:
+    """Let the loop take in all that has arrived."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def freeze(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    await asyncio.to_thread(os.waitid, os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+    await _settle()
 
 
 def request(request_id: str, max_tokens: int = MANY) -> EngineRequest:
@@ -94,6 +131,7 @@ async def test_aborted_sequences_end_at_once_and_free_their_blocks() -> None:
         assert engine.stats.num_aborted == 2
 
 
+@pytest.mark.check("R01")
 async def test_a_killed_engine_fails_its_streams_and_is_started_again() -> None:
     async with running() as watched:
         engine = watched.engine
@@ -105,12 +143,14 @@ async def test_a_killed_engine_fails_its_streams_and_is_started_again() -> None:
         before = engine.totals
         assert before.num_running == 8
         os.kill(engine.pid, signal.SIGKILL)
-        for stream in streams:
+        with pytest.raises(EngineUnavailableError, match="the engine process ended"):
+            [output async for output in streams[0]]
+        assert not watched.is_ready()  # before any stream hears of it
+        for stream in streams[1:]:
             with pytest.raises(EngineUnavailableError):
-                async with asyncio.timeout(2):
-                    [output async for output in stream]
-        assert engine.not_ready_reason is not None
+                [output async for output in stream]
         await watched.until(ready=True)
+        assert "the engine failed (signal SIGKILL) and is being started again" in watched.reasons
         assert engine.num_restarts == 1
         lost = engine.totals
         assert (lost.num_running, engine.stats.num_steps) == (0, 0)
@@ -120,43 +160,102 @@ async def test_a_killed_engine_fails_its_streams_and_is_started_again() -> None:
         assert engine.stats.num_generated_tokens == 5
 
 
+@pytest.mark.check("R02")
 async def test_a_short_pause_is_harmless() -> None:
-    async with running() as watched:
+    ticks = Ticks()
+    async with running(sleep=ticks.sleep) as watched:
         assert watched.engine.pid is not None
-        os.kill(watched.engine.pid, signal.SIGSTOP)
-        await asyncio.sleep(1.5)
+        stream = watched.engine.submit(request("r", 50))
+        await anext(stream)
+        await freeze(watched.engine.pid)
+        await ticks.let_pass(2)
         os.kill(watched.engine.pid, signal.SIGCONT)
-        assert len(await tokens_of(watched.engine, "r", 5)) == 5
+        assert sum([len(output.token_ids) async for output in stream]) > 0
+        await ticks.let_pass(2)
+        assert len(await tokens_of(watched.engine, "s", 5)) == 5
         assert watched.engine.num_restarts == 0
 
 
+@pytest.mark.check("R02")
 async def test_a_stopped_engine_is_not_ready_within_five_seconds_and_replaced() -> None:
-    async with running() as watched:
+    ticks = Ticks()
+    async with running(sleep=ticks.sleep) as watched:
         engine = watched.engine
         stream = engine.submit(request("r"))
         await anext(stream)
         assert engine.pid is not None
-        os.kill(engine.pid, signal.SIGSTOP)
-        async with asyncio.timeout(5):
-            await watched.until(ready=False)
-        with pytest.raises(EngineUnavailableError):
+        await freeze(engine.pid)
+        await ticks.let_pass(3.5)
+        assert watched.is_ready()
+        await ticks.let_pass(0.25)
+        assert not watched.is_ready()
+        with pytest.raises(EngineUnavailableError, match="stuck"):
             [output async for output in stream]
         await watched.until(ready=True)
+        assert "the engine failed (no heartbeat) and is being started again" in watched.reasons
         assert len(await tokens_of(engine, "again", 5)) == 5
 
 
-async def test_a_step_that_does_not_end_is_stuck_though_the_process_lives() -> None:
-    async with running("hang", step_timeout_s=0.5) as watched:
+@pytest.mark.check("R02")
+@pytest.mark.parametrize(
+    ("behaviour", "settings", "cause"),
+    [("hang", {}, "no heartbeat"), ("spin", {"step_timeout_s": 0.5}, "a step does not end")],
+)
+async def test_a_step_that_does_not_end_is_stuck_though_the_process_lives(
+    behaviour: str, settings: dict[str, Any], cause: str
+) -> None:
+    """A step that waits has no pulse; one that computes is given the time of a step."""
+    async with running(behaviour, **settings) as watched:
         with pytest.raises(EngineUnavailableError):
             await tokens_of(watched.engine, "r", 5)
         await watched.until(ready=True)
+        assert f"the engine failed ({cause}) and is being started again" in watched.reasons
 
 
+@pytest.mark.check("R02", "S23")
+async def test_a_step_that_raises_ends_the_process_and_its_text_stays_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with running("raise") as watched:
+        streams = [watched.engine.submit(request(str(index))) for index in range(3)]
+        for stream in streams:
+            with pytest.raises(EngineUnavailableError) as raised:
+                [output async for output in stream]
+            assert str(raised.value) == "the engine process ended"
+        await watched.until(ready=True)
+        assert "the engine failed (an internal error) and is being started again" in watched.reasons
+        assert "secret" not in repr(watched.reasons)
+        assert "RuntimeError: secret" in caplog.text
+
+
+@pytest.mark.check("R19")
 async def test_a_model_that_cannot_be_loaded_is_not_tried_again() -> None:
     watched = Watched()
     with pytest.raises(EngineStartError, match="no weights here"):
         await watched.engine.run(EngineConfig(model_path="fatal"))
     assert watched.engine.num_restarts == 0
+    assert watched.reasons[-1] == "the engine cannot be started (the model cannot be loaded)"
+
+
+@pytest.mark.check("R19")
+async def test_an_engine_that_keeps_crashing_is_given_up() -> None:
+    watched = Watched(limits=RestartLimits(first_delay_s=0.01))
+    with pytest.raises(EngineGivenUpError, match="at last: exit code 9"):
+        await watched.engine.run(EngineConfig(model_path="crash"))
+    assert watched.engine.num_restarts == 4
+    assert watched.reasons.count("the engine failed (exit code 9) and is being started again") == 4
+    assert watched.reasons[-1] == "the engine failed too often and is given up (at last: exit code 9)"
+
+
+@pytest.mark.check("R19", "R23")
+async def test_a_process_that_cannot_be_started_counts_as_a_failure() -> None:
+    watched = Watched(command=("/nowhere/python",), limits=RestartLimits(first_delay_s=0.01))
+    with pytest.raises(EngineGivenUpError):
+        await watched.engine.run(EngineConfig(model_path="well"))
+    assert watched.engine.num_restarts == 4
+    assert watched.reasons[-1] is not None
+    assert "No such file or directory" in watched.reasons[-1]
+    assert "nowhere" not in watched.reasons[-1]
 
 
 async def test_a_loading_engine_can_be_stopped() -> None:
@@ -167,13 +266,17 @@ async def test_a_loading_engine_can_be_stopped() -> None:
     await run
 
 
+@pytest.mark.check("R19")
 def test_restarts_wait_longer_each_time_and_end() -> None:
-    policy = RestartPolicy()
-    delays = [policy.delay_after_failure(10.0 * index) for index in range(MAX_FAILURES)]
-    assert delays == [1, 2, 4, 8, None]
+    policy = RestartPolicy(RestartLimits())
+    assert [policy.delay_after_failure(10.0 * index) for index in range(5)] == [1, 2, 4, 8, None]
+    patient = RestartPolicy(RestartLimits(max_failures=9))
+    assert [patient.delay_after_failure(index) for index in range(9)] == [1, 2, 4, 8, 16, 30, 30, 30, None]
 
 
+@pytest.mark.check("R19")
 def test_failures_long_ago_are_forgotten() -> None:
-    policy = RestartPolicy()
-    delays = [policy.delay_after_failure((WINDOW_S + 1) * index) for index in range(2 * MAX_FAILURES)]
-    assert delays == [1] * (2 * MAX_FAILURES)
+    limits = RestartLimits()
+    policy = RestartPolicy(limits)
+    delays = [policy.delay_after_failure((limits.window_s + 1) * index) for index in range(10)]
+    assert delays == [1] * 10
