@@ -9,6 +9,7 @@ from cli.keys import SERVER_KEYS
 from cli.model_flags import DEFAULT_MAX_LORAS, ENGINE, LORA, MODEL
 from cli.process import DRAIN_TIMEOUT, LOG_FORMAT, LOG_LEVEL, set_up_logging
 from cli.tls import GRPC_TLS, certificate_files
+from cli.traces import TRACES_ENDPOINT
 from cli.values import filled, integer
 from engine.config import EngineConfig
 from server.config import ServerConfig
@@ -111,6 +112,7 @@ SERVING = Group(
         DRAIN_TIMEOUT,
         LOG_LEVEL,
         LOG_FORMAT,
+        TRACES_ENDPOINT,
     ),
 )
 
