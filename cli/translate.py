@@ -8,6 +8,7 @@ from cli.flags import Flag, Group, read_groups
 from cli.keys import TRANSLATOR_KEYS
 from cli.process import DRAIN_TIMEOUT, LOG_FORMAT, LOG_LEVEL, set_up_logging
 from cli.tls import CLIENT_TLS, HTTP_TLS, certificate_files, client_credentials
+from cli.traces import TRACES_ENDPOINT
 from cli.values import filled, integer, number, origin, target
 from translator.config import TranslatorConfig
 
@@ -160,7 +161,7 @@ GROUPS = (
     Group("keys", TRANSLATOR_KEYS),
     Group("HTTP with TLS", HTTP_TLS),
     Group("gRPC with TLS", CLIENT_TLS),
-    Group("process", (LOG_LEVEL, LOG_FORMAT)),
+    Group("process", (LOG_LEVEL, LOG_FORMAT, TRACES_ENDPOINT)),
 )
 
 

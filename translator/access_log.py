@@ -16,8 +16,7 @@ logger = logging.getLogger("translator.requests")
 _UNKNOWN = "unknown"
 _METHODS = frozenset(("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"))
 _CLIENT_GONE = 499
-# Asked again and again by those who only want to know whether we live.
-_PROBES = frozenset(
+PROBES = frozenset(
     (
         "/health",
         "/v1/health",
@@ -30,6 +29,7 @@ _PROBES = frozenset(
         "/console/stats",
     )
 )
+"""Asked again and again by those who only want to know whether we live."""
 
 
 @dataclass(slots=True)
@@ -94,15 +94,20 @@ class AccessLogMiddleware:
             _log(scope, status, time.monotonic() - began_s, record)
 
 
+def route_of(scope: Scope) -> str:
+    """The route of a request that was answered. Its path may hold whatever a caller likes."""
+    return getattr(scope.get("route"), "path", _UNKNOWN)
+
+
 def _log(scope: Scope, status: int, seconds: float, record: AccessRecord) -> None:
-    # The path itself may hold whatever a caller likes; the router writes into the scope which route it found.
-    route = getattr(scope.get("route"), "path", _UNKNOWN)
-    level = logging.DEBUG if route in _PROBES else logging.INFO
+    route = route_of(scope)
+    level = logging.DEBUG if route in PROBES else logging.INFO
     if not logger.isEnabledFor(level):
         return
     state = scope["state"]
     fields: dict[str, Any] = {
         "request_id": state["request_id"],
+        "trace_id": state.get("trace_id"),
         "tenant": _tenant(state.get("owner", "")),
         "method": scope["method"] if scope["method"] in _METHODS else _UNKNOWN,
         "route": route,

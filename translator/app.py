@@ -44,6 +44,7 @@ from translator.metrics_middleware import MetricsMiddleware
 from translator.middleware import RequestIdMiddleware, RequestLimitMiddleware
 from translator.requests import request_id_of
 from translator.tls import HttpTls
+from translator.traces import TraceMiddleware
 
 if TYPE_CHECKING:
     import socket
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from translator.config import TranslatorConfig
+    from translator.http_spans import HttpSpans
+    from watch.tracing import Tracing
 
 log = logging.getLogger("translator")
 
@@ -102,10 +105,12 @@ def build_app(
     backend: Backend,
     admin: AdminBackend | None = None,
     stats: AdminBackend | None = None,
+    spans: HttpSpans | None = None,
 ) -> ASGIApp:
     """Return the application: routes, and what every request passes through before them.
 
-    `admin` serves every use of AdminService, `stats` the console's figures alone.
+    `admin` serves every use of AdminService, `stats` the console's figures alone. Without `spans` requests
+    have none.
 
     Raises:
         KeyFileError: a file of keys cannot be used.
@@ -129,6 +134,7 @@ def build_app(
     app = _guarded(app, config)
     app = MetricsMiddleware(app, backend.metrics)
     app = AccessLogMiddleware(app)
+    app = TraceMiddleware(app, spans)
     app = RequestIdMiddleware(app)
     if config.allowed_origins:
         app = CORSMiddleware(
@@ -234,11 +240,25 @@ async def serve(config: TranslatorConfig, listener: socket.socket) -> None:
         AdminBackend(target, config.request_timeout_s, _own_secret(config), credentials) if target else None
         for target in (config.admin_target, config.stats_target)
     )
+    tracing, spans = _make_spans(config.otlp_traces_endpoint)
     try:
-        app = build_app(config, backend, admin, stats)
+        app = build_app(config, backend, admin, stats, spans)
         await make_server(app, backend, config, tls).serve(sockets=[listener])
     finally:
         await backend.close()
         for opened in (admin, stats):
             if opened is not None:
                 await opened.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
+
+
+def _make_spans(endpoint: str | None) -> tuple[Tracing | None, HttpSpans | None]:
+    if endpoint is None:
+        return None, None
+    # the packages that these need are an extra
+    from translator.http_spans import HttpSpans
+    from watch.tracing import open_tracing
+
+    tracing = open_tracing(endpoint, "pagewire-translator")
+    return tracing, HttpSpans(tracing)

@@ -17,6 +17,7 @@ from translator.embedding_call import EmbeddingCall
 from translator.errors import ApiError, from_rpc_error, internal_error, shutting_down
 from translator.fields import Endpoint
 from translator.metrics import Metrics
+from watch.loop_lag import LoopLag
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection
@@ -127,7 +128,8 @@ class Backend:
         self, target: str, request_timeout_s: float, credentials: grpc.ChannelCredentials | None = None
     ) -> None:
         """Without `credentials` the server is called in clear text."""
-        self.metrics = Metrics()
+        self._lag = LoopLag()
+        self.metrics = Metrics(self._lag)
         self._timeout_s = request_timeout_s
         self._channel = SpreadChannel(target, _CHANNEL_OPTIONS, credentials)
         self._inference: inference_pb2_grpc.InferenceServiceAsyncStub = (
@@ -292,4 +294,5 @@ class Backend:
 
     async def close(self) -> None:
         """Close the connections and what still runs over them."""
+        self._lag.close()
         await self._channel.close()

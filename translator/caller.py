@@ -6,6 +6,7 @@ from contextvars import ContextVar
 
 from gate.keys import is_secret
 from pagewire.errors import REQUEST_ID_KEY
+from translator.traces import current_trace
 
 # Tasks that a request starts, such as a response in the background, take it with them.
 _secret: ContextVar[bytes | None] = ContextVar("caller_secret", default=None)
@@ -17,10 +18,11 @@ def set_caller(secret: bytes | None) -> None:
 
 
 def caller_metadata(request_id: str | None = None) -> tuple[tuple[str, str], ...]:
-    """Return the metadata of a gRPC call on the caller's behalf."""
+    """Return the metadata of a gRPC call on the caller's behalf, and within its trace."""
     ids = () if request_id is None else ((REQUEST_ID_KEY, request_id),)
-    secret = _secret.get()
-    return ids if secret is None else (*ids, key_metadata(secret.decode()))
+    secret, trace = _secret.get(), current_trace()
+    keys = () if secret is None else (key_metadata(secret.decode()),)
+    return (*ids, *keys, *(() if trace is None else trace.pairs))
 
 
 def key_metadata(secret: str) -> tuple[str, str]:

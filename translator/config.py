@@ -37,6 +37,8 @@ class TranslatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Roots of the gRPC server. None: it is called in clear text."""
     grpc_client_certfile: Path | None = None
     grpc_client_keyfile: Path | None = None
+    otlp_traces_endpoint: str | None = None
+    """The OpenTelemetry collector that spans are sent to. None: none are made."""
     open_metrics: bool = False
     """Whether /metrics is open to all."""
     host: str = "127.0.0.1"

@@ -23,6 +23,7 @@ from translator.access_log import current_record
 if TYPE_CHECKING:
     from pagewire.v1.inference_pb2 import Delta, Finished, Started
     from translator.access_log import AccessRecord
+    from watch.loop_lag import LoopLag
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5)
@@ -42,7 +43,7 @@ _FINISHED_REASONS = {
 class Metrics:
     """The figures of one process."""
 
-    def __init__(self) -> None:
+    def __init__(self, lag: LoopLag) -> None:
         self.registry = registry = CollectorRegistry(auto_describe=True)
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -60,6 +61,17 @@ class Metrics:
         self.http_in_progress = Gauge(
             "http_requests_inprogress", "HTTP requests being answered.", ("method",), registry=registry
         )
+        self.auth_failures = Counter(
+            "pagewire:auth_failures",
+            "Requests that showed no key that is in force.",
+            ("listener", "reason"),
+            registry=registry,
+        )
+        Gauge(
+            "pagewire:event_loop_lag_seconds",
+            "The worst delay of the translator's event loop in the last 10 to 20 seconds.",
+            registry=registry,
+        ).set_function(lambda: lag.seconds)
         model = ("model_name",)
         self.prompt_tokens = Counter(
             "vllm:prompt_tokens", "Prompt tokens of admitted requests.", model, registry=registry

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from translator.access_log import route_of
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 _METHODS = frozenset(("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"))
 _UNKNOWN = "unknown"
 _CLIENT_GONE = 499
+_UNAUTHORIZED = 401
+_KEY_HEADERS = frozenset((b"authorization", b"x-api-key"))
 
 
 class MetricsMiddleware:
@@ -43,7 +47,13 @@ class MetricsMiddleware:
             try:
                 await self._app(scope, receive, send_noted)
             finally:
-                # The router writes into the scope which route it found.
-                handler = getattr(scope.get("route"), "path", _UNKNOWN)
+                handler = route_of(scope)
                 metrics.http_requests.labels(handler, method, f"{status // 100}xx").inc()
+                if status == _UNAUTHORIZED:
+                    metrics.auth_failures.labels("http", _what_is_wrong(scope)).inc()
                 metrics.http_seconds.labels(handler, method).observe(time.monotonic() - began_s)
+
+
+def _what_is_wrong(scope: Scope) -> str:
+    shows_one = any(name in _KEY_HEADERS for name, _ in scope["headers"])
+    return "invalid" if shows_one else "missing"

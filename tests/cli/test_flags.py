@@ -42,6 +42,7 @@ TRANSLATE_FLAGS = [
     "header-timeout", "body-timeout", "keep-alive-timeout", "request-timeout",
     "sse-keep-alive", "enable-force-include-usage", "allowed-origins", "response-store-size",
     "response-store-bytes", "response-store-age", "drain-timeout", "log-level", "log-format",
+    "otlp-traces-endpoint",
 ]  # fmt: skip
 MODEL_AND_ENGINE_FLAGS = [name for name in SERVE_FLAGS[: SERVE_FLAGS.index("host")] if "lora" not in name]
 FLAGS = {
