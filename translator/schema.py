@@ -29,7 +29,8 @@ Float32 = Annotated[float, Meta(ge=-3.4e38, le=3.4e38)]
 
 _MAX_LOGIT_BIAS = 100.0
 _NO_SEED = -1
-_MAX_SHOWN = 300
+_MAX_SHOWN = 8
+_MAX_ID_DIGITS = 10
 
 
 class StreamOptions(msgspec.Struct, kw_only=True):
@@ -229,8 +230,12 @@ def _put(message: Message, path: tuple[str, ...], value: object) -> None:
 
 def _parse_bias(logit_bias: dict[str, float]) -> dict[int, float]:
     """Turn JSON's keys into token ids. Values are clamped to the contract's range."""
-    bad = [key for key in logit_bias if not (key.isascii() and key.isdecimal() and int(key) < 2**32)]
+    bad = [key for key in logit_bias if not _is_token_id(key)]
     if bad:
         shown = ", ".join(ascii(key[:40]) for key in bad[:_MAX_SHOWN])
         raise ApiError(400, f"logit_bias: expected token ids as keys, got {shown}.", param="logit_bias")
     return {int(key): min(max(bias, -_MAX_LOGIT_BIAS), _MAX_LOGIT_BIAS) for key, bias in logit_bias.items()}
+
+
+def _is_token_id(key: str) -> bool:
+    return key.isascii() and key.isdecimal() and len(key) <= _MAX_ID_DIGITS and int(key) < 2**32
