@@ -167,7 +167,7 @@ class EngineCore:
             self._add(request, matcher) if matcher is not None else _failed(request, "bad_grammar")
             for request, matcher in self._grammars.opened()
         )
-        return [reply for reply in replies if reply is not None] + self._scheduler.end_matched()
+        return [reply for reply in replies if reply is not None] + self._scheduler.end_early()
 
     def _follow(self, command: Command) -> RequestOutput | None:
         match command:

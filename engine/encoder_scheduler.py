@@ -6,6 +6,7 @@ no preemption; the order of service is that of `waiting_queue.py`.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from engine.step import Admission, StepPlan
 from engine.waiting_queue import WaitingQueue, rank_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from engine.messages import EngineRequest
     from engine.step import StepResult
     from engine.token_matcher import TokenMatcher
@@ -27,7 +30,14 @@ class EncoderScheduler:
     A plan consists of admissions alone. Their rows number the sequences of the step, and end with it.
     """
 
-    def __init__(self, max_num_seqs: int, max_num_batched_tokens: int, max_model_len: int) -> None:
+    def __init__(
+        self,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        max_model_len: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`clock` is that of the deadlines."""
         assert max_model_len <= max_num_batched_tokens, "the longest sequence must fit a step"
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
@@ -35,6 +45,8 @@ class EncoderScheduler:
         self._requests: dict[str, Request] = {}
         self._waiting = WaitingQueue()
         self._in_flight: deque[tuple[StepPlan, list[Request]]] = deque()
+        self._clock = clock
+        self._expired: list[RequestOutput] = []  # since the last call of `end_early`
         self._num_arrivals = 0
         self._num_steps = 0
         self._num_prompt_tokens = 0
@@ -72,6 +84,8 @@ class EncoderScheduler:
             raise RequestTooLargeError(
                 f"{len(source.prompt_token_ids)} tokens are more than {self._max_model_len}"
             )
+        if not self._requests:
+            self._waiting.settle()
         rank = rank_of(source.priority, self._num_steps, self._num_arrivals)
         request = Request(source, rank, self._max_model_len, uses_cache=False)
         self._num_arrivals += 1
@@ -89,9 +103,10 @@ class EncoderScheduler:
         self._num_aborted += 1
         return RequestOutput(request_id, finish_reason=FinishReason.ABORTED)
 
-    def end_matched(self) -> list[RequestOutput]:
-        """Return nothing: no sequence follows a grammar."""
-        return []
+    def end_early(self) -> list[RequestOutput]:
+        """Return the last outputs of sequences that came too late to begin."""
+        expired, self._expired = self._expired, []
+        return expired
 
     def reset_prefix_cache(self) -> None:
         """Do nothing: there is no cache."""
@@ -104,10 +119,14 @@ class EncoderScheduler:
 
         def admit(request: Request) -> bool:
             nonlocal budget
+            if request.is_too_late(self._clock):
+                self._expire(request)
+                return True
             if len(requests) == self._max_num_seqs or request.num_prompt_tokens > budget:
                 return False
             request.row = len(requests)
             budget -= request.num_prompt_tokens
+            request.account.charge(request.num_prompt_tokens)
             requests.append(request)
             admissions.append(
                 Admission(
@@ -137,6 +156,12 @@ class EncoderScheduler:
             for row, request in enumerate(requests)
             if self._requests.get(request.request_id) is request
         ]
+
+    def _expire(self, request: Request) -> None:
+        """Forget a sequence that is leaving the queue."""
+        del self._requests[request.request_id]
+        self._num_aborted += 1
+        self._expired.append(RequestOutput(request.request_id, finish_reason=FinishReason.EXPIRED))
 
     def _finish(self, request: Request, embedding: bytes | None) -> RequestOutput:
         del self._requests[request.request_id]

@@ -83,6 +83,12 @@ class EngineRequest(_Value, frozen=True):
     """Id of a loaded LoRA adapter; 0 is the base model alone."""
     pooling: Pooling | None = None
     """Asks for an embedding instead of tokens."""
+    tenant: str = ""
+    """Whose it is. Tenants are served in turn, so that none of them waits for all that another one sent."""
+    weight: float = 1.0
+    """The tenant's share of the tokens is to those of others as their weights."""
+    deadline_s: float | None = None
+    """When it is too late to begin, on the clock that the processes of a machine share (`time.monotonic`)."""
 
 
 class FinishReason(enum.Enum):
@@ -92,6 +98,8 @@ class FinishReason(enum.Enum):
     LENGTH = "length"
     ABORTED = "aborted"
     """Ended by an Abort command."""
+    EXPIRED = "expired"
+    """Its deadline passed before it began."""
     COMPLETE = "complete"
     """Its grammar allows nothing more. No token says so: the last one belongs to the text."""
     FAILED = "failed"

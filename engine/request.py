@@ -15,6 +15,9 @@ from engine.block_pool import extend_keys
 from engine.messages import FinishReason, Pooling
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.account import Account
     from engine.messages import EngineRequest, SamplingParams, TokenLogprobs
     from engine.token_matcher import TokenMatcher
 
@@ -26,11 +29,13 @@ class Request:
     """The mutable state of one sequence, owned by the engine's thread."""
 
     __slots__ = (
+        "account",
         "adapter",
         "adapter_slot",
         "block_ids",
         "block_keys",
         "cache_salt",
+        "deadline_s",
         "is_announced",
         "matcher",
         "max_num_tokens",
@@ -48,9 +53,14 @@ class Request:
         "request_id",
         "row",
         "sampling",
+        "tenant",
         "token_ids",
         "uses_cache",
+        "weight",
     )
+
+    account: Account
+    """Of its tenant, from the first time in the queue on."""
 
     def __init__(
         self,
@@ -65,6 +75,10 @@ class Request:
         self.sampling: SamplingParams = source.sampling
         self.pooling = source.pooling
         """Asks for a vector: nothing is sampled, and the sequence ends with its prompt."""
+        self.tenant = source.tenant
+        self.weight = source.weight
+        self.deadline_s = source.deadline_s
+        """When it is too late to begin, on the clock of `time.monotonic`."""
         self.adapter = source.adapter
         self.adapter_slot = 0
         """Where the adapter lies while the sequence holds its row; see `adapter_slots.py`."""
@@ -109,6 +123,10 @@ class Request:
         if self.num_expected_tokens >= self.max_num_tokens:
             return 0
         return self.num_expected_tokens - self.num_planned_tokens
+
+    def is_too_late(self, clock: Callable[[], float]) -> bool:
+        """Whether the sequence has not begun, and may not any more."""
+        return self.deadline_s is not None and not self.num_preemptions and clock() >= self.deadline_s
 
     @property
     def is_held(self) -> bool:

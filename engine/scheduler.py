@@ -18,6 +18,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ from engine.step_draft import StepDraft
 from engine.waiting_queue import MAX_BYPASSES, WaitingQueue, rank_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from engine.messages import EngineRequest
     from engine.step import SampledToken, StepPlan, StepResult
     from engine.token_matcher import TokenMatcher
@@ -72,7 +75,9 @@ class Scheduler:
         max_model_len: int,
         enable_prefix_caching: bool = True,
         max_loras: int = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`clock` is that of the deadlines."""
         assert max_num_seqs > 0, max_num_seqs
         assert max_num_batched_tokens > 0, max_num_batched_tokens
         self._pool = BlockPool(num_blocks, block_size)
@@ -89,6 +94,8 @@ class Scheduler:
         self._released_rows: list[int] = []  # since the last plan
         self._in_flight: deque[tuple[StepPlan, list[Request]]] = deque()  # with the sequence of each chunk
         self._num_arrivals = 0
+        self._clock = clock
+        self._expired: list[RequestOutput] = []  # since the last call of `end_early`
         self._counters = _Counters()
 
     @property
@@ -115,6 +122,8 @@ class Scheduler:
             RequestTooLargeError: it could never be computed to its end.
         """
         assert source.request_id not in self._requests, source.request_id
+        if not self._requests:
+            self._waiting.settle()
         rank = rank_of(source.priority, self._counters.num_steps, self._num_arrivals)
         uses_cache = self._enable_prefix_caching and not source.bypass_prefix_cache
         request = Request(source, rank, self._max_model_len, uses_cache, matcher)
@@ -143,10 +152,14 @@ class Scheduler:
         self._end(request)
         return RequestOutput(request_id, finish_reason=FinishReason.ABORTED)
 
-    def end_matched(self) -> list[RequestOutput]:
-        """End the sequences whose grammars have come to an end, and return their last outputs."""
+    def end_early(self) -> list[RequestOutput]:
+        """End the sequences whose grammars have ended, and return their last outputs.
+
+        So are those of sequences that were given up because it was too late to begin.
+        """
+        expired, self._expired = self._expired, []
         ended = [request for request in self._matched.values() if request.ending is not None]
-        return [self._end_at_grammar(request) for request in ended]
+        return expired + [self._end_at_grammar(request) for request in ended]
 
     def reset_prefix_cache(self) -> None:
         """Forget all cached blocks that no running sequence owns."""
@@ -230,7 +243,7 @@ class Scheduler:
         return len(self._free_rows) > 0 and self._waiting.has_shorter(num_tokens)
 
     def _admit_waiting(self, draft: StepDraft) -> None:
-        if not self._waiting:
+        if not self._waiting or not self._free_rows or not draft.budget:
             return
         for request in self._running.values():
             self._add_to_frontier(draft, request)
@@ -242,7 +255,10 @@ class Scheduler:
             draft.frontier.add(request.block_keys[index])
 
     def _admit(self, request: Request, draft: StepDraft) -> bool:
-        """Start a waiting sequence if it can run now, and say so."""
+        """Start a waiting sequence if it can run now, or give it up if it is too late; and say so."""
+        if request.is_too_late(self._clock):
+            self._expire(request)
+            return True
         if not self._free_rows or not draft.budget or request.is_held:
             return False
         keys = request.reusable_keys(self._pool.block_size)
@@ -293,6 +309,7 @@ class Scheduler:
         if request.is_announced:
             return
         request.num_cached_tokens = request.num_computed_tokens
+        request.account.charge(request.num_prompt_tokens - request.num_cached_tokens)
         if request.reads_cache:
             self._counters.num_prefix_query_tokens += request.num_prompt_tokens
             self._counters.num_prefix_hit_tokens += request.num_cached_tokens
@@ -340,6 +357,7 @@ class Scheduler:
             return self._fail(request, _SAMPLING_ERRORS[sampled.token_id])
         num_cached_tokens = request.take_num_cached_tokens()
         self._counters.num_generated_tokens += 1
+        request.account.charge(1)
         finish_reason, stop_token_id = request.append(sampled.token_id)
         if finish_reason is not None:
             self._counters.num_finished += 1
@@ -399,6 +417,13 @@ class Scheduler:
             self._waiting.remove(request)
         else:
             self._vacate(request)
+
+    def _expire(self, request: Request) -> None:
+        """Forget a sequence that is leaving the queue."""
+        del self._requests[request.request_id]
+        self._matched.pop(request.request_id, None)
+        self._counters.num_aborted += 1
+        self._expired.append(RequestOutput(request.request_id, finish_reason=FinishReason.EXPIRED))
 
     def _vacate(self, request: Request) -> None:
         """Take a running sequence's row and blocks."""

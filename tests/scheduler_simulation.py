@@ -10,6 +10,8 @@ I6 each sequence has outputs in the promised order and exactly one end
 L1 everything ends when nothing more arrives   L2 no step is empty while something can run
 L3 at most 8 preemptions of a sequence   L4 at most 8 bypasses of a waiting sequence
 L5 all blocks are free at the end   L6 a decode, and the oldest prefill, get on in each step
+F1 the queue's order is that of the tenants' fair shares
+D1 nothing begins after its deadline, and only what is too late expires
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from fair_order import FairOrder
 from fake_runner import FakeRunner, solo_output
 
 from engine.errors import RequestTooLargeError
@@ -76,6 +79,8 @@ class Transcript:
             assert output.finish_reason is self.expected_finish_reason, "I6: the wrong reason"
             is_stop_token = self.token_ids[-1] in self.request.sampling.stop_token_ids
             assert output.stop_token_id == (self.token_ids[-1] if is_stop_token else None)
+        if output.finish_reason is FinishReason.EXPIRED:
+            assert self.num_cached_tokens is None, "D1: expired after it had begun"
         if output.finish_reason is FinishReason.FAILED:
             assert self.is_sabotaged, "I6: failed without a cause"
             assert output.error == "numerical_error"
@@ -105,7 +110,12 @@ class Simulation:
             profile.max_model_len,
         )
         self.runner = FakeRunner(*sizes)
-        self.scheduler = Scheduler(*sizes, profile.enable_prefix_caching, profile.max_loras)
+        self.now_s = 0.0
+        """A step takes a second."""
+        self.scheduler = Scheduler(
+            *sizes, profile.enable_prefix_caching, profile.max_loras, clock=lambda: self.now_s
+        )
+        self.fair = FairOrder()
         self.live: dict[str, Transcript] = {}
         self.ended: list[Transcript] = []
         self._num_bypasses: dict[str, int] = {}
@@ -118,6 +128,8 @@ class Simulation:
         num_tokens = len(request.prompt_token_ids) + request.sampling.max_tokens
         num_computed = min(num_tokens, self.profile.max_model_len) - 1
         fits = num_computed <= self.profile.num_blocks * self.profile.block_size
+        if not self.live:
+            self.fair = FairOrder()
         try:
             self.scheduler.add(request)
         except RequestTooLargeError:
@@ -125,9 +137,13 @@ class Simulation:
         else:
             assert fits, "a sequence that can never run to its end was accepted"
             self.live[request.request_id] = Transcript(request, *expected)
+            self.fair.arrive(self.scheduler._requests[request.request_id])
         self.check()
 
     def abort(self, request_id: str) -> None:
+        request = self.scheduler._requests.get(request_id)
+        if request is not None and request.row is None:
+            self.fair.leave(request)
         output = self.scheduler.abort(request_id)
         assert (output is not None) == (request_id in self.live)
         if output is not None:
@@ -146,12 +162,13 @@ class Simulation:
 
         A sequence may be aborted while a step runs, and one of the new step gets logits of NaN.
         """
-        queue = [request.request_id for request in self.scheduler._waiting._requests]
+        queue = self.fair.in_order()
+        self.now_s += 1.0
         plan = self.scheduler.schedule()
+        self._follow_queue(queue)
         if plan is None:
             assert self._in_flight or not self.live, "L2: nothing is run"
         else:
-            self._check_order(queue)
             self._check_plan(plan)
             victim = self._sabotage(sabotage, plan)
             self._in_flight.append((plan, self.runner.launch(plan), victim))
@@ -164,7 +181,9 @@ class Simulation:
     def _collect(self) -> None:
         plan, pending, victim = self._in_flight.popleft()
         suspect_blocks = list(victim.block_ids) if victim else []
+        requests = dict(self.scheduler._requests)
         for output in self.scheduler.update(plan, pending.collect()):
+            self.fair.charge(requests[output.request_id], len(output.token_ids))
             self._take(output)
         keys = self.scheduler._pool._keys
         assert not any(keys[block_id] for block_id in suspect_blocks), "NaN may be shared"
@@ -191,7 +210,8 @@ class Simulation:
         self.reset_prefix_cache()
         assert self.scheduler.stats().num_free_blocks == self.profile.num_blocks, "L5"
         endings = [transcript.finish_reason for transcript in self.ended]
-        assert stats.num_aborted == endings.count(FinishReason.ABORTED)
+        num_expired = endings.count(FinishReason.EXPIRED)
+        assert stats.num_aborted == endings.count(FinishReason.ABORTED) + num_expired
         assert stats.num_failed == endings.count(FinishReason.FAILED)
         assert stats.num_finished == len(endings) - stats.num_aborted - stats.num_failed
 
@@ -230,8 +250,8 @@ class Simulation:
             assert request.num_preemptions <= MOST_PREEMPTIONS, "L3"
 
     def _check_places(self, running: list[Request]) -> None:
-        waiting = self.scheduler._waiting._requests
-        assert waiting == sorted(waiting, key=lambda request: request.rank), "I4: the queue is out of order"
+        waiting = list(self.scheduler._waiting.in_order())
+        assert waiting == self.fair.in_order(), "F1: the queue is out of order"
         ids = [request.request_id for request in (*running, *waiting)]
         assert sorted(ids) == sorted(self.live) == sorted(self.scheduler._requests), "I4: not in one place"
         rows = sorted([*self.scheduler._running, *self.scheduler._free_rows])
@@ -298,13 +318,35 @@ class Simulation:
                 assert pool._ref_counts[block_id] == 1, "I2: a write to a shared block"
                 assert pool._keys[block_id] is None, "I2: a write to a findable block"
 
-    def _check_order(self, queue: list[str]) -> None:
-        """L4: count who was admitted past whom."""
-        waiting = {request.request_id for request in self.scheduler._waiting._requests}
-        for place, request_id in enumerate(queue):
-            if request_id not in waiting:
-                self._num_bypasses.pop(request_id, None)
-                continue
-            num_admitted = sum(behind not in waiting for behind in queue[place + 1 :])
-            self._num_bypasses[request_id] = self._num_bypasses.get(request_id, 0) + num_admitted
-            assert self._num_bypasses[request_id] <= MOST_BYPASSES, "L4"
+    def _follow_queue(self, queue: list[Request]) -> None:
+        """L4: count who was admitted past whom. Also take out who expired, and who was preempted back in."""
+        scheduler = self.scheduler
+        running = set(map(id, scheduler._running.values()))
+        admitted = [request for request in queue if id(request) in running]
+        for place, request in enumerate(queue):
+            if request.row is None and request.request_id in scheduler._requests:
+                num_admitted = sum(id(behind) in running for behind in queue[place + 1 :])
+                request_id = request.request_id
+                self._num_bypasses[request_id] = self._num_bypasses.get(request_id, 0) + num_admitted
+                assert self._num_bypasses[request_id] <= MOST_BYPASSES, "L4"
+            else:
+                self._num_bypasses.pop(request.request_id, None)
+        for request in admitted:
+            is_late = request.deadline_s is not None and self.now_s >= request.deadline_s
+            assert request.num_preemptions or not is_late, "D1: begun after its deadline"
+        self._take_expired()
+        self.fair.admit(request for request in queue if request.request_id in scheduler._requests)
+        known = set(map(id, queue))
+        preempted = [each for each in scheduler._waiting.in_order() if id(each) not in known]
+        for request in sorted(preempted, key=lambda each: each.rank, reverse=True):
+            self.fair.arrive(request)
+
+    def _take_expired(self) -> None:
+        requests = {each.request_id: each for waiting in self.fair.waiting.values() for each in waiting}
+        for output in self.scheduler.end_early():
+            assert output.finish_reason is FinishReason.EXPIRED
+            deadline_s = requests[output.request_id].deadline_s
+            assert deadline_s is not None, "D1"
+            assert deadline_s <= self.now_s, "D1: expired before its deadline"
+            self.fair.leave(requests[output.request_id])
+            self._take(output)

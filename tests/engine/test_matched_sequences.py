@@ -99,10 +99,10 @@ def test_the_end_of_a_grammar_ends_its_sequence(
     scheduler = make_scheduler()
     scheduler.add(make_request("a"), matcher)
     run(scheduler)
-    assert scheduler.end_matched() == []
+    assert scheduler.end_early() == []
     matcher.ending = ending
     assert scheduler.schedule() is None
-    (output,) = scheduler.end_matched()
+    (output,) = scheduler.end_early()
     assert (output.finish_reason, output.error, output.token_ids) == (ending, error, [])
     assert not scheduler.has_requests
     assert getattr(scheduler.stats(), counter) == 1
@@ -120,7 +120,7 @@ def test_a_length_or_an_abort_ends_it_too(matcher: HandMatcher) -> None:
     output = scheduler.abort("b")
     assert output is not None
     assert output.finish_reason is FinishReason.ABORTED
-    assert scheduler.end_matched() == []
+    assert scheduler.end_early() == []
 
 
 def test_a_preempted_sequence_comes_back_when_its_mask_is_there(matcher: HandMatcher) -> None:
@@ -147,6 +147,6 @@ def test_a_preempted_sequence_may_end_while_it_waits(matcher: HandMatcher) -> No
     while scheduler.stats().num_preemptions == 0:
         run(scheduler)
     matcher.ending = FinishReason.COMPLETE
-    (output,) = scheduler.end_matched()
+    (output,) = scheduler.end_early()
     assert output.request_id == "b"
     assert scheduler.stats().num_waiting == 0

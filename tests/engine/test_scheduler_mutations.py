@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from fake_runner import EOS, STOP
 from scheduler_simulation import Profile, Simulation
@@ -13,11 +14,13 @@ import engine.block_pool
 import engine.request
 import engine.scheduler
 import engine.waiting_queue
+from engine.account import Account
 from engine.block_pool import BlockPool
 from engine.messages import EngineRequest, FinishReason, RequestOutput, SamplingParams
 from engine.request import Request
 from engine.scheduler import Scheduler
 from engine.step_draft import StepDraft
+from engine.waiting_queue import WaitingQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,7 +49,7 @@ def run_history(seed: int) -> Simulation:
     for action in range(60):
         match dice.randrange(10):
             case 0 | 1 | 2:
-                simulation.add(_random_request(dice, f"r{action}"))
+                simulation.add(_random_request(dice, f"r{action}", simulation.now_s))
             case 3:
                 simulation.abort(dice.choice([*simulation.live, "unknown"]))
             case 4:
@@ -69,7 +72,7 @@ def run_congestion() -> Simulation:
     return simulation
 
 
-def _random_request(dice: random.Random, request_id: str) -> EngineRequest:
+def _random_request(dice: random.Random, request_id: str, now_s: float) -> EngineRequest:
     sampling = SamplingParams(
         max_tokens=dice.randint(1, 24),
         eos_token_ids=dice.choice([(), (EOS,)]),
@@ -79,7 +82,10 @@ def _random_request(dice: random.Random, request_id: str) -> EngineRequest:
     )
     prompt = [*dice.choice(PREFIXES), *dice.choices(range(2, 5), k=dice.randint(1, 12))]
     salt = dice.choice(["", "", "tenant"])
-    return EngineRequest(request_id, prompt, sampling, dice.choice([0, 0, 1]), salt, dice.random() < 0.2)
+    request = EngineRequest(request_id, prompt, sampling, dice.choice([0, 0, 1]), salt, dice.random() < 0.2)
+    tenant, weight = dice.choice([("", 1.0), ("", 1.0), ("light", 0.5), ("heavy", 4.0)])
+    deadline_s = dice.choice([None, None, None, now_s + dice.randint(0, 30)])
+    return msgspec.structs.replace(request, tenant=tenant, weight=weight, deadline_s=deadline_s)
 
 
 # Block pool
@@ -262,6 +268,82 @@ def lets_small_ones_pass_for_ever(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(engine.scheduler, "MAX_BYPASSES", 10**6)
 
 
+# Fair shares and deadlines
+
+
+def takes_all_tenants_for_one(patch: pytest.MonkeyPatch) -> None:
+    add = WaitingQueue.add
+
+    def add_to_one(queue: WaitingQueue, request: Request) -> None:
+        tenant, request.tenant = request.tenant, ""
+        add(queue, request)
+        request.tenant = tenant
+
+    patch.setattr(WaitingQueue, "add", add_to_one)
+
+
+def charges_for_prompts_alone(patch: pytest.MonkeyPatch) -> None:
+    charge = Account.charge
+    patch.setattr(Account, "charge", lambda account, tokens: charge(account, tokens if tokens > 1 else 0))
+
+
+def charges_for_cached_tokens(patch: pytest.MonkeyPatch) -> None:
+    count = Scheduler._count_first_admission
+
+    def count_all(scheduler: Scheduler, request: Request) -> None:
+        count(scheduler, request)
+        request.account.charge(request.num_cached_tokens)
+
+    patch.setattr(Scheduler, "_count_first_admission", count_all)
+
+
+def charges_again_after_preemption(patch: pytest.MonkeyPatch) -> None:
+    restart = Request.restart
+
+    def restart_and_charge(request: Request) -> None:
+        restart(request)
+        request.account.charge(request.num_prompt_tokens)
+
+    patch.setattr(Request, "restart", restart_and_charge)
+
+
+def forgets_the_weights(patch: pytest.MonkeyPatch) -> None:
+    def charge(account: Account, num_tokens: int) -> None:
+        account.served += num_tokens
+
+    patch.setattr(Account, "charge", charge)
+
+
+def rewards_those_who_were_away(patch: pytest.MonkeyPatch) -> None:
+    offer = WaitingQueue.offer
+
+    def offer_from_zero(queue: WaitingQueue, admit: Callable[[Request], bool]) -> None:
+        offer(queue, admit)
+        queue._least_served = 0.0
+
+    patch.setattr(WaitingQueue, "offer", offer_from_zero)
+
+
+def begins_what_is_too_late(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Request, "is_too_late", lambda request, clock: False)
+
+
+def ends_what_has_begun_at_its_deadline(patch: pytest.MonkeyPatch) -> None:
+    def is_too_late(request: Request, clock: Callable[[], float]) -> bool:
+        return request.deadline_s is not None and clock() >= request.deadline_s
+
+    patch.setattr(Request, "is_too_late", is_too_late)
+
+
+def says_nothing_of_what_expired(patch: pytest.MonkeyPatch) -> None:
+    end_early = Scheduler.end_early
+
+    def end_silently(scheduler: Scheduler) -> list[RequestOutput]:
+        return [one for one in end_early(scheduler) if one.finish_reason is not FinishReason.EXPIRED]
+
+    patch.setattr(Scheduler, "end_early", end_silently)
+
+
 PLANTED = [
     releases_all_but_one,
     releases_shared_blocks_to_the_free_list,
@@ -286,6 +368,15 @@ PLANTED = [
     ignores_the_wish_to_bypass_the_cache,
     preempts_without_end,
     lets_small_ones_pass_for_ever,
+    takes_all_tenants_for_one,
+    charges_for_prompts_alone,
+    charges_for_cached_tokens,
+    charges_again_after_preemption,
+    forgets_the_weights,
+    rewards_those_who_were_away,
+    begins_what_is_too_late,
+    ends_what_has_begun_at_its_deadline,
+    says_nothing_of_what_expired,
 ]
 
 

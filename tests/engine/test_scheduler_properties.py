@@ -18,6 +18,7 @@ SHARED_PREFIXES: tuple[list[int], ...] = (
     [9] * 24,
 )
 
+WEIGHTS = {"": 1.0, "light": 0.5, "heavy": 4.0}
 DEPTHS = st.integers(1, 3)
 LORAS = st.sampled_from([0, 0, 1, 2])
 
@@ -82,6 +83,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         salt=st.sampled_from(["", "", "tenant"]),
         bypass=st.integers(0, 9).map(lambda n: n == 0),
         adapter=st.sampled_from([0, 0, 1, 2, 3]),
+        tenant=st.sampled_from(["", "", "", "light", "heavy"]),
+        patience=st.sampled_from([None, None, 0, 3, 30]),
     )
     def add(
         self,
@@ -93,13 +96,24 @@ class SchedulerMachine(RuleBasedStateMachine):
         salt: str,
         bypass: bool,
         adapter: int,
+        tenant: str,
+        patience: int | None,
     ) -> None:
         adapter = adapter if self.simulation.profile.max_loras else 0
         for _ in range(num_copies):
             request_id = f"r{self.num_added}"
             self.num_added += 1
             request = EngineRequest(
-                request_id, [*prefix, *suffix], sampling, priority, salt, bypass, adapter=adapter
+                request_id,
+                [*prefix, *suffix],
+                sampling,
+                priority,
+                salt,
+                bypass,
+                adapter=adapter,
+                tenant=tenant,
+                weight=WEIGHTS[tenant],
+                deadline_s=None if patience is None else self.simulation.now_s + patience,
             )
             self.simulation.add(request)
 
