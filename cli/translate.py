@@ -67,7 +67,6 @@ HTTP = (
         default="4M",
     ),
     Flag(
-    Flag(
         name="header-timeout",
         field="header_timeout_s",
         help="A connection is closed whose request's headers take longer, in seconds.",
@@ -91,6 +90,7 @@ HTTP = (
         metavar="SECONDS",
         default="65",
     ),
+    Flag(
         name="request-timeout",
         field="request_timeout_s",
         help="Deadline of a request, in seconds.",

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from engine.config import EngineConfig
 from server.config import ServerConfig
@@ -14,6 +15,12 @@ from server.model_store import resolve_model
 # Triton decides on its first import whether kernels are interpreted, and many tests import it.
 if not any(Path("/dev").glob("nvidia[0-9]*")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# The same examples on every machine, however slow it is; a test that searches on asks for chance itself.
+settings.register_profile(
+    "steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

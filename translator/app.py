@@ -167,11 +167,11 @@ async def _answer_error(request: Request, error: Exception) -> Response:
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
     """Answer what the router refuses: an unknown path or method."""
     assert isinstance(error, HTTPException)
-    message = {
-        404: f"Unknown request URL: {request.method} {request.url.path}.",
-        405: f"{request.method} is not allowed for {request.url.path}.",
-    }.get(error.status_code, error.detail)
     method, path = request.method[:_MAX_SHOWN], request.scope["path"][:_MAX_SHOWN]
+    message = {
+        404: f"Unknown request URL: {method} {path}.",
+        405: f"{method} is not allowed for {path}.",
+    }.get(error.status_code, error.detail)
     code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code)
     answer = ApiError(error.status_code, message, code=code)
     headers = answer.headers() | dict(error.headers or {})
@@ -206,11 +206,11 @@ def run(config: TranslatorConfig) -> int:
     except OSError as error:
         log.error("cannot listen on %s port %d: %s", config.host, config.port, error.strerror or error)
         return _CANNOT_USE
+    listener.listen()  # connections wait from now on, as the line says
     host, port = listener.getsockname()[:2]
     scheme = "http" if config.tls is None else "https"
     log.info("listening on %s://%s:%d, model server at %s", scheme, host, port, config.grpc_target)
     factory = uvicorn.Config(app="", loop="auto").get_loop_factory()
-    listener.listen()  # connections wait from now on, as the line says
     try:
         with listener, asyncio.Runner(loop_factory=factory) as runner:
             runner.run(serve(config, listener))

@@ -286,7 +286,7 @@ def test_grpc_embeds_with_the_same(stub: Any, name: str) -> None:
 def test_biases_are_clamped_and_their_tokens_checked(http: httpx.Client, stub: Any, route: str) -> None:
     for value in (0, -1, 100, 101, -1000, 2**31, 2**63, 1e300):
         assert post(http, route, BODIES[route] | {"logit_bias": {"1": value}}).status_code == 200
-    for wrong in ("5", True, None, [], {}):
+    for wrong in ("5", True, None, [], [1]):
         check_refused_by_name(post(http, route, BODIES[route] | {"logit_bias": {"1": wrong}}), "logit_bias")
     for value in (math.nan, math.inf):
         assert post(http, route, BODIES[route] | {"logit_bias": {"1": value}}).status_code == 400

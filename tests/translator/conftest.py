@@ -1,15 +1,17 @@
-"""One translator for all tests of a module, with a fresh script for each."""
+"""One translator for all tests of a module, with a fresh script for each. Every stream is checked."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 from scripted_backend import House, serving
+from stream_law import LawfulClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import httpx
 
 
 @pytest.fixture(scope="module")
@@ -26,5 +28,5 @@ def house(running_house: House) -> House:
 
 @pytest.fixture
 def http(house: House) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=house.url, timeout=20) as client:
+    with LawfulClient(base_url=house.url, timeout=20) as client:
         yield client

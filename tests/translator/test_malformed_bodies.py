@@ -68,21 +68,7 @@ def broken_bodies(seed: dict[str, Any], needed: str) -> Iterator[bytes]:
         for wrong in WRONG:
             broken = json.dumps(seed | {name: "@"}).encode()
             yield broken.replace(b'"@"', wrong)
-    for value in (
-        {},
-        {"x": 1},
-        5,
-        0.5,
-        True,
-        None,
-        [None],
-        [{}],
-        [[None]],
-        [{"x": 1}],
-        [0.5],
-        [True],
-        [[[]]],
-    ):
+    for value in OF_WRONG_KIND:
         yield json.dumps(seed | {needed: value}).encode()
     for wrong in WRONG:  # even in a field that nobody knows
         yield good[:-1] + b',"unknown":' + wrong + b"}"

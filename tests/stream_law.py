@@ -1,0 +1,298 @@
+"""What holds for every stream of every route: one end, one id, usage if asked for, nothing after the end.
+
+`told` reads a whole stream and checks it; `told_at_once` reads an answer in one piece. Where both succeed,
+both have said the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CHAT, COMPLETIONS, RESPONSES, MESSAGES = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/messages",
+)
+_FINISH_REASONS = {"stop", "length", "tool_calls", "function_call", "content_filter"}
+_STOP_REASONS = {"end_turn", "max_tokens", "stop_sequence", "tool_use", "refusal"}
+Event = dict[str, Any]
+
+
+@dataclass
+class Said:
+    """One choice."""
+
+    text: str = ""
+    reasoning: str = ""
+    calls: list[list[str]] = field(default_factory=list)
+    """Name and arguments of each."""
+    finish: str | None = None
+
+
+@dataclass
+class Told:
+    """What came to the client."""
+
+    choices: dict[int, Said] = field(default_factory=lambda: defaultdict(Said))
+    error: Event | None = None
+    usage: Event | None = None
+
+
+class LawfulClient(httpx.Client):
+    """A client that checks each stream which it reads to its end."""
+
+    def post(self, url: Any, **options: Any) -> httpx.Response:
+        """Send, read and check."""
+        response = super().post(url, **options)
+        kind = response.headers.get("content-type", "")
+        body = options.get("json")
+        if response.status_code == 200 and kind.startswith("text/event-stream") and body is not None:
+            told(response.url.path, body, response.text)
+        return response
+
+
+def told(route: str, body: dict[str, Any], stream: str) -> Told:
+    """Read a stream, asserting the law."""
+    assert stream.endswith("\n\n"), "the stream ends within a frame"
+    if route == RESPONSES:
+        return _responses(list(_named(stream)))
+    if route == MESSAGES:
+        return _messages([event for event in _named(stream) if event["type"] != "ping"])
+    return _chunks(route, body, stream)
+
+
+def told_at_once(route: str, answer: dict[str, Any]) -> Told:
+    """Read an answer in one piece."""
+    result = Told(usage=answer["usage"])
+    if route == RESPONSES:
+        _read_items(result.choices[0], answer)
+    elif route == MESSAGES:
+        _read_blocks(result.choices[0], answer["content"])
+        result.choices[0].finish = answer["stop_reason"]
+    else:
+        for choice in answer["choices"]:
+            _read_choice(result.choices[choice["index"]], choice.get("message") or choice)
+            result.choices[choice["index"]].finish = choice["finish_reason"]
+    return result
+
+
+def _strict(text: str) -> Any:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def _frames(stream: str) -> Iterator[list[str]]:
+    for frame in stream.removesuffix("\n\n").split("\n\n"):
+        if frame and not frame.startswith(": "):
+            yield frame.split("\n")
+
+
+def _named(stream: str) -> Iterator[Event]:
+    """Events that have names: each says its name twice."""
+    for lines in _frames(stream):
+        name, data = lines
+        event = _strict(data.removeprefix("data: "))
+        assert name == f"event: {event['type']}"
+        yield event
+
+
+def _same(chunks: list[Event], *names: str) -> None:
+    for name in names:
+        assert len({chunk[name] for chunk in chunks}) == 1, f"{name} changes"
+
+
+def _check_error(error: Event) -> None:
+    assert isinstance(error["message"], str)
+    assert error["message"]
+    assert error["type"]
+
+
+# OpenAI's chunks -----------------------------------------------------------------------------------------
+
+
+def _chunks(route: str, body: dict[str, Any], stream: str) -> Told:
+    data = [line.removeprefix("data: ") for lines in _frames(stream) for line in lines]
+    is_done = data[-1] == "[DONE]"
+    if is_done:
+        data.pop()
+    chunks = [_strict(text) for text in data]  # a second [DONE] would not be JSON
+    result = Told()
+    if chunks and "error" in chunks[-1]:
+        result.error = chunks.pop()["error"]
+        _check_error(result.error)
+        assert result.error.keys() == {"message", "type", "param", "code"}
+    assert is_done == (result.error is None), "[DONE] exactly if it did not fail"
+    if chunks:
+        _same(chunks, "id", "object", "created", "model")
+    for chunk in chunks:
+        for choice in chunk["choices"]:
+            _add_delta(result.choices[choice["index"]], choice)
+    _check_usage(result, chunks, body.get("stream_options") or {})
+    num_choices = (body.get("n") or 1) * _num_prompts(route, body)
+    if result.error is None:
+        assert sorted(result.choices) == list(range(num_choices))
+        assert all(said.finish in _FINISH_REASONS for said in result.choices.values())
+    else:
+        assert any(result.choices[index].finish is None for index in range(num_choices))
+    return result
+
+
+def _num_prompts(route: str, body: dict[str, Any]) -> int:
+    prompt = body.get("prompt")
+    several = route == COMPLETIONS and isinstance(prompt, list) and not isinstance(prompt[0], int)
+    return len(prompt) if several and prompt else 1
+
+
+def _add_delta(said: Said, choice: Event) -> None:
+    assert said.finish is None, "something follows the finish reason"
+    _read_choice(said, choice.get("delta", choice))
+    said.finish = choice["finish_reason"]
+
+
+def _read_choice(said: Said, part: Event) -> None:
+    """A message, a delta, or a completion's choice."""
+    said.text += part.get("text") or part.get("content") or ""
+    said.reasoning += part.get("reasoning_content") or ""
+    if part.get("function_call"):
+        _add_call(said, 0, part["function_call"])
+    for position, call in enumerate(part.get("tool_calls") or ()):
+        _add_call(said, call.get("index", position), call["function"])
+
+
+def _add_call(said: Said, index: int, function: Event) -> None:
+    assert index <= len(said.calls)
+    if index == len(said.calls):
+        said.calls.append(["", ""])
+    said.calls[index][0] += function.get("name") or ""
+    said.calls[index][1] += function.get("arguments") or ""
+
+
+def _check_usage(result: Told, chunks: list[Event], options: dict[str, Any]) -> None:
+    last = chunks[-1] if chunks and not chunks[-1]["choices"] else None
+    if last is not None:
+        assert result.error is None
+        result.usage = last["usage"]
+    asked = bool(options.get("include_usage"))
+    assert (last is not None) == (asked and result.error is None), "a last usage exactly if asked for"
+    continuous = asked and bool(options.get("continuous_usage_stats"))
+    for chunk in chunks[: len(chunks) - (last is not None)]:
+        assert chunk["choices"], "a chunk without choices in the midst"
+        assert bool(chunk.get("usage")) == continuous
+
+
+# Responses -----------------------------------------------------------------------------------------------
+
+
+def _responses(events: list[Event]) -> Told:
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert events[0]["type"] == "response.created"
+    assert len({event["response"]["id"] for event in events if "response" in event}) == 1
+    ends = {"response.completed", "response.incomplete", "response.failed"}
+    assert [event["type"] in ends for event in events] == [False] * (len(events) - 1) + [True]
+    last = events[-1]
+    result = Told(usage=last["response"]["usage"])
+    said = result.choices[0]
+    errors = [event for event in events if event["type"] == "error"]
+    if last["type"] == "response.failed":
+        (error,) = errors
+        assert error is events[-2]
+        assert error["message"]
+        assert last["response"]["error"]["code"]
+        result.error = error
+    else:
+        assert not errors
+        assert last["response"]["usage"]
+    _read_items(said, last["response"])
+    _check_deltas(events, "response.output_text", "delta", "text", said.text)
+    _check_deltas(events, "response.reasoning_text", "delta", "text", said.reasoning)
+    arguments = "".join(call[1] for call in said.calls)
+    _check_deltas(events, "response.function_call_arguments", "delta", "arguments", arguments)
+    return result
+
+
+def _read_items(said: Said, response: Event) -> None:
+    for item in response["output"]:
+        match item["type"]:
+            case "message":
+                said.text += "".join(part["text"] for part in item["content"])
+            case "reasoning":
+                said.reasoning += "".join(part["text"] for part in item["content"])
+            case "function_call":
+                said.calls.append([item["name"], item["arguments"]])
+    reason = (response["incomplete_details"] or {}).get("reason", "")
+    said.finish = f"{response['status']} {reason}".strip()
+
+
+def _check_deltas(events: list[Event], kind: str, delta: str, whole: str, expected: str) -> None:
+    """Deltas, what each says in the end, and the response all hold the same."""
+    deltas = "".join(event[delta] for event in events if event["type"] == f"{kind}.delta")
+    wholes = "".join(event[whole] for event in events if event["type"] == f"{kind}.done")
+    assert deltas == wholes == expected
+
+
+# Anthropic's messages ------------------------------------------------------------------------------------
+
+
+def _messages(events: list[Event]) -> Told:
+    result = Told()
+    said = result.choices[0]
+    assert events[0]["type"] == "message_start"
+    assert [event["type"] for event in events].count("message_start") == 1
+    blocks: list[Event] = []
+    is_open = False
+    for event in events[1:-1]:
+        match event["type"]:
+            case "content_block_start":
+                assert not is_open
+                assert event["index"] == len(blocks)
+                blocks.append({**event["content_block"], "input": ""})
+                is_open = True
+            case "content_block_delta":
+                assert is_open
+                assert event["index"] == len(blocks) - 1
+                _add_to_block(blocks[-1], event["delta"])
+            case "content_block_stop":
+                assert is_open
+                is_open = False
+            case other:
+                assert (other, event) == ("message_delta", events[-2])
+    if events[-1]["type"] == "error":
+        result.error = events[-1]["error"]
+        _check_error(result.error)
+        assert events[-2]["type"] != "message_delta"
+    else:
+        assert events[-1]["type"] == "message_stop"
+        assert not is_open
+        said.finish = events[-2]["delta"]["stop_reason"]
+        assert said.finish in _STOP_REASONS
+        result.usage = events[-2]["usage"]
+    _read_blocks(said, blocks)
+    return result
+
+
+def _add_to_block(block: Event, delta: Event) -> None:
+    for name in ("text", "thinking"):
+        block[name] = block.get(name, "") + delta.get(name, "")
+    if "partial_json" in delta:
+        block["input"] += delta["partial_json"]
+
+
+def _read_blocks(said: Said, blocks: list[Event]) -> None:
+    for block in blocks:
+        said.text += block.get("text") or "" if block["type"] == "text" else ""
+        said.reasoning += block.get("thinking") or "" if block["type"] == "thinking" else ""
+        if block["type"] == "tool_use":
+            given = block["input"]
+            arguments = _strict(given or "{}") if isinstance(given, str) else given
+            said.calls.append([block["name"], json.dumps(arguments)])
