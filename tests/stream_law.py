@@ -1,50 +1,33 @@
 """What holds for every stream of every route: one end, one id, usage if asked for, nothing after the end.
 
-`told` reads a whole stream and checks it; `told_at_once` reads an answer in one piece. Where both succeed,
-both have said the same.
+`told` reads a whole stream and checks it. `said.told_at_once` reads an answer in one piece; where both
+succeed, both have said the same.
 """
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import httpx
+from said import (
+    COMPLETIONS,
+    MESSAGES,
+    RESPONSES,
+    Event,
+    Said,
+    Told,
+    read_blocks,
+    read_choice,
+    read_items,
+    strict,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CHAT, COMPLETIONS, RESPONSES, MESSAGES = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/responses",
-    "/v1/messages",
-)
 _FINISH_REASONS = {"stop", "length", "tool_calls", "function_call", "content_filter"}
 _STOP_REASONS = {"end_turn", "max_tokens", "stop_sequence", "tool_use", "refusal"}
-Event = dict[str, Any]
-
-
-@dataclass
-class Said:
-    """One choice."""
-
-    text: str = ""
-    reasoning: str = ""
-    calls: list[list[str]] = field(default_factory=list)
-    """Name and arguments of each."""
-    finish: str | None = None
-
-
-@dataclass
-class Told:
-    """What came to the client."""
-
-    choices: dict[int, Said] = field(default_factory=lambda: defaultdict(Said))
-    error: Event | None = None
-    usage: Event | None = None
 
 
 class LawfulClient(httpx.Client):
@@ -70,28 +53,6 @@ def told(route: str, body: dict[str, Any], stream: str) -> Told:
     return _chunks(route, body, stream)
 
 
-def told_at_once(route: str, answer: dict[str, Any]) -> Told:
-    """Read an answer in one piece."""
-    result = Told(usage=answer["usage"])
-    if route == RESPONSES:
-        _read_items(result.choices[0], answer)
-    elif route == MESSAGES:
-        _read_blocks(result.choices[0], answer["content"])
-        result.choices[0].finish = answer["stop_reason"]
-    else:
-        for choice in answer["choices"]:
-            _read_choice(result.choices[choice["index"]], choice.get("message") or choice)
-            result.choices[choice["index"]].finish = choice["finish_reason"]
-    return result
-
-
-def _strict(text: str) -> Any:
-    def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is not JSON")
-
-    return json.loads(text, parse_constant=refuse)
-
-
 def _frames(stream: str) -> Iterator[list[str]]:
     for frame in stream.removesuffix("\n\n").split("\n\n"):
         if frame and not frame.startswith(": "):
@@ -102,7 +63,7 @@ def _named(stream: str) -> Iterator[Event]:
     """Events that have names: each says its name twice."""
     for lines in _frames(stream):
         name, data = lines
-        event = _strict(data.removeprefix("data: "))
+        event = strict(data.removeprefix("data: "))
         assert name == f"event: {event['type']}"
         yield event
 
@@ -126,7 +87,7 @@ def _chunks(route: str, body: dict[str, Any], stream: str) -> Told:
     is_done = data[-1] == "[DONE]"
     if is_done:
         data.pop()
-    chunks = [_strict(text) for text in data]  # a second [DONE] would not be JSON
+    chunks = [strict(text) for text in data]  # a second [DONE] would not be JSON
     result = Told()
     if chunks and "error" in chunks[-1]:
         result.error = chunks.pop()["error"]
@@ -156,26 +117,8 @@ def _num_prompts(route: str, body: dict[str, Any]) -> int:
 
 def _add_delta(said: Said, choice: Event) -> None:
     assert said.finish is None, "something follows the finish reason"
-    _read_choice(said, choice.get("delta", choice))
+    read_choice(said, choice.get("delta", choice))
     said.finish = choice["finish_reason"]
-
-
-def _read_choice(said: Said, part: Event) -> None:
-    """A message, a delta, or a completion's choice."""
-    said.text += part.get("text") or part.get("content") or ""
-    said.reasoning += part.get("reasoning_content") or ""
-    if part.get("function_call"):
-        _add_call(said, 0, part["function_call"])
-    for position, call in enumerate(part.get("tool_calls") or ()):
-        _add_call(said, call.get("index", position), call["function"])
-
-
-def _add_call(said: Said, index: int, function: Event) -> None:
-    assert index <= len(said.calls)
-    if index == len(said.calls):
-        said.calls.append(["", ""])
-    said.calls[index][0] += function.get("name") or ""
-    said.calls[index][1] += function.get("arguments") or ""
 
 
 def _check_usage(result: Told, chunks: list[Event], options: dict[str, Any]) -> None:
@@ -213,25 +156,12 @@ def _responses(events: list[Event]) -> Told:
     else:
         assert not errors
         assert last["response"]["usage"]
-    _read_items(said, last["response"])
+    read_items(said, last["response"])
     _check_deltas(events, "response.output_text", "delta", "text", said.text)
     _check_deltas(events, "response.reasoning_text", "delta", "text", said.reasoning)
     arguments = "".join(call[1] for call in said.calls)
     _check_deltas(events, "response.function_call_arguments", "delta", "arguments", arguments)
     return result
-
-
-def _read_items(said: Said, response: Event) -> None:
-    for item in response["output"]:
-        match item["type"]:
-            case "message":
-                said.text += "".join(part["text"] for part in item["content"])
-            case "reasoning":
-                said.reasoning += "".join(part["text"] for part in item["content"])
-            case "function_call":
-                said.calls.append([item["name"], item["arguments"]])
-    reason = (response["incomplete_details"] or {}).get("reason", "")
-    said.finish = f"{response['status']} {reason}".strip()
 
 
 def _check_deltas(events: list[Event], kind: str, delta: str, whole: str, expected: str) -> None:
@@ -277,7 +207,10 @@ def _messages(events: list[Event]) -> Told:
         said.finish = events[-2]["delta"]["stop_reason"]
         assert said.finish in _STOP_REASONS
         result.usage = events[-2]["usage"]
-    _read_blocks(said, blocks)
+    read_blocks(said, blocks)
+    if result.error is None:
+        for call in said.calls:
+            call[1] = json.dumps(strict(call[1] or "{}"))
     return result
 
 
@@ -286,13 +219,3 @@ def _add_to_block(block: Event, delta: Event) -> None:
         block[name] = block.get(name, "") + delta.get(name, "")
     if "partial_json" in delta:
         block["input"] += delta["partial_json"]
-
-
-def _read_blocks(said: Said, blocks: list[Event]) -> None:
-    for block in blocks:
-        said.text += block.get("text") or "" if block["type"] == "text" else ""
-        said.reasoning += block.get("thinking") or "" if block["type"] == "thinking" else ""
-        if block["type"] == "tool_use":
-            given = block["input"]
-            arguments = _strict(given or "{}") if isinstance(given, str) else given
-            said.calls.append([block["name"], json.dumps(arguments)])

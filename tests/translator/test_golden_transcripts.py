@@ -90,6 +90,7 @@ CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.check("R05")
 @pytest.mark.parametrize("name", CASES)
 def test_a_stream_is_as_it_was(http: httpx.Client, house: House, name: str) -> None:
     route, script, fields = CASES[name]
