@@ -3,11 +3,16 @@
 Such a step needs nothing from the host but which rows take part, and that only when it changes. So on a GPU
 its whole work, from the inputs to the sampled tokens, is captured in a CUDA graph: one for each of a ladder
 of batch sizes, a smaller batch being padded to the next size.
+
+Batches in which a sequence asks for more than a temperature have graphs of their own. These end in the
+kernels of `shaped_sample.py` and `describe_tokens.py`: sixteen, which a row that asks for nothing leaves at
+once, but which a batch of such rows need not launch at all.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -15,8 +20,10 @@ import torch
 from engine.cuda_graphs import rounded_up
 from engine.forward_inputs import ForwardInputs
 from kernels.decode_inputs import DecodeInputs, decode_inputs
+from kernels.describe_tokens import Descriptions, describe_tokens
 from kernels.paged_attention import AttentionMetadata
 from kernels.sample import sample
+from kernels.shaped_sample import shaped_sample
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
     from engine.cuda_graphs import CapturedGraph, GraphCapturer
     from engine.kv_cache import LayerCache
     from engine.models.causal_lm import CausalLM
+    from kernels.sampling_state import SamplingState
 
 MAX_NUM_SEQS = 256
 """Larger batches keep the device busy without a graph."""
@@ -43,9 +51,11 @@ class DecodeOutput(NamedTuple):
     ends: Tensor
     """[num_seqs] int32: tokens of each row before the sampled one, which is that one's position."""
     token_ids: Tensor
-    """[num_seqs] int64: sampled by temperature alone, and appended to the rows."""
+    """[num_seqs] int64: sampled, and appended to the rows."""
     logits: Tensor
     """[num_seqs, vocab] in the model's type."""
+    descriptions: Descriptions
+    """Of the tokens, where the step was shaped."""
 
 
 def graph_sizes(max_num_seqs: int) -> list[int]:
@@ -62,12 +72,14 @@ class DecodeSteps:
         model: CausalLM,
         caches: Sequence[LayerCache],
         batch: Batch,
+        sampling: SamplingState,
         max_num_seqs: int,
         adapters: Adapters,
     ) -> None:
         self._model = model
         self._caches = caches
         self._batch = batch
+        self._sampling = sampling
         self._adapters = adapters
         self._sizes = graph_sizes(max_num_seqs)
         self._size_of = list(rounded_up(self._sizes))
@@ -78,21 +90,23 @@ class DecodeSteps:
         self._inputs = DecodeInputs.allocate(self.max_num_seqs, batch.block_table.shape[1], device)
         self._query_start = torch.arange(self.max_num_seqs + 1, dtype=torch.int32, device=device)
         self._logits = model.empty_logits(self.max_num_seqs)
-        self._graphs: dict[tuple[int, bool], CapturedGraph] = {}
+        self._descriptions = Descriptions.allocate(self.max_num_seqs, device)
+        self._graphs: dict[tuple[int, bool, bool], CapturedGraph] = {}
 
     def capture(self, capturer: GraphCapturer) -> None:
-        """Capture all graphs: without LoRA adapters, and with them where there may be any."""
-        for size in reversed(self._sizes):
-            for use_adapters in (True, False) if self._adapters.num_slots else (False,):
-                compute = partial(self._compute, size, use_adapters)
-                self._graphs[size, use_adapters] = capturer.capture(compute)
+        """Capture all graphs: shaped or not, without LoRA adapters and with them where there may be any."""
+        adapters = (True, False) if self._adapters.num_slots else (False,)
+        for size, use_adapters, is_shaped in product(reversed(self._sizes), adapters, (True, False)):
+            compute = partial(self._compute, size, use_adapters, is_shaped)
+            self._graphs[size, use_adapters, is_shaped] = capturer.capture(compute)
 
-    def run(self, rows: list[int], *, use_adapters: bool = False) -> DecodeOutput:
+    def run(self, rows: list[int], *, use_adapters: bool = False, is_shaped: bool = False) -> DecodeOutput:
         """Compute the last known token of each row, and append the next to it.
 
         Args:
             rows: all different.
             use_adapters: whether one of them has a LoRA adapter.
+            is_shaped: whether one of them asks for more than a temperature.
         """
         num_seqs = len(rows)
         if rows != self._current:
@@ -100,17 +114,18 @@ class DecodeSteps:
             self._rows.copy_(self._batch.upload(padded), non_blocking=True)
             self._current = rows
         if self._graphs:
-            token_ids = self._graphs[self._size_of[num_seqs], use_adapters].replay()
+            token_ids = self._graphs[self._size_of[num_seqs], use_adapters, is_shaped].replay()
         else:
-            token_ids = self._compute(num_seqs, use_adapters)
+            token_ids = self._compute(num_seqs, use_adapters, is_shaped)
         return DecodeOutput(
             self._rows[:num_seqs],
             self._inputs.context_lens[:num_seqs],
             token_ids[:num_seqs],
             self._logits[:num_seqs],
+            self._descriptions.head(num_seqs),
         )
 
-    def _compute(self, size: int, use_adapters: bool) -> Tensor:
+    def _compute(self, size: int, use_adapters: bool, is_shaped: bool) -> Tensor:
         rows, batch = self._rows[:size], self._batch
         inputs = self._inputs.head(size)
         decode_inputs(rows, batch.num_tokens, batch.token_table, batch.block_table, batch.block_size, inputs)
@@ -131,6 +146,10 @@ class DecodeSteps:
         with self._adapters.applied(slots):
             hidden = self._model(forward, self._caches)
         logits = self._model.write_logits(hidden, self._logits[:size])
+        if is_shaped:
+            token_ids = shaped_sample(logits, rows, self._sampling)
+            describe_tokens(logits, token_ids, rows, self._sampling, self._descriptions.head(size))
+            return token_ids
         return sample(logits, rows, batch.temperatures, batch.keys, batch.num_tokens, batch.token_table)
 
     def _context_lens(self, inputs: DecodeInputs) -> list[int]:

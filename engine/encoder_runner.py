@@ -15,7 +15,7 @@ from engine.limits import choose_device
 from engine.messages import EngineInfo, Pooling
 from engine.model_size import ModelSize
 from engine.models.bert import BertModel
-from engine.pending_step import PendingStep
+from engine.pending_step import Chosen, PendingStep
 from engine.pooler import Pooled
 from engine.precision import choose_precision
 from engine.sentence_config import SentenceConfig
@@ -54,7 +54,7 @@ class EncoderRunner:
         vectors = pool(self._model(inputs), inputs, poolings)
         no_tokens = torch.empty(0, dtype=torch.int64, device=self._device)
         pooled = Pooled([admission.row for admission in admissions], vectors)
-        return PendingStep((), no_tokens, None, {}, pooled)
+        return PendingStep((), Chosen(no_tokens), {}, pooled)
 
     def load_adapter(self, adapter: int, path: str) -> int:
         """Refuse: see `Runner`."""

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from engine.pooler import Pooled
 from engine.step import SampledToken, StepResult
+from engine.upload import to_host
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
+    from engine.logprobs import PendingLogprobs
     from engine.messages import TokenLogprobs
+
+
+class Chosen(NamedTuple):
+    """The tokens that a step sampled."""
+
+    token_ids: Tensor
+    """[num_rows] int64 on the device; it may be overwritten by later steps."""
+    logprobs: Sequence[TokenLogprobs | None] | None = None
+    """Of each token, where they are known already."""
+    described: PendingLogprobs | None = None
+    """Those that are on their way from the device."""
 
 
 class PendingStep:
@@ -22,8 +35,7 @@ class PendingStep:
 
     Args:
         rows: the row of each sampled token.
-        token_ids: [num_rows] int64 on the device; it may be overwritten by later steps.
-        logprobs: of each sampled token, if the step brought any.
+        chosen: these tokens.
         prompt_logprobs: by row.
         pooled: of the rows whose vectors are complete.
     """
@@ -31,19 +43,17 @@ class PendingStep:
     def __init__(
         self,
         rows: Sequence[int],
-        token_ids: Tensor,
-        logprobs: Sequence[TokenLogprobs | None] | None,
+        chosen: Chosen,
         prompt_logprobs: dict[int, list[TokenLogprobs]],
         pooled: Pooled | None = None,
     ) -> None:
         self._rows = rows
-        self._token_ids = token_ids
-        self._logprobs = logprobs
+        self._token_ids, self._logprobs, self._described = chosen
         self._prompt_logprobs = prompt_logprobs
         self._pooled = pooled
         self._copied: torch.cuda.Event | None = None
-        if token_ids.is_cuda:
-            self._token_ids = to_host(token_ids)
+        if self._token_ids.is_cuda:
+            self._token_ids = to_host(self._token_ids)
             if pooled is not None:
                 self._pooled = Pooled(pooled.rows, to_host(pooled.vectors))
             self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -54,15 +64,12 @@ class PendingStep:
         if self._copied is not None:
             self._copied.synchronize()
         token_ids: list[int] = self._token_ids.tolist()
-        logprobs = self._logprobs or [None] * len(token_ids)
+        logprobs = list(self._logprobs or [None] * len(token_ids))
+        if self._described is not None:
+            for place, entry in self._described.collect(token_ids).items():
+                logprobs[place] = entry
         return StepResult(
             sampled=tuple(map(SampledToken, self._rows, token_ids, logprobs)),
             prompt_logprobs=self._prompt_logprobs,
             embeddings={} if self._pooled is None else self._pooled.embeddings(),
         )
-
-
-def to_host(tensor: Tensor) -> Tensor:
-    """Begin to copy a tensor from the device; the copy is there once what was launched before it is done."""
-    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return copy.copy_(tensor, non_blocking=True)

@@ -20,6 +20,7 @@ import torch
 from engine.forbidden_tokens import BadWords, apply_masks
 from engine.logprobs import token_logprobs
 from engine.upload import to_device, upload
+from kernels.token_filters import draw_reference
 from kernels.uniform import seed_keys, uniform_reference
 
 if TYPE_CHECKING:
@@ -27,10 +28,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from engine.batch import Row
     from engine.messages import SamplingParams, TokenLogprobs
-
-NUM_TOP_P_CANDIDATES = 256
-"""Tokens that top_p sorts at first; a row whose p they do not reach is sorted as a whole."""
+    from engine.step import Chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +87,8 @@ class Sampler:
         healthy = possible if healthy is None else healthy
         if plan.drawing:
             drawn = logits if len(plan.drawing) == len(rows) else logits[plan.drawing_index]
-            token_ids[plan.drawing_index] = _draw(
-                drawn, plan, uniform_reference(plan.keys, _positions(rows, plan))
-            )
+            uniform = uniform_reference(plan.keys, _positions(rows, plan))
+            token_ids[plan.drawing_index] = draw_reference(drawn, plan.temperature, plan.filters, uniform)
         token_ids = torch.where(possible, token_ids, -2)
         token_ids = torch.where(healthy, token_ids, -1)
         return token_ids, _report(raw, token_ids, plan)
@@ -128,13 +127,28 @@ class Sampler:
         return self._token_table[row.row, first : row.num_tokens]
 
 
+def sampling_row(sequence: Row, chunk: Chunk) -> SamplingRow:
+    """Return what the sampler must know of a chunk that samples."""
+    return SamplingRow(
+        params=sequence.sampling,
+        row=chunk.row,
+        num_tokens=chunk.start + chunk.num_tokens,
+        num_prompt_tokens=sequence.num_prompt_tokens,
+        mask=chunk.mask,
+    )
+
+
+def is_filtered(params: SamplingParams) -> bool:
+    """Whether only some of the tokens may be drawn, by their probabilities."""
+    return params.temperature > 0 and bool(params.top_k or params.top_p < 1 or params.min_p > 0)
+
+
 def is_plain(params: SamplingParams) -> bool:
     """Whether a row needs no more than its temperature, and reports no more than its token."""
     is_restrained = params.min_tokens and (params.eos_token_ids or params.stop_token_ids)
-    is_filtered = params.temperature > 0 and (params.top_k or params.top_p < 1 or params.min_p > 0)
     is_limited = params.allowed_token_ids or params.bad_words
-    is_adjusted = params.logit_bias or is_restrained or is_limited or _is_penalised(params)
-    return not (is_filtered or is_adjusted or params.num_logprobs is not None)
+    is_adjusted = params.logit_bias or is_restrained or is_limited or is_penalised(params)
+    return not (is_filtered(params) or is_adjusted or params.num_logprobs is not None)
 
 
 class _Plan:
@@ -145,7 +159,7 @@ class _Plan:
             return [index for index, each in enumerate(params) if wants(each)]
 
         self.params = params
-        self.penalised = where(_is_penalised)
+        self.penalised = where(is_penalised)
         self.restrained = where(lambda each: each.min_tokens and (each.eos_token_ids or each.stop_token_ids))
         self.bias = _bias_of(params, device)
         self.allowed = [
@@ -164,12 +178,7 @@ class _Plan:
         self.drawing_index = upload(self.drawing, torch.int64, device)
         drawing = [params[index] for index in self.drawing]
         self.temperature = _column([each.temperature for each in drawing], torch.float32, device)
-        self.min_p = _column([each.min_p for each in drawing], torch.float32, device)
-        self.top_k = _column([each.top_k for each in drawing], torch.int64, device)
-        self.top_p = _column([each.top_p for each in drawing], torch.float32, device)
-        self.max_top_k = max((each.top_k for each in drawing), default=0)
-        self.has_min_p = any(each.min_p > 0 for each in drawing)
-        self.has_top_p = any(each.top_p < 1 for each in drawing)
+        self.filters = _filters_of(drawing, device)
         self.keys = to_device(seed_keys([each.seed for each in drawing], torch.device("cpu")), device)
 
 
@@ -177,7 +186,21 @@ def _column(values: list[float] | list[int], dtype: torch.dtype, device: torch.d
     return upload(values, dtype, device)[:, None]
 
 
-def _is_penalised(params: SamplingParams) -> bool:
+def _filters_of(
+    drawing: Sequence[SamplingParams], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return top_k, top_p and min_p, each [num_rows, 1]; None where no row filters."""
+    if not any(map(is_filtered, drawing)):
+        return None
+    return (
+        _column([each.top_k for each in drawing], torch.int64, device),
+        _column([each.top_p for each in drawing], torch.float32, device),
+        _column([each.min_p for each in drawing], torch.float32, device),
+    )
+
+
+def is_penalised(params: SamplingParams) -> bool:
+    """Whether the known tokens change a row's logits."""
     return (
         params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
     )
@@ -221,47 +244,6 @@ def _penalise(logits: Tensor, token_table: Tensor, rows: Sequence[SamplingRow]) 
     presence = _column([row.params.presence_penalty for row in rows], torch.float32, device)
     repeated = torch.where(logits > 0, logits / repetition, logits * repetition)
     return torch.where(seen, repeated, logits) - frequency * counts - presence * (counts > 0)
-
-
-def _draw(logits: Tensor, plan: _Plan, uniform: Tensor) -> Tensor:
-    """Draw one token id for each row of logits [num_rows, vocab] that has a temperature."""
-    # Differences to the maximum can be divided by any temperature; rows that are not healthy draw from
-    # a flat distribution, and their token is dropped.
-    scaled = (logits - logits.amax(-1, keepdim=True)).div_(plan.temperature)
-    probs = torch.softmax(scaled.nan_to_num_(nan=0.0, posinf=0.0), dim=-1)
-    if plan.has_min_p or plan.max_top_k or plan.has_top_p:
-        probs = probs * (probs >= _threshold(probs, plan))
-    cumulative = probs.cumsum(-1, dtype=torch.float64)
-    return torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]
-
-
-def _threshold(probs: Tensor, plan: _Plan) -> Tensor:
-    """Return the least probability [num_rows, 1] that min_p, top_k and top_p let pass."""
-    vocab_size = probs.shape[-1]
-    threshold = plan.min_p * probs.amax(-1, keepdim=True)
-    num_candidates = max(plan.max_top_k, NUM_TOP_P_CANDIDATES if plan.has_top_p else 0)
-    if num_candidates == 0:
-        return threshold
-    candidates = probs.topk(min(num_candidates, vocab_size), dim=-1).values
-    if plan.max_top_k:
-        kth = candidates.gather(1, (plan.top_k - 1).clamp(0, candidates.shape[1] - 1))
-        threshold = torch.where(plan.top_k > 0, torch.maximum(threshold, kth), threshold)
-    if not plan.has_top_p:
-        return threshold
-    mass = plan.top_p * (probs * (probs >= threshold)).sum(-1, keepdim=True, dtype=torch.float64)
-    nucleus = _nucleus_edge(candidates, mass)
-    unreached = (candidates.sum(-1, keepdim=True, dtype=torch.float64) < mass) & (plan.top_p < 1)
-    if num_candidates < vocab_size and unreached.any():
-        index = unreached[:, 0].nonzero()[:, 0]
-        nucleus[index] = _nucleus_edge(probs[index].sort(-1, descending=True).values, mass[index])
-    return torch.where(plan.top_p < 1, torch.maximum(threshold, nucleus), threshold)
-
-
-def _nucleus_edge(descending: Tensor, mass: Tensor) -> Tensor:
-    """Return the smallest member [num_rows, 1] of the shortest head whose sum reaches `mass`."""
-    cumulative = descending.cumsum(-1, dtype=torch.float64)
-    num_below = (cumulative < mass).sum(-1, keepdim=True)
-    return descending.gather(1, num_below.clamp(max=descending.shape[1] - 1))
 
 
 def _report(logits: Tensor, token_ids: Tensor, plan: _Plan) -> list[TokenLogprobs | None]:

@@ -12,12 +12,12 @@ import torch
 from engine.batch import Batch
 from engine.cuda_graphs import GraphCapturer
 from engine.decode_steps import DecodeSteps
+from engine.device_sampler import DeviceSampler
 from engine.logprobs import token_logprobs
-from engine.pending_step import PendingStep
+from engine.pending_step import Chosen, PendingStep
 from engine.pooler import pool
-from engine.sampler import Sampler, SamplingRow
+from engine.sampler import Sampler, sampling_row
 from engine.short_steps import ShortSteps
-from kernels.sample import sample
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,11 +63,14 @@ class StepRunner:
         self._adapters = adapters
         self._batch = Batch(limits.max_num_seqs, limits.max_model_len, limits.block_size, device)
         self._sampler = Sampler(self._batch.token_table)
+        self._device_sampler: DeviceSampler | None = None
         self._decodes: DecodeSteps | None = None
         self._short_steps: ShortSteps | None = None
         if is_device_resident:
             max_blocks = self._batch.block_table.shape[1]
-            self._decodes = DecodeSteps(model, caches, self._batch, limits.max_num_seqs, adapters)
+            self._device_sampler = DeviceSampler(self._batch, self.vocab_size)
+            state = self._device_sampler.state
+            self._decodes = DecodeSteps(model, caches, self._batch, state, limits.max_num_seqs, adapters)
             self._short_steps = ShortSteps(model, caches, limits.max_num_batched_tokens, max_blocks, device)
 
     @property
@@ -89,9 +92,11 @@ class StepRunner:
         """Begin a step. A plan without chunks only changes the rows."""
         self._batch.apply(plan)
         self._adapters.place(plan.admissions)
+        if self._device_sampler is not None:
+            self._device_sampler.admit(plan.admissions)
         chunks = plan.chunks
         if not chunks:
-            return PendingStep((), torch.empty(0, dtype=torch.int64), None, {})
+            return PendingStep((), Chosen(torch.empty(0, dtype=torch.int64)), {})
         if self._decodes is not None and self._is_decode(chunks, self._decodes.max_num_seqs):
             return self._launch_decodes(chunks, self._decodes)
         inputs = self._batch.inputs(chunks)
@@ -99,9 +104,9 @@ class StepRunner:
             hidden = self._forward(inputs)
         sampling = [index for index, chunk in enumerate(chunks) if chunk.samples]
         rows = [chunks[index].row for index in sampling]
-        token_ids, logprobs = self._sample(chunks, sampling, inputs, hidden)
+        chosen = self._sample(chunks, sampling, inputs, hidden)
         pooled = pool(self._batch, chunks, hidden)
-        return PendingStep(rows, token_ids, logprobs, self._prompt_logprobs(chunks, hidden), pooled)
+        return PendingStep(rows, chosen, self._prompt_logprobs(chunks, hidden), pooled)
 
     def _forward(self, inputs: StepInputs) -> Tensor:
         forward, is_base = inputs.forward, inputs.adapter_slots is None
@@ -117,63 +122,33 @@ class StepRunner:
         return is_single and len(chunks) <= max_num_seqs and all(chunk.samples for chunk in chunks)
 
     def _launch_decodes(self, chunks: Sequence[Chunk], decodes: DecodeSteps) -> PendingStep:
+        assert self._device_sampler is not None
         rows = [chunk.row for chunk in chunks]
-        output = decodes.run(rows, use_adapters=self._batch.use_adapters(chunks))
-        if self._are_plain(chunks):
-            return PendingStep(rows, output.token_ids, None, {})
-        others = [index for index, chunk in enumerate(chunks) if not self._is_plain(chunk)]
-        picked = self._batch.upload(others)
-        token_ids, entries = self._sampler.sample(
-            output.logits[picked].float(), [self._sampling_row(chunks[index]) for index in others]
-        )
-        self._batch.append(output.rows[picked], output.ends[picked].long(), token_ids)
-        logprobs = dict(zip(others, entries, strict=True))
-        return PendingStep(
-            rows,
-            output.token_ids.index_copy(0, picked, token_ids),
-            [logprobs.get(index) for index in range(len(rows))],
-            {},
-        )
+        is_shaped = self._device_sampler.prepare(chunks)
+        output = decodes.run(rows, use_adapters=self._batch.use_adapters(chunks), is_shaped=is_shaped)
+        if not is_shaped:
+            return PendingStep(rows, Chosen(output.token_ids), {})
+        return PendingStep(rows, self._device_sampler.finish(chunks, output), {})
 
     def _sample(
         self, chunks: Sequence[Chunk], sampling: list[int], inputs: StepInputs, hidden: Tensor
-    ) -> tuple[Tensor, list[TokenLogprobs | None] | None]:
+    ) -> Chosen:
         """Sample the chunks of these indices, and write the tokens into their rows."""
         rows, ends, last_tokens = inputs.rows, inputs.ends, inputs.last_tokens
         if len(sampling) < len(chunks):
             picked = self._batch.upload(sampling)
             rows, ends, last_tokens = rows[picked], ends[picked], last_tokens[picked]
-        if not sampling:
-            return rows, None
+            chunks = [chunks[index] for index in sampling]
+        if not chunks:
+            return Chosen(rows)
         if len(last_tokens) < len(hidden):
             hidden = hidden[last_tokens]
-        batch = self._batch
-        if self._decodes is not None and self._are_plain([chunks[index] for index in sampling]):
-            logits = self._model.project(hidden)
-            token_ids = sample(
-                logits, rows, batch.temperatures, batch.keys, batch.num_tokens, batch.token_table
-            )
-            return token_ids, None
-        sampling_rows = [self._sampling_row(chunks[index]) for index in sampling]
+        if self._device_sampler is not None:
+            return self._device_sampler.sample(chunks, rows, ends, self._model.project(hidden))
+        sampling_rows = [sampling_row(self._batch.row(chunk.row), chunk) for chunk in chunks]
         token_ids, logprobs = self._sampler.sample(self._model.logits(hidden), sampling_rows)
-        batch.append(rows, ends, token_ids)
-        return token_ids, logprobs
-
-    def _are_plain(self, chunks: Sequence[Chunk]) -> bool:
-        return all(map(self._is_plain, chunks))
-
-    def _is_plain(self, chunk: Chunk) -> bool:
-        return chunk.mask is None and self._batch.row(chunk.row).is_plain
-
-    def _sampling_row(self, chunk: Chunk) -> SamplingRow:
-        sequence = self._batch.row(chunk.row)
-        return SamplingRow(
-            params=sequence.sampling,
-            row=chunk.row,
-            num_tokens=chunk.start + chunk.num_tokens,
-            num_prompt_tokens=sequence.num_prompt_tokens,
-            mask=chunk.mask,
-        )
+        self._batch.append(rows, ends, token_ids)
+        return Chosen(token_ids, logprobs)
 
     def _prompt_logprobs(self, chunks: Sequence[Chunk], hidden: Tensor) -> dict[int, list[TokenLogprobs]]:
         """Describe the prompt tokens that follow the chunks' tokens, for the rows that ask for it."""

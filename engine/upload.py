@@ -1,4 +1,4 @@
-"""Small values on their way to the device."""
+"""Small values on their way between host and device."""
 
 from __future__ import annotations
 
@@ -24,3 +24,11 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cpu" or tensor.numel() == 0:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """Begin to copy a tensor from the device; the copy is there once what was launched before it is done."""
+    if tensor.device.type == "cpu":
+        return tensor.clone()
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return copy.copy_(tensor, non_blocking=True)

@@ -113,6 +113,8 @@ _LORA = {
 }
 
 _BITMASK = BlockLaunch(block=2048, num_warps=4)
+_SEARCH = BlockLaunch(block=512, num_warps=8)
+_SEARCH_UNDER_INTERPRETER = BlockLaunch(block=4096, num_warps=8)
 
 
 def row_launch(num_columns: int) -> Launch:
@@ -157,6 +159,11 @@ def vector_launch(num_rows: int, num_columns: int) -> VectorLaunch | None:
 def bitmask_launch() -> BlockLaunch:
     """For masks over a vocabulary."""
     return _BITMASK
+
+
+def search_launch(arch: str) -> BlockLaunch:
+    """For searches of thresholds: tokens that a program holds beside all pivots at once."""
+    return _SEARCH_UNDER_INTERPRETER if arch == "interpreter" else _SEARCH
 
 
 def lora_launch(element_size: int) -> LoraLaunch:

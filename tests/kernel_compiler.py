@@ -20,18 +20,23 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from kernels.add_rms_norm import add_rms_norm_kernel
+from kernels.adjust_logits import adjust_logits_kernel, edit_logits_kernel
 from kernels.decode_attention import decode_attention_kernel, merge_parts_kernel
 from kernels.decode_inputs import decode_inputs_kernel
+from kernels.describe_tokens import describe_tiles_kernel, merge_lists_kernel
+from kernels.find_threshold import NUM_PIVOTS, finish_search_kernel, search_kernel
 from kernels.fp8_linear import fp8_vector_linear_kernel
 from kernels.fp8_quantize import fp8_quantize_kernel
 from kernels.kv_write import kv_write_kernel
-from kernels.launch import decode_launch, lora_launch, prefill_launch, row_launch
+from kernels.launch import decode_launch, lora_launch, prefill_launch, row_launch, search_launch
 from kernels.lora import lora_expand_kernel, lora_shrink_kernel
 from kernels.prefill_attention import prefill_attention_kernel
 from kernels.rms_norm import rms_norm_kernel
 from kernels.rotary import rotary_kernel
 from kernels.rotary_write import rotary_write_kernel
 from kernels.sample import choose_token_kernel, reduce_tiles_kernel
+from kernels.sampling_state import MAX_EDITS, MAX_LISTED, MAX_TOP
+from kernels.shaped_sample import choose_shaped_kernel, reduce_logits_kernel, weigh_kept_kernel
 from kernels.silu_mul import silu_mul_kernel
 from kernels.token_bitmask import token_bitmask_kernel
 from kernels.vector_linear import vector_linear_kernel
@@ -59,6 +64,31 @@ TYPES = {
     "peaks_ptr": "*fp32",
     "weights_ptr": "*fp32",
     "inner_ptr": "*fp32",
+    "flags_ptr": "*i32",
+    "num_top_ptr": "*i32",
+    "listed_ptr": "*i32",
+    "ranks_ptr": "*i32",
+    "top_ids_ptr": "*i32",
+    "num_larger_ptr": "*i32",
+    "thresholds_ptr": "*i32",
+    "edit_tokens_ptr": "*i32",
+    "extremes_ptr": "*i32",
+    "new_extremes_ptr": "*i32",
+    "counts_ptr": "*i16",
+    "lists_ptr": "*i64",
+    "restrained_until_ptr": "*i64",
+    "filters_ptr": "*fp32",
+    "penalties_ptr": "*fp32",
+    "adjusted_ptr": "*fp32",
+    "raw_peaks_ptr": "*fp32",
+    "edit_values_ptr": "*fp32",
+    "sums_ptr": "*fp32",
+    "new_sums_ptr": "*fp32",
+    "logprobs_ptr": "*fp32",
+    "top_logprobs_ptr": "*fp32",
+    "listed_logprobs_ptr": "*fp32",
+    "state_ptr": "*fp64",
+    "new_state_ptr": "*fp64",
     "token_slots_ptr": "*i32",
     "q_weight_ptr": "*fp8e4nv",
     "quantized_ptr": "*fp8e4nv",
@@ -181,6 +211,29 @@ def compile_others() -> dict[str, Report]:
     }
 
 
+def compile_sampling() -> dict[str, Report]:
+    """Compile what samples by more than a temperature, for a vocabulary of 151,936 tokens."""
+    vocab = {"VOCAB": 151936}
+    tiles = {**vocab, "NUM_TILES": 38, "TILE": 4096}
+    blocks = {**tiles, "BLOCK_TILES": 64}
+    launch = search_launch("sm90")
+    search = {**blocks, "SUB": launch.block, "N": NUM_PIVOTS}
+    merge = {**vocab, "NUM_TILES": 38, "BLOCK_TILES": 64, "MAX_TOP": MAX_TOP, "MAX_LISTED": MAX_LISTED}
+    warps = launch.num_warps
+    return {
+        "adjust_logits": compile_kernel(adjust_logits_kernel, {**tiles, "WORDS": 4748}, 8),
+        "edit_logits": compile_kernel(edit_logits_kernel, {**vocab, "MAX_EDITS": MAX_EDITS}, 4),
+        "search first": compile_kernel(search_kernel, {**search, "IS_FIRST": 1}, warps),
+        "search": compile_kernel(search_kernel, {**search, "IS_FIRST": 0}, warps),
+        "finish_search": compile_kernel(finish_search_kernel, search, 2 * warps),
+        "reduce_logits": compile_kernel(reduce_logits_kernel, tiles, 8),
+        "weigh_kept": compile_kernel(weigh_kept_kernel, tiles, 8),
+        "choose_shaped": compile_kernel(choose_shaped_kernel, blocks, 8),
+        "describe_tiles": compile_kernel(describe_tiles_kernel, {**tiles, "MAX_TOP": MAX_TOP}, 8),
+        "merge_lists": compile_kernel(merge_lists_kernel, merge, 2),
+    }
+
+
 def compile_lora(rank: int) -> dict[str, Report]:
     """Compile both kernels of `lora_add` for queries, keys and values."""
     launch = lora_launch(2)
@@ -199,7 +252,7 @@ def compile_lora(rank: int) -> dict[str, Report]:
 
 
 def main() -> None:
-    reports = compile_others()
+    reports = compile_others() | compile_sampling()
     for rank in (16, 64, 256):
         reports |= compile_lora(rank)
     for head_dim, block_size in ((64, 16), (128, 16), (128, 64), (256, 16)):
