@@ -315,6 +315,7 @@ async def serve(
     max_adapters: int = 0,
     max_loras: int = 0,
     write_timeout_s: float = 30.0,
+    traces_endpoint: str | None = None,
     keys: KeyRing | None = None,
     admin_keys: KeyRing | None = None,
     max_requests_per_tenant: int | None = None,
@@ -344,17 +345,19 @@ async def serve(
             max_loras=max_loras,
             max_requests_per_tenant=max_requests_per_tenant,
             write_timeout_s=write_timeout_s,
+            traces_endpoint=traces_endpoint,
         )
         public, admin = (
             make_listener(
                 handlers,
                 max_message_bytes=1 << 22,
                 keys=ring,
+                on_refusal=functools.partial(services.metrics.count_refusal, name),
                 reflected_services=[INFERENCE.full_name] if reflects else (),
             )
-            for handlers, ring in (
-                (services.public_handlers(), keys),
-                (services.admin_handlers(), admin_keys),
+            for name, handlers, ring in (
+                ("public", services.public_handlers(), keys),
+                ("admin", services.admin_handlers(), admin_keys),
             )
         )
         port, admin_port = (
