@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from server.stopping_fields import Lengths
 
 MAX_CHOICES = 128
+MAX_CHOICE_TOKENS = 1 << 22
+"""Of all choices of a request together: `n` times `max_tokens`."""
 MAX_LOGPROBS = 20
 MAX_LOGIT_BIASES = 300
 
@@ -76,14 +78,19 @@ def sampling_params(
     )
 
 
-def num_choices(fields: Fields, given: inference_pb2.Sampling, temperature: float, vocab_size: int) -> int:
+def num_choices(
+    fields: Fields, given: inference_pb2.Sampling, sampling: SamplingParams, vocab_size: int
+) -> int:
     """Check how many choices are asked for, and return it."""
     path = "spec.sampling.n"
     count = given.n if given.HasField("n") else 1
     is_search = given.HasField("beam_search")
     # A beam may be followed by two tokens for each one that is kept.
     fields.within(path, count, 1, min(MAX_CHOICES, vocab_size // 2) if is_search else MAX_CHOICES)
-    if count > 1 and temperature == 0 and not is_search:
+    if 1 < count <= MAX_CHOICES and count * sampling.max_tokens > MAX_CHOICE_TOKENS:
+        fields.refuse(path, f"{count} choices of {sampling.max_tokens} tokens are more than"
+                            f" {MAX_CHOICE_TOKENS} tokens together; lower n or max_tokens")  # fmt: skip
+    if count > 1 and sampling.temperature == 0 and not is_search:
         fields.refuse(path, f"{count} choices of greedy sampling would be the same; expected 1, or a"
                             " temperature above 0, or beam_search")  # fmt: skip
     return count

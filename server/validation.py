@@ -47,7 +47,7 @@ def validate(spec: inference_pb2.GenerationSpec, model: ServedModel, max_logprob
         prompt=prompt,
         truncation=_truncation(fields, spec, model.max_model_len),
         sampling=sampling,
-        num_choices=num_choices(fields, spec.sampling, sampling.temperature, model.info.vocab_size),
+        num_choices=num_choices(fields, spec.sampling, sampling, model.info.vocab_size),
         output=output_format(tools, reasoning, model),
         constraint=parse_constraint(fields, spec.constraint) if spec.HasField("constraint") else None,
         tools=tools,

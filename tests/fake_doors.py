@@ -45,20 +45,25 @@ class FakeDoors:
 
 
 @contextlib.contextmanager
-def fake_doors(make_engine: Callable[[], FakeEngine] = FakeEngine, **settings: Any) -> Iterator[FakeDoors]:
+def fake_doors(
+    make_engine: Callable[[], FakeEngine] = FakeEngine, *, max_queued_requests: int = 64, **settings: Any
+) -> Iterator[FakeDoors]:
     """Open both doors; the translator has these settings."""
     with (
         start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(_open(portal, make_engine, settings)) as doors,
+        portal.wrap_async_context_manager(_open(portal, make_engine, max_queued_requests, settings)) as doors,
     ):
         yield doors
 
 
 @contextlib.asynccontextmanager
 async def _open(
-    portal: BlockingPortal, make_engine: Callable[[], FakeEngine], settings: dict[str, Any]
+    portal: BlockingPortal,
+    make_engine: Callable[[], FakeEngine],
+    max_queued_requests: int,
+    settings: dict[str, Any],
 ) -> AsyncIterator[FakeDoors]:
-    async with serve(make_engine()) as server:
+    async with serve(make_engine(), max_queued_requests=max_queued_requests) as server:
         config = TranslatorConfig(grpc_target=server.target, port=0, **settings)
         listener = open_listener(config.host, config.port)
         backend = Backend(config.grpc_target, config.request_timeout_s)

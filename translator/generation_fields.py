@@ -15,7 +15,12 @@ GENERATION_FIELDS: tuple[Field, ...] = (
     honoured("stream", "", "Answers with server-sent events."),
     honoured("stream_options", "", "`include_usage`, and with it `continuous_usage_stats`. Needs stream."),
     honoured("stream_interval", "output.min_delta_tokens", "Fewest tokens in a chunk, at least 1."),
-    honoured("n", "sampling.n", "Choices for each prompt, 1 to 128. More than one needs temperature > 0."),
+    honoured(
+        "n",
+        "sampling.n",
+        "Choices for each prompt, 1 to 128, n times max_tokens at most 4,194,304. More than one needs"
+        " temperature > 0.",
+    ),
     honoured(
         "max_tokens",
         "stopping.max_tokens",
