@@ -20,6 +20,7 @@ import triton
 from torch.nn import functional
 
 from kernels.add_rms_norm import add_rms_norm
+from kernels.describe_tokens import Descriptions, describe_tokens
 from kernels.fp8_linear import Fp8Weight, fp8_linear
 from kernels.fp8_quantize import fp8_quantize
 from kernels.kv_write import kv_write
@@ -27,6 +28,9 @@ from kernels.lora import LoraTokens, lora_add
 from kernels.paged_attention import AttentionMetadata, paged_attention
 from kernels.rms_norm import rms_norm
 from kernels.rotary import rotary
+from kernels.sample import sample
+from kernels.sampling_state import FILTERED, MASKED, PENALISED, REPORTED, SamplingState
+from kernels.shaped_sample import shaped_sample
 from kernels.silu_mul import silu_mul
 from kernels.token_bitmask import token_bitmask
 
@@ -39,6 +43,7 @@ DEVICE = torch.device("cuda")
 DTYPE = torch.bfloat16
 NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, HIDDEN, INTERMEDIATE = 32, 8, 128, 4096, 14336  # an 8B model
 VOCAB = 151936
+MAX_TOKENS = 8
 TOKEN_COUNTS = (1, 32, 1024, 8192)
 DECODES = ((1, 1024), (1, 32768), (8, 4096), (32, 4096), (128, 1024))  # sequences, context
 PREFILLS = ((1, 512, 512), (1, 8192, 8192), (8, 1024, 1024), (4, 512, 8192))  # sequences, query, context
@@ -113,6 +118,56 @@ def measure_token_bitmask(num_seqs: int, copy: float) -> None:
     num_bytes = logits.nbytes + masks.nbytes
     call = functools.partial(token_bitmask, logits, rows, masks)
     measure_bytes("token_bitmask", f"{num_seqs} x {VOCAB}", num_bytes, copy, call)
+
+
+def sampling_tables(num_seqs: int, flags: int, filters: tuple[float, float, float]) -> SamplingState:
+    """All rows ask for the same, at temperature 1."""
+
+    def table(value: float, dtype: torch.dtype) -> torch.Tensor:
+        return torch.full((num_seqs,), value, dtype=dtype, device=DEVICE)
+
+    tokens = torch.zeros(num_seqs, MAX_TOKENS, dtype=torch.int32, device=DEVICE)
+    keys, lens = torch.arange(num_seqs, device=DEVICE), table(1, torch.int64)
+    state = SamplingState.allocate(table(1.0, torch.float32), keys, lens, tokens, VOCAB)
+    state.flags.fill_(flags)
+    state.filters.copy_(torch.tensor(filters))
+    state.penalties.copy_(torch.tensor((1.1, 0.5, 0.5)))
+    state.masks.fill_(-1)
+    state.num_top.fill_(20)
+    state.listed.fill_(-1)
+    return state
+
+
+def measure_sampling(num_seqs: int, copy: float) -> None:
+    """From flat logits, the worst case of a search, with a fill of the lengths; the floor is one read."""
+    logits = random(num_seqs, VOCAB)
+    rows = torch.arange(num_seqs, device=DEVICE)
+    case = f"{num_seqs} x {VOCAB}"
+    plain = sampling_tables(num_seqs, 0, (0, 1, 0))
+    tables = (plain.temperatures, plain.keys, plain.num_tokens, plain.token_table)
+
+    def measure(kernel: str, state: SamplingState, call: Callable[[], object]) -> None:
+        def timed() -> None:
+            call()
+            state.num_tokens.fill_(1)  # or the tokens would outgrow their table
+
+        measure_bytes(kernel, case, logits.nbytes, copy, timed)
+
+    measure("sample", plain, lambda: sample(logits, rows, *tables))
+    measure("shaped_sample, nothing asked", plain, lambda: shaped_sample(logits, rows, plain))
+    for name, flags, filters in (
+        ("min_p", FILTERED.value, (0, 1, 0.05)),
+        ("top_k", FILTERED.value, (50, 1, 0)),
+        ("top_p", FILTERED.value, (0, 0.9, 0)),
+        ("top_k, top_p and min_p", FILTERED.value, (50, 0.9, 0.05)),
+        ("penalties and mask", PENALISED.value | MASKED.value, (0, 1, 0)),
+        ("penalties and top_p", PENALISED.value | FILTERED.value, (0, 0.9, 0)),
+    ):
+        state = sampling_tables(num_seqs, flags, filters)
+        measure(f"shaped_sample, {name}", state, functools.partial(shaped_sample, logits, rows, state))
+    asked, out = sampling_tables(num_seqs, REPORTED.value, (0, 1, 0)), Descriptions.allocate(num_seqs, DEVICE)
+    describe = functools.partial(describe_tokens, logits, rows, rows, asked, out)
+    measure("describe_tokens, top 20", asked, describe)
 
 
 def measure_lora(num_tokens: int, rank: int, copy: float) -> None:
@@ -214,6 +269,8 @@ def main() -> None:
         measure_fp8(num_tokens, copy)
     for num_seqs in (1, 32, 256):
         measure_token_bitmask(num_seqs, copy)
+    for num_seqs in (1, 32, 128, 256):
+        measure_sampling(num_seqs, copy)
     for block_size in (16, 64):
         for num_seqs, context in DECODES:
             measure_decode(num_seqs, context, block_size, copy)
