@@ -17,7 +17,7 @@ import msgspec
 
 from server.chat.template import TemplateArgumentError, check_template_arguments
 from server.fields import invalid
-from server.template_worker import Rendered, TemplateJob
+from server.template_worker import EXIT_OUT_OF_MEMORY, Rendered, TemplateJob
 from server.worker_process import WorkerLostError, WorkerProcess
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 WORKER_COMMAND = (sys.executable, "-P", "-m", "server.template_worker")
 NUM_WORKERS = 2
+NUM_ATTEMPTS = 2
+"""Of a conversation whose process was killed by others: it may have had nothing to do with it."""
 MAX_WAIT_S = 30.0
 """For a process whose work is bounded by processor time, on a machine that has none left."""
 
@@ -127,10 +129,15 @@ def _job(chat: Conversation, model: ServedModel) -> TemplateJob:
 
 
 async def _ask(worker: WorkerProcess, job: TemplateJob) -> Rendered:
-    try:
-        answer = await worker.ask(json.dumps(msgspec.structs.asdict(job)).encode(), MAX_WAIT_S)
-    except TimeoutError:
-        return Rendered(error=_TOO_SLOW)
-    except WorkerLostError as error:
-        return Rendered(error=_TOO_SLOW if error.exit_code == -signal.SIGPROF else _TOO_LARGE)
-    return Rendered(**json.loads(answer))
+    frame = json.dumps(msgspec.structs.asdict(job)).encode()
+    for _ in range(NUM_ATTEMPTS):
+        try:
+            return Rendered(**json.loads(await worker.ask(frame, MAX_WAIT_S)))
+        except TimeoutError:
+            return Rendered(error=_TOO_SLOW)
+        except WorkerLostError as error:
+            if error.exit_code == -signal.SIGPROF:
+                return Rendered(error=_TOO_SLOW)
+            if error.exit_code == EXIT_OUT_OF_MEMORY:
+                break
+    return Rendered(error=_TOO_LARGE)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import pprint  # noqa: F401 - Jinja would import it late, when no file can be opened
 import resource
 import signal
@@ -30,6 +31,7 @@ MAX_CHARACTERS = 8 << 20
 """Of a prompt."""
 NUM_TEMPLATES = 8
 NUM_STANDARD_FILES = 3
+EXIT_OUT_OF_MEMORY = 3
 
 
 class TemplateJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +68,10 @@ def main() -> None:
     write_frame(replies, b"")
     while (request := read_frame(requests)) is not None:
         signal.setitimer(signal.ITIMER_PROF, MAX_CPU_S)
-        rendered = run(TemplateJob(**json.loads(request)))
+        try:
+            rendered = run(TemplateJob(**json.loads(request)))
+        except MemoryError:
+            os._exit(EXIT_OUT_OF_MEMORY)  # too little is left to end in order
         write_frame(replies, json.dumps(msgspec.structs.asdict(rendered)).encode())
         signal.setitimer(signal.ITIMER_PROF, 0)
 

@@ -7,6 +7,8 @@ from scheduler_simulation import Profile, Simulation
 
 from engine.messages import EngineRequest, FinishReason, SamplingParams
 
+pytestmark = pytest.mark.check("P03")
+
 NUM_PHASES = 12
 """Steps that the sequence below takes: queued, four prefill chunks, decodes, ended."""
 

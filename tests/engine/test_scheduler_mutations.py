@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from engine.step import SampledToken, StepPlan, StepResult
 
+pytestmark = pytest.mark.check("P01", "P02", "P05")
+
 PROFILES = [
     Profile(num_blocks=8, block_size=4),
     Profile(num_blocks=12, block_size=4, max_num_seqs=6, max_num_batched_tokens=6),

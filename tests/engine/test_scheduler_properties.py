@@ -11,6 +11,8 @@ from scheduler_simulation import Profile, Simulation
 
 from engine.messages import EngineRequest, SamplingParams
 
+pytestmark = pytest.mark.check("P01", "P02")
+
 SHARED_PREFIXES: tuple[list[int], ...] = (
     [],
     [2, 3, 4, 5],

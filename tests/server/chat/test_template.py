@@ -4,6 +4,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hostile_templates import PAYLOADS
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from server.chat.template import MAX_ARGUMENTS_CHARACTERS, ChatTemplate, ChatTemplateError
@@ -182,24 +183,7 @@ def test_a_template_that_fails_says_why_without_a_trace(source: str, message: st
     assert ".py" not in str(caught.value)
 
 
-PAYLOADS = [
-    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-    "{{ cycler.__init__.__globals__.os.popen('touch MARK').read() }}",
-    "{{ lipsum.__globals__['os'].system('touch MARK') }}",
-    "{{ self.__init__.__globals__.__builtins__.open('MARK', 'w') }}",
-    "{{ joiner.__init__.__globals__.__builtins__.__import__('os').system('touch MARK') }}",
-    "{{ (''|attr('__class__')|attr('__base__')|attr('__subclasses__'))() }}",
-    "{{ raise_exception.__globals__.__builtins__.open('MARK', 'w') }}",
-    "{{ strftime_now.__globals__['datetime'].__class__ }}",
-    "{{ '{0.__class__.__init__.__globals__}'.format(messages) }}",
-    "{{ messages.append(messages) }}",
-    "{% set ns = namespace() %}{% set ns.__call__ = messages.__class__ %}{{ ns() }}",
-    "{{ namespace(__call__=1) }}",
-    "{{ (messages|map(attribute='__class__')|list)[0].__base__ }}",
-    "{% set f = '{0.__class__}'.format %}{{ f(1).__class__.__mro__ }}",
-]
-
-
+@pytest.mark.check("S09")
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_a_hostile_template_reaches_nothing(
     payload: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
