@@ -97,7 +97,7 @@ class Call:
     def is_past_deadline(self) -> bool:
         """Whether the caller, who has gone, had no time left.
 
-        Its own clock says so a little earlier than ours: gRPC sends a deadline rounded up, by up to a percent.
+        Its own clock says so a little earlier than ours: gRPC rounds up what it sends, by a percent.
         """
         # None where there is no deadline, whatever the stub says
         remaining_s = cast("float | None", self._context.time_remaining())
