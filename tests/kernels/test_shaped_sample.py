@@ -5,7 +5,7 @@ import torch
 from sampling_tables import make_state, moved
 
 from kernels.sample import sample_reference
-from kernels.sampling_state import TILE, SamplingState
+from kernels.sampling_state import FILTERED, TILE, SamplingState
 from kernels.shaped_sample import shaped_sample, shaped_sample_reference, shaped_sample_triton
 
 ALL_FLAGS = 31
@@ -57,6 +57,16 @@ def test_rows_without_numbers_or_tokens_fail_alone(device: torch.device) -> None
     check(device, state, logits, torch.arange(8))
     token_ids = shaped_sample_triton(logits.to(device), torch.arange(8, device=device), moved(state, device))
     assert [token for token in token_ids.tolist() if token < 0] == [-1, -1, -1, -1, -1, -2]
+
+
+def test_zeros_of_both_signs_tie(device: torch.device) -> None:
+    state = make_state(16, 2, flags=0)
+    state.temperatures.fill_(1.0)
+    state.flags.fill_(FILTERED.value)
+    state.filters.copy_(torch.tensor((1.0, 1.0, 0.0)))
+    logits, rows = torch.tensor([[0.0, -0.0]]).expand(16, 2).contiguous(), torch.arange(16)
+    token_ids = shaped_sample_triton(logits.to(device), rows.to(device), moved(state, device))
+    assert set(token_ids.tolist()) == {0, 1}
 
 
 def test_no_row_is_no_work(device: torch.device) -> None:
