@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import threading
 import urllib.error
 import urllib.request
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -16,12 +19,16 @@ from exposition import Scrape, problems
 from fakes import END_ID, FakeEngine, FakeServer, saying, serve
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-from pagewire.v1 import inference_pb2, inference_pb2_grpc
+import server.rpc
+from engine.messages import FinishReason, StepWork
+from gate.key_ring import KeyRing
+from gate.keys import parse_key
+from pagewire.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 from server.listeners import PortError
 from server.metrics_port import MetricsPort
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 MODEL = {"model_name": "fake-model", "engine": "0"}
 # What Gateway API's inference extension, and boards made for vLLM, look for.
@@ -35,11 +42,15 @@ VLLM = {
     "vllm:request_decode_time_seconds_bucket", "vllm:request_inference_time_seconds_bucket",
     "vllm:request_prompt_tokens_bucket", "vllm:request_generation_tokens_bucket",
     "vllm:request_params_n_bucket", "vllm:request_params_max_tokens_bucket", "vllm:lora_requests_info",
+    "vllm:inter_token_latency_seconds_bucket", "vllm:iteration_tokens_total_bucket",
+    "vllm:prompt_tokens_cached_total",
 }  # fmt: skip
 OWN = {
     "pagewire:build_info", "pagewire:ready", "pagewire:live_requests", "pagewire:live_grammar_compilations",
     "pagewire:engine_restarts_total", "pagewire:engine_steps_total", "pagewire:engine_last_step_age_seconds",
     "pagewire:kv_blocks", "pagewire:sequences_total", "pagewire:request_failures_total",
+    "pagewire:engine_step_seconds_total", "pagewire:event_loop_lag_seconds", "pagewire:stream_write_stalled",
+    "pagewire:grammar_compile_seconds_bucket",
 }  # fmt: skip
 
 
@@ -47,6 +58,7 @@ class Watched:
     """A server over a fake engine, and what it tells Prometheus."""
 
     def __init__(self, server: FakeServer, channel: grpc.aio.Channel) -> None:
+        self.server = server
         self.engine = server.engine
         self._registry = server.services.metrics.registry
         self._stub: Any = inference_pb2_grpc.InferenceServiceStub(channel)
@@ -56,6 +68,18 @@ class Watched:
 
     def scrape(self) -> Scrape:
         return Scrape(self.text())
+
+    async def until(self, value: float, name: str, **labels: str) -> None:
+        """Wait until a figure has this value: the end of a call is counted after its caller hears of it."""
+        async with asyncio.timeout(60):
+            while self.scrape().value(name, **labels) != value:  # noqa: ASYNC110 - a figure tells nobody
+                await asyncio.sleep(0.01)
+
+    def stream(self, max_tokens: int = 8, **call: Any) -> Any:
+        spec = inference_pb2.GenerationSpec(
+            text="hello", stopping=inference_pb2.Stopping(max_tokens=max_tokens)
+        )
+        return self._stub.StreamGenerate(inference_pb2.StreamGenerateRequest(spec=spec), **call)
 
     def generate(self, *, n: int = 1, max_tokens: int = 8, **fields: Any) -> Any:
         spec = inference_pb2.GenerationSpec(
@@ -74,10 +98,10 @@ class Watched:
 @contextlib.asynccontextmanager
 async def watching(engine: FakeEngine | None = None, **settings: Any) -> AsyncIterator[Watched]:
     async with (
-        serve(engine or FakeEngine(saying(65)), **settings) as server,
-        grpc.aio.insecure_channel(server.target) as channel,
+        serve(engine or FakeEngine(saying(65)), **settings) as served,
+        grpc.aio.insecure_channel(served.target) as channel,
     ):
-        yield Watched(server, channel)
+        yield Watched(served, channel)
 
 
 async def test_every_name_is_there_and_follows_the_rules() -> None:
@@ -127,9 +151,107 @@ async def test_failures_are_counted_by_cause() -> None:
         await status_of(watched.generate())
         await status_of(watched.generate())
         failure = {"method": "Generate", "code": "RESOURCE_EXHAUSTED", "reason": "QUEUE_FULL"}
+        await watched.until(2, "pagewire:request_failures_total", **failure)
+        await watched.until(2, "vllm:admission_rejections_total", reason="queue_full", **MODEL)
+        watched.engine.not_ready_reason = "gone"
+        await status_of(watched.generate())
+        await watched.until(1, "vllm:admission_rejections_total", reason="not_ready", **MODEL)
+        assert not watched.scrape().labels("vllm:request_success_total")
+
+
+async def test_aborts_are_counted_by_cause() -> None:
+    async with watching(FakeEngine(saying(65), manual=True)) as watched:
+        engine = watched.engine
+        aborts = "pagewire:aborts_total"
+        call = watched.stream()
+        await engine.until(1)
+        call.cancel()
+        await watched.until(1, aborts, cause="caller_gone", **MODEL)
+        num_asked, timeout_s = len(engine.requests), 0.2
+        while len(engine.requests) == num_asked:  # it may pass on the way, on a slow machine
+            error = await status_of(watched.stream(timeout=timeout_s))
+            assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            timeout_s *= 2
+        await watched.until(1, aborts, cause="deadline", **MODEL)
+        await engine.until(0)
+        call = watched.stream()
+        await engine.until(1)
+        engine.finish(engine.live.pop(), FinishReason.FAILED, "numerical_error")
+        assert (await status_of(call)).code() is grpc.StatusCode.INTERNAL
+        await watched.until(1, "vllm:corrupted_requests_total", **MODEL)
+        call = watched.stream()
+        await engine.until(1)
+        engine.crash()
+        assert (await status_of(call)).code() is grpc.StatusCode.UNAVAILABLE
+        await watched.until(1, aborts, cause="engine_lost", **MODEL)
+        assert len(watched.scrape().labels(aborts)) == 3
+
+
+async def test_wrong_keys_are_counted_by_listener() -> None:
+    keys = KeyRing([parse_key("right")])
+    async with watching(keys=keys, admin_keys=keys) as watched:
+        for metadata in ((), (("authorization", "Bearer wrong"),), (("authorization", "Bearer right"),)):
+            call = watched.stream(metadata=metadata)
+            while await answer(call) is not None:
+                pass
+        async with grpc.aio.insecure_channel(watched.server.admin_target) as channel:
+            stub: Any = admin_pb2_grpc.AdminServiceStub(channel)
+            await status_of(stub.GetStats(admin_pb2.GetStatsRequest()))
+        for listener, reason in (("public", "missing"), ("public", "invalid"), ("admin", "missing")):
+            await watched.until(1, "pagewire:auth_failures_total", listener=listener, reason=reason)
+
+
+async def answer(call: Any) -> Any:
+    """The next message of a stream; None where it has ended, well or not."""
+    try:
+        message = await call.read()
+    except grpc.aio.AioRpcError:
+        return None
+    return None if message is grpc.aio.EOF else message
+
+
+async def test_what_steps_take_and_bring() -> None:
+    async with watching() as watched:
+        await watched.generate(n=2, max_tokens=5)
+        for num_tokens in (3, 70, 0):
+            watched.engine.steps.add(StepWork(num_tokens, 0.25, 0.5))
+        watched.engine.steps.add(None)
         scrape = watched.scrape()
-        assert scrape.value("pagewire:request_failures_total", **failure) == 2
-        assert not scrape.labels("vllm:request_success_total")
+        assert scrape.value("vllm:inter_token_latency_seconds_count", **MODEL) == 2 * 4
+        assert scrape.value("vllm:iteration_tokens_total_count", **MODEL) == 2
+        assert scrape.value("vllm:iteration_tokens_total_sum", **MODEL) == 73
+        assert scrape.value("pagewire:engine_step_seconds_total", part="host", **MODEL) == 0.75
+        assert scrape.value("pagewire:engine_step_seconds_total", part="device", **MODEL) == 1.5
+
+
+class HeldUp:
+    """A context whose writes wait, as those do whose reader does not read."""
+
+    def __init__(self, context: Any, taken: asyncio.Event) -> None:
+        self._context = context
+        self._taken = taken
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def write(self, message: Any) -> None:
+        await self._taken.wait()
+        await self._context.write(message)
+
+
+async def test_a_stream_that_nobody_reads_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.rpc, "STALLED_AFTER_S", 0.0)
+    async with watching(FakeEngine(saying(65), manual=True)) as watched:
+        call = watched.stream(max_tokens=100)
+        await watched.engine.until(1)
+        (ticket,) = watched.server.services.admission._tickets
+        taken = asyncio.Event()
+        monkeypatch.setattr(ticket.call, "_context", HeldUp(ticket.call._context, taken))
+        watched.engine.step()
+        await watched.until(1, "pagewire:stream_write_stalled")
+        taken.set()
+        await watched.until(0, "pagewire:stream_write_stalled")
+        call.cancel()
 
 
 async def test_an_open_call_runs_or_waits() -> None:
@@ -140,6 +262,81 @@ async def test_an_open_call_runs_or_waits() -> None:
         assert scrape.value("vllm:num_requests_waiting", **MODEL) == 1
         assert scrape.value("pagewire:live_requests") == 1
         call.cancel()
+
+
+async def test_an_open_call_never_counts_as_nothing() -> None:
+    def load() -> tuple[float, float]:
+        scrape = watched.scrape()
+        return tuple(scrape.value(f"vllm:num_requests_{which}", **MODEL) for which in ("running", "waiting"))  # type: ignore[return-value]
+
+    async with watching(FakeEngine(saying(65), manual=True)) as watched:
+        call = watched.stream(max_tokens=2)
+        await watched.engine.until(1)
+        assert load() == (0, 1)
+        watched.engine.admit()
+        assert (await call.read()).HasField("started")
+        assert load() == (1, 0)
+        watched.engine.step()
+        assert (await call.read()).HasField("delta")
+        assert load() == (1, 0)
+        watched.engine.step()  # the engine is done with it
+        assert not watched.engine.live
+        assert load() == (1, 0)
+        while await answer(call) is not None:
+            pass
+        await watched.until(0, "vllm:num_requests_running", **MODEL)
+
+
+async def test_counters_are_what_a_thousand_callers_saw_while_others_scrape() -> None:
+    names = ("fake-model", *(f"no-such-model-{number}" for number in range(99)))
+    seen: Counter[str] = Counter()
+    num_scrapes = 0
+
+    async def ask(watched: Watched, number: int) -> None:
+        model, max_tokens, n = names[number % 7 and number % 100], 1 + number % 5, 1 + number % 3
+        try:
+            response = await watched.generate(model=model, max_tokens=max_tokens, n=n)
+        except grpc.aio.AioRpcError as error:
+            seen[error.code().name] += 1
+            return
+        usage = response.usage
+        seen["requests"] += 1
+        seen["choices"] += len(response.choices)
+        seen["tokens"] += usage.num_completion_tokens
+        seen["prompt tokens"] += usage.num_prompt_tokens
+        assert all(len(choice.text) == max_tokens for choice in response.choices)
+
+    async def work(watched: Watched, numbers: Iterator[int]) -> None:
+        for number in numbers:
+            await ask(watched, number)
+
+    def scrape_on(watched: Watched, stop: threading.Event) -> None:
+        nonlocal num_scrapes
+        while not stop.is_set():
+            assert problems(watched.text()) == []
+            num_scrapes += 1
+
+    async with watching() as watched:
+        stop = threading.Event()
+        scraping = asyncio.create_task(asyncio.to_thread(scrape_on, watched, stop))
+        numbers = iter(range(1000))
+        await asyncio.gather(*(work(watched, numbers) for _ in range(20)))
+        stop.set()
+        await scraping
+        failure = {"method": "Generate", "code": "NOT_FOUND", "reason": "MODEL_NOT_FOUND"}
+        await watched.until(seen["NOT_FOUND"], "pagewire:request_failures_total", **failure)
+        scrape = watched.scrape()
+    assert num_scrapes
+    assert seen["requests"] + seen["NOT_FOUND"] == 1000
+    assert seen["requests"] > 100 < seen["NOT_FOUND"]
+    assert scrape.value("vllm:request_success_total", finished_reason="length", **MODEL) == seen["choices"]
+    assert scrape.value("vllm:request_generation_tokens_sum", **MODEL) == seen["tokens"]
+    assert scrape.value("vllm:request_prompt_tokens_sum", **MODEL) == seen["prompt tokens"]
+    gaps = scrape.value("vllm:inter_token_latency_seconds_count", **MODEL)
+    assert gaps == seen["tokens"] - seen["choices"]
+    for name in ("e2e_request_latency", "time_to_first_token", "request_queue_time", "request_decode_time"):
+        assert scrape.value(f"vllm:{name}_seconds_count", **MODEL) == seen["requests"], name
+    assert all(len(scrape.labels(name)) <= 50 for name in scrape.names)
 
 
 async def test_gauges_are_those_of_the_moment() -> None:
