@@ -8,9 +8,10 @@ from cli.flags import Flag, Group, UsageError, read_groups
 from cli.keys import SERVER_KEYS
 from cli.model_flags import DEFAULT_MAX_LORAS, ENGINE, LORA, MODEL
 from cli.process import DRAIN_TIMEOUT, LOG_FORMAT, LOG_LEVEL, set_up_logging
+from cli.tenants import TENANT_FLAGS, tenants
 from cli.tls import GRPC_TLS, certificate_files
 from cli.traces import TRACES_ENDPOINT
-from cli.values import filled, integer
+from cli.values import filled, integer, number
 from engine.config import EngineConfig
 from server.config import ServerConfig
 
@@ -102,6 +103,14 @@ SERVING = Group(
             default="1024",
         ),
         Flag(
+            name="queue-timeout",
+            field="queue_timeout_s",
+            help="How long requests wait for the engine that do not say so themselves, in seconds.",
+            parse=number(0, above=True),
+            metavar="SECONDS",
+            default="no longer than their deadlines",
+        ),
+        Flag(
             name="max-message-bytes",
             field="max_message_bytes",
             help="Largest gRPC request.",
@@ -116,16 +125,8 @@ SERVING = Group(
     ),
 )
 
-MAX_REQUESTS_PER_TENANT = Flag(
-    name="max-requests-per-tenant",
-    field="max_requests_per_tenant",
-    help="Requests of one key's tenant that may be served and wait at once.",
-    parse=integer(1),
-    metavar="N",
-    default="any number",
-)
 TLS = Group("gRPC with TLS", GRPC_TLS)
-GROUPS = (MODEL, ENGINE, LORA, SERVING, Group("keys", (*SERVER_KEYS, MAX_REQUESTS_PER_TENANT)), TLS)
+GROUPS = (MODEL, ENGINE, LORA, SERVING, Group("keys", (*SERVER_KEYS, *TENANT_FLAGS)), TLS)
 
 
 def to_config(values: Mapping[str, Any]) -> ServerConfig:
@@ -135,6 +136,7 @@ def to_config(values: Mapping[str, Any]) -> ServerConfig:
         field.removeprefix("engine."): value for field, value in values.items() if field.startswith("engine.")
     }
     own["tls"] = certificate_files(values, "grpc_")
+    own["tenants"] = tenants(values)
     own, max_loras = _lora_settings(values, own)
     return ServerConfig(**own, engine=EngineConfig(model_path="", max_loras=max_loras, **engine))
 

@@ -18,6 +18,7 @@ from cli.keys import ADMIN_API_KEY_FILE, API_KEY_FILE, UP_KEYS, key_header, key_
 from cli.model_flags import ENGINE, LORA, MODEL
 from cli.process import DRAIN_TIMEOUT, LOG_FORMAT, LOG_LEVEL, set_up_logging
 from cli.supervisor import Child, Supervisor
+from cli.tenants import TENANT_FLAGS
 from cli.tls import CLIENT_TLS, GRPC_TLS, HTTP_TLS, certificate_files, probe_context
 from cli.traces import TRACES_ENDPOINT
 
@@ -38,7 +39,7 @@ GROUPS = (
     LORA,
     Group("gRPC", (GRPC_HOST, GRPC_PORT, *_SERVING)),
     Group("HTTP", (translate.HOST, translate.PORT, *translate.HTTP)),
-    Group("keys", (*UP_KEYS, serve.MAX_REQUESTS_PER_TENANT)),
+    Group("keys", (*UP_KEYS, *TENANT_FLAGS)),
     Group("HTTP with TLS", HTTP_TLS),
     Group("gRPC with TLS", (*GRPC_TLS, *CLIENT_TLS)),
     Group("processes", _SHARED),
@@ -52,7 +53,7 @@ _SERVER_FLAGS = (
     *LORA.flags,
     *_SERVING,
     *_KEY_FILES,
-    serve.MAX_REQUESTS_PER_TENANT,
+    *TENANT_FLAGS,
     *GRPC_TLS,
     *_SHARED,
 )

@@ -72,6 +72,11 @@ def is_secret(secret: bytes) -> bool:
     return bool(_SECRET.fullmatch(secret.decode("latin-1")))
 
 
+def is_tenant(name: str) -> bool:
+    """Whether this may be a tenant's name."""
+    return bool(_TENANT.fullmatch(name))
+
+
 def parse_key(text: str) -> Key:
     """Read KEY or TENANT:KEY. KEY may be sha256=HEX, the key's hash instead of itself.
 

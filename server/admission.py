@@ -4,39 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from server.errors import NotReadyError, QueueFullError, TenantLimitError
+from server.waiting_room import Ticket, WaitingRoom
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from server.readiness import Readiness
     from server.rpc import Call
-
-
-class Ticket:
-    """A request's place: it waits until the engine runs it."""
-
-    def __init__(self, call: Call) -> None:
-        self.call = call
-        self.waits = True
-        self.adapter = ""
-        """The name of the adapter that it asks for."""
-
-    def stop_waiting(self) -> None:
-        """Note that the engine runs the request."""
-        self.waits = False
+    from server.tenants import Tenants
 
 
 class Admission:
     """Takes requests in, or refuses them before they cost anything."""
 
-    def __init__(self, readiness: Readiness, max_waiting: int, max_per_tenant: int | None = None) -> None:
-        """`max_per_tenant` is of live requests; None does not limit them."""
-        self._max_per_tenant = max_per_tenant
+    def __init__(self, readiness: Readiness, max_waiting: int, tenants: Tenants) -> None:
         self._readiness = readiness
         self._max_waiting = max_waiting
+        self._tenants = tenants
+        self._room = WaitingRoom(max_waiting, tenants.weight)
+        self._num_live: Counter[str] = Counter()  # by tenant
         self._tickets: set[Ticket] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -49,7 +39,7 @@ class Admission:
     @property
     def num_waiting(self) -> int:
         """Those that the engine does not run yet. Any thread may ask."""
-        return sum(ticket.waits for ticket in tuple(self._tickets))
+        return len(self._room)
 
     def census(self) -> tuple[int, int, int]:
         """How many requests run, wait, and wait for their readers, at one moment. Any thread may ask."""
@@ -77,20 +67,39 @@ class Admission:
         reason = self._readiness.not_ready_reason
         if reason is not None:
             raise NotReadyError(reason)
-        num_of_tenant = sum(ticket.call.tenant == call.tenant for ticket in self._tickets)
-        if self._max_per_tenant is not None and num_of_tenant >= self._max_per_tenant:
-            raise TenantLimitError(f"{self._max_per_tenant} requests of this key's tenant are being served")
-        if self.num_waiting >= self._max_waiting:
-            raise QueueFullError(f"{self._max_waiting} requests are waiting already")
-        ticket = Ticket(call)
-        self._tickets.add(ticket)
-        self._idle.clear()
+        limit = self._tenants.limit(call.tenant)
+        if limit is not None and self._num_live[call.tenant] >= limit:
+            raise TenantLimitError(f"{limit} requests of this key's tenant are being served")
+        ticket = self._enter(call)
         try:
             yield ticket
         finally:
-            self._tickets.remove(ticket)
-            if not self._tickets:
-                self._idle.set()
+            self._leave(ticket)
+
+    def _enter(self, call: Call) -> Ticket:
+        ticket = Ticket(call, self._room)
+        if self._room.is_full:
+            displaced = self._room.last_beyond_share(call.tenant)
+            if displaced is None:
+                raise QueueFullError(f"{self._max_waiting} requests are waiting already")
+            displaced.stop_waiting()
+            displaced.call.end(
+                QueueFullError("the queue is full, and others have a right to this place in it")
+            )
+        self._room.enter(ticket)
+        self._num_live[call.tenant] += 1
+        self._tickets.add(ticket)
+        self._idle.clear()
+        return ticket
+
+    def _leave(self, ticket: Ticket) -> None:
+        ticket.stop_waiting()
+        self._num_live[ticket.call.tenant] -= 1
+        if not self._num_live[ticket.call.tenant]:
+            del self._num_live[ticket.call.tenant]
+        self._tickets.remove(ticket)
+        if not self._tickets:
+            self._idle.set()
 
     def end(self, request_id: str, error: Exception) -> bool:
         """End the live requests of that id; returns whether there was one."""

@@ -123,7 +123,8 @@ class Server:
             max_logprobs=config.max_logprobs,
             max_adapters=config.max_adapters,
             max_loras=config.engine.max_loras,
-            max_requests_per_tenant=config.max_requests_per_tenant,
+            tenants=config.tenants,
+            queue_timeout_s=config.queue_timeout_s,
             traces_endpoint=config.otlp_traces_endpoint,
         )
         self._listeners: list[grpc.aio.Server] = []

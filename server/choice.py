@@ -9,7 +9,7 @@ from pagewire.v1 import inference_pb2
 from server.chat_tools import ToolChoice
 from server.choice_message import ChoiceMessage
 from server.detokenizer import Detokenizer
-from server.errors import NumericalError, RequestLostError
+from server.errors import NumericalError, QueueTimeoutError, RequestLostError
 from server.fields import invalid
 
 if TYPE_CHECKING:
@@ -136,6 +136,8 @@ class Choice:
 def _check(output: RequestOutput) -> None:
     if output.finish_reason is FinishReason.ABORTED:
         raise RequestLostError("the request was ended before it was complete")
+    if output.finish_reason is FinishReason.EXPIRED:
+        raise QueueTimeoutError("it was too late to begin")
     if output.finish_reason is FinishReason.FAILED:
         if output.error == "request_too_large":
             raise invalid("spec", "the request can never fit the server's cache; shorten the prompt")

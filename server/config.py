@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from server.tenants import EQUAL_TENANTS, Tenants
+
 if TYPE_CHECKING:
     from engine.config import EngineConfig
     from gate.certificates import CertificateFiles
@@ -78,10 +80,12 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     admin_api_key_file: Path | None = None
     tls: CertificateFiles | None = None
     """What both listeners show, and whose certificates their clients must show. None: clear text."""
-    max_requests_per_tenant: int | None = None
-    """Requests of one tenant that may be served and wait at once; None: any number."""
+    tenants: Tenants = EQUAL_TENANTS
+    """Shares and limits of the tenants."""
     max_queued_requests: int = 1024
     """Requests beyond the running ones that may wait; more are refused with RESOURCE_EXHAUSTED."""
+    queue_timeout_s: float | None = None
+    """How long requests wait for the engine that do not say so themselves. None: until their deadlines."""
     max_message_bytes: int = 4 * 1024 * 1024
     """Of one gRPC request."""
     drain_timeout_s: float = 30.0

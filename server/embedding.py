@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from engine.messages import RequestOutput
+    from server.caller import Caller
     from server.embedding_request import EmbeddingRequest
     from server.engine import Engine
 
@@ -37,7 +38,7 @@ class Embedding:
         engine: Engine,
         request: EmbeddingRequest,
         inputs: Sequence[list[int]],
-        request_id: str,
+        caller: Caller,
         on_start: Callable[[], None],
     ) -> None:
         """Prepare the request.
@@ -46,18 +47,19 @@ class Embedding:
             engine: computes the vectors.
             request: what is asked for.
             inputs: token ids of each input.
-            request_id: for the engine.
+            caller: who asks.
             on_start: called once the engine has begun.
         """
         self._engine = engine
         self._request = request
         self._inputs = inputs
-        self._prefix = f"{request_id}#e{next(_serial_numbers)}"
+        self._caller = caller
+        self._prefix = f"{caller.request_id}#e{next(_serial_numbers)}"
         self._on_start = on_start
         self._vectors: list[bytes | None] = [None] * len(inputs)
         self._queue_timer: asyncio.Timeout | None = None
 
-    async def vectors(self, arrived_s: float) -> list[bytes]:
+    async def vectors(self) -> list[bytes]:
         """Return the inputs' vectors in float32, in their order.
 
         Raises:
@@ -65,7 +67,7 @@ class Embedding:
             EngineUnavailableError: the engine was lost.
         """
         timeout_s = self._request.queue_timeout_s
-        remaining_s = None if timeout_s is None else timeout_s - (time.monotonic() - arrived_s)
+        remaining_s = None if timeout_s is None else timeout_s - (time.monotonic() - self._caller.arrived_s)
         indices = iter(range(len(self._inputs)))
         workers = [
             asyncio.ensure_future(self._work(indices)) for _ in range(min(MAX_AT_ONCE, len(self._inputs)))
@@ -102,6 +104,11 @@ class Embedding:
                     cache_salt=self._request.cache_salt,
                     bypass_prefix_cache=self._request.bypass_prefix_cache,
                     pooling=self._request.pooling,
+                    tenant=self._caller.tenant,
+                    weight=self._caller.weight,
+                    deadline_s=self._caller.deadline_to_begin_s(
+                        self._request.queue_timeout_s if len(self._inputs) == 1 else None
+                    ),
                 )
             )
             async with contextlib.aclosing(outputs):
@@ -119,6 +126,8 @@ class Embedding:
         match output.finish_reason:
             case FinishReason.ABORTED:
                 raise RequestLostError("the request was ended before it was complete")
+            case FinishReason.EXPIRED:
+                raise QueueTimeoutError("it was too late to begin")
             case FinishReason.FAILED if output.error == "request_too_large":
                 raise invalid(f"inputs[{index}]", "the input can never fit the server's cache; shorten it")
             case FinishReason.FAILED:

@@ -17,14 +17,16 @@ from google.protobuf import duration_pb2
 from engine.messages import EngineRequest, SamplingParams
 from pagewire.v1 import inference_pb2
 from server.beam_search import BeamSearch
+from server.caller import in_time
 from server.choice import Choice, token_logprob
-from server.errors import QueueTimeoutError, SlowReaderError
+from server.errors import SlowReaderError
 from server.prompts import text_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from engine.messages import RequestOutput
+    from server.caller import Caller
     from server.engine import Engine
     from server.generation_request import GenerationRequest
     from server.prompts import EncodedPrompt
@@ -46,16 +48,14 @@ class Generation:
         request: GenerationRequest,
         prompt: EncodedPrompt,
         grammar: str,
-        request_id: str,
-        arrived_s: float,
+        caller: Caller,
     ) -> None:
         self._engine = engine
         self._model = model
         self._request = request
         self._prompt = prompt
         self._grammar = grammar
-        self._request_id = request_id
-        self._arrived_s = arrived_s
+        self._caller = caller
         self._first_step_s: float | None = None
         self._first_token_s: float | None = None
         self._serial = next(_serial_numbers)
@@ -113,7 +113,7 @@ class Generation:
         return self._request.length_penalty is not None
 
     def _sequence_id(self, choice: Choice) -> str:
-        return f"{self._request_id}#{self._serial}.{choice.index}"
+        return f"{self._caller.request_id}#{self._serial}.{choice.index}"
 
     def _engine_request(self, choice: Choice) -> EngineRequest:
         request = self._request
@@ -126,7 +126,16 @@ class Generation:
             bypass_prefix_cache=request.bypass_prefix_cache,
             grammar=self._grammar,
             adapter=self._model.adapter_id,
+            tenant=self._caller.tenant,
+            weight=self._caller.weight,
+            deadline_s=self._caller.deadline_to_begin_s(self._engine_patience_s),
         )
+
+    @property
+    def _engine_patience_s(self) -> float | None:
+        """How long a sequence may wait in the engine. Of several, the first one to begin ends the waiting."""
+        is_alone = len(self._choices) == 1 and not self._is_search
+        return self._request.queue_timeout_s if is_alone else None
 
     async def _pump(self, choice: Choice) -> None:
         """Move a sequence's outputs into its choice. Ending early, by a stop text, aborts the sequence."""
@@ -176,14 +185,9 @@ class Generation:
             raise self._error
 
     async def _until_admitted(self) -> None:
-        timeout_s = self._request.queue_timeout_s
-        deadline_s = None if timeout_s is None else timeout_s - (time.monotonic() - self._arrived_s)
-        try:
-            async with asyncio.timeout(deadline_s):
-                while self._choices[0].num_cached_tokens is None:
-                    await self._change()
-        except TimeoutError as error:
-            raise QueueTimeoutError(f"the request waited for more than {timeout_s:g} seconds") from error
+        async with in_time(self._caller, self._request.queue_timeout_s):
+            while self._choices[0].num_cached_tokens is None:
+                await self._change()
         while self._sampling.num_prompt_logprobs is not None and self._choices[0].prompt_logprobs is None:
             await self._change()
 
@@ -195,7 +199,7 @@ class Generation:
     def _started(self) -> inference_pb2.Started:
         request, prompt = self._request, self._prompt
         started = inference_pb2.Started(
-            request_id=self._request_id,
+            request_id=self._caller.request_id,
             model=self._model.name,
             num_prompt_tokens=len(prompt.token_ids),
             num_cached_tokens=self._choices[0].num_cached_tokens or 0,
@@ -233,7 +237,7 @@ class Generation:
         if at_s is None:
             return None
         duration = duration_pb2.Duration()
-        duration.FromNanoseconds(round((at_s - self._arrived_s) * 1e9))
+        duration.FromNanoseconds(round((at_s - self._caller.arrived_s) * 1e9))
         return duration
 
 

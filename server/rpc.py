@@ -45,6 +45,9 @@ class Call:
     def __init__(self, context: Context, write_timeout_s: float) -> None:
         self.request_id = request_id_of(context.invocation_metadata())
         self.arrived_s = time.monotonic()
+        remaining_s: float | None = context.time_remaining()
+        self.deadline_s = None if remaining_s is None else self.arrived_s + remaining_s
+        """When the caller gives up, on the clock of `time.monotonic`."""
         self.tenant = caller_tenant.get()
         self.record = RequestRecord()
         self.request: Message | None = None

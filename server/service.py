@@ -7,6 +7,7 @@ import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from server.caller import Caller, in_time
 from server.embedding import Embedding, make_response
 from server.embedding_request import encode_inputs, validate_embedding
 from server.errors import UnsupportedByModelError
@@ -26,11 +27,14 @@ if TYPE_CHECKING:
     from pagewire.v1 import inference_pb2
     from server.adapters import Adapters
     from server.admission import Admission
+    from server.embedding_request import EmbeddingRequest
     from server.engine import Engine
+    from server.generation_request import GenerationRequest
     from server.grammar_checker import GrammarChecker
     from server.rpc import Call
     from server.served_model import ServedModel
     from server.template_renderer import TemplateRenderer
+    from server.tenants import Tenants
 
 
 class InferenceService:
@@ -45,8 +49,22 @@ class InferenceService:
         templates: TemplateRenderer,
         grammars: GrammarChecker,
         max_logprobs: int,
+        tenants: Tenants,
+        queue_timeout_s: float | None,
     ) -> None:
-        """`executor` runs what takes CPU time, such as encoding prompts."""
+        """Build the service.
+
+        Args:
+            engine: runs the sequences.
+            adapters: those that requests may name.
+            admission: who may come in.
+            executor: runs what takes CPU time, such as encoding prompts.
+            templates: renders chats.
+            grammars: compiles grammars.
+            max_logprobs: alternatives that a request may ask for.
+            tenants: their shares.
+            queue_timeout_s: how long requests wait that do not say so themselves; None: as long as need be.
+        """
         self._engine = engine
         self._adapters = adapters
         self._admission = admission
@@ -54,6 +72,8 @@ class InferenceService:
         self._templates = templates
         self._grammars = grammars
         self._max_logprobs = max_logprobs
+        self._tenants = tenants
+        self._queue_timeout_s = queue_timeout_s
 
     async def generate(
         self, request: inference_pb2.GenerateRequest, call: Call
@@ -74,14 +94,19 @@ class InferenceService:
             if model.adapter is not None:
                 raise UnsupportedByModelError("embeddings are made by the base model alone, without adapters")
             checked = validate_embedding(request, model)
-            checked = replace(checked, cache_salt=salt_of(call.tenant, checked.cache_salt))
-            prompts = [await self._templates.rendered(prompt, model) for prompt in checked.prompts]
-            checked = replace(checked, prompts=prompts)
-            loop = asyncio.get_running_loop()
-            inputs = await loop.run_in_executor(self._executor, encode_inputs, checked, model)
-            embedding = Embedding(self._engine, checked, inputs, call.request_id, ticket.stop_waiting)
+            checked = replace(
+                checked,
+                cache_salt=salt_of(call.tenant, checked.cache_salt),
+                queue_timeout_s=self._patience_s(checked),
+            )
+            caller, loop = self._caller(call), asyncio.get_running_loop()
+            async with in_time(caller, checked.queue_timeout_s):
+                prompts = [await self._templates.rendered(prompt, model) for prompt in checked.prompts]
+                checked = replace(checked, prompts=prompts)
+                inputs = await loop.run_in_executor(self._executor, encode_inputs, checked, model)
+            embedding = Embedding(self._engine, checked, inputs, caller, ticket.stop_waiting)
             call.on_end(embedding.abort)
-            vectors = await embedding.vectors(call.arrived_s)
+            vectors = await embedding.vectors()
             response = await loop.run_in_executor(
                 self._executor, make_response, model.name, vectors, checked, inputs
             )
@@ -98,7 +123,7 @@ class InferenceService:
             call.on_end(generation.abort)
             async with contextlib.aclosing(generation.events()) as events:
                 async for event in events:
-                    ticket.waits = False
+                    ticket.stop_waiting()
                     call.record.note(event)
                     yield event
 
@@ -113,15 +138,26 @@ class InferenceService:
         if not model.info.can_generate:
             raise UnsupportedByModelError(f"the model {model.name!r} makes embeddings, and generates no text")
         checked = validate(request.spec, model, self._max_logprobs)
-        prompt = await self._templates.rendered(checked.prompt, model)
-        loop = asyncio.get_running_loop()
-        encoded = await loop.run_in_executor(self._executor, encode, prompt, model)
-        fitted = fit(encoded, prompt, checked.truncation, model)
-        checked = replace(
-            checked,
-            output=output_after(checked.output, fitted.token_ids, model.tokenizer),
-            cache_salt=salt_of(call.tenant, checked.cache_salt),
-        )
-        shape = output_grammar(checked, model)
-        grammar = "" if shape is None else await self._grammars.check(shape, model)
-        return Generation(self._engine, model, checked, fitted, grammar, call.request_id, call.arrived_s)
+        checked = replace(checked, queue_timeout_s=self._patience_s(checked))
+        caller = self._caller(call)
+        async with in_time(caller, checked.queue_timeout_s):
+            prompt = await self._templates.rendered(checked.prompt, model)
+            loop = asyncio.get_running_loop()
+            encoded = await loop.run_in_executor(self._executor, encode, prompt, model)
+            fitted = fit(encoded, prompt, checked.truncation, model)
+            checked = replace(
+                checked,
+                output=output_after(checked.output, fitted.token_ids, model.tokenizer),
+                cache_salt=salt_of(call.tenant, checked.cache_salt),
+            )
+            shape = output_grammar(checked, model)
+            grammar = "" if shape is None else await self._grammars.check(shape, model)
+        return Generation(self._engine, model, checked, fitted, grammar, caller)
+
+    def _patience_s(self, checked: GenerationRequest | EmbeddingRequest) -> float | None:
+        """How long a request may wait."""
+        return self._queue_timeout_s if checked.queue_timeout_s is None else checked.queue_timeout_s
+
+    def _caller(self, call: Call) -> Caller:
+        weight = self._tenants.weight(call.tenant)
+        return Caller(call.request_id, call.arrived_s, call.deadline_s, call.tenant, weight)

@@ -22,6 +22,7 @@ from server.request_log import log_end
 from server.rpc import WRITE_TIMEOUT_S, generic_handler
 from server.service import InferenceService
 from server.template_renderer import TemplateRenderer
+from server.tenants import EQUAL_TENANTS
 from watch.loop_lag import LoopLag
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from server.engine import Engine
     from server.request_record import CallEnd
     from server.served_model import ModelSlot
+    from server.tenants import Tenants
     from watch.tracing import Tracing
 
 INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"]
@@ -56,7 +58,8 @@ class Services:
         max_logprobs: int,
         max_adapters: int = 0,
         max_loras: int = 0,
-        max_requests_per_tenant: int | None = None,
+        tenants: Tenants = EQUAL_TENANTS,
+        queue_timeout_s: float | None = None,
         write_timeout_s: float = WRITE_TIMEOUT_S,
         traces_endpoint: str | None = None,
     ) -> None:
@@ -70,7 +73,8 @@ class Services:
             max_logprobs: alternatives that a request may ask for.
             max_adapters: LoRA adapters in memory at once.
             max_loras: those that may take part in one step.
-            max_requests_per_tenant: live at once; None is any number.
+            tenants: their shares and limits.
+            queue_timeout_s: how long requests wait that do not say so themselves.
             write_timeout_s: how long a stream may go unread.
             traces_endpoint: where spans are sent. None: there are none.
         """
@@ -79,13 +83,21 @@ class Services:
         self._lag = LoopLag()
         self._tracing, self._spans = _make_spans(traces_endpoint)
         self.readiness = Readiness(engine, models)
-        self.admission = Admission(self.readiness, max_queued_requests, max_requests_per_tenant)
+        self.admission = Admission(self.readiness, max_queued_requests, tenants)
         self._write_timeout_s = write_timeout_s
         self.templates = TemplateRenderer()
         self._grammars = GrammarChecker()
         self.adapters = Adapters(engine, models, max_adapters)
         self._inference = InferenceService(
-            engine, self.adapters, self.admission, executor, self.templates, self._grammars, max_logprobs
+            engine,
+            self.adapters,
+            self.admission,
+            executor,
+            self.templates,
+            self._grammars,
+            max_logprobs,
+            tenants,
+            queue_timeout_s,
         )
         self._models = ModelService(models, self.templates, executor)
         self._admin = AdminService(engine, self.adapters, self.admission, self.readiness)

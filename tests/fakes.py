@@ -36,6 +36,7 @@ from server.mailbox import Mailbox
 from server.served_model import ModelSlot, ServedModel
 from server.services import INFERENCE, Services
 from server.step_totals import StepTotals
+from server.tenants import EQUAL_TENANTS, Tenants
 from server.tokenizer import Tokenizer
 from server.tokenizer_source import TokenizerSource
 
@@ -242,6 +243,12 @@ class FakeEngine:
             self._changed.clear()
             await self._changed.wait()
 
+    async def until_submitted(self, num_requests: int) -> None:
+        """Wait until that many sequences have been submitted, whatever became of them."""
+        while len(self.requests) < num_requests:
+            self._changed.clear()
+            await self._changed.wait()
+
     async def until_adapters(self, num_adapters: int) -> None:
         """Wait until that many adapters are left."""
         while len(self.adapters) != num_adapters:
@@ -318,7 +325,8 @@ async def serve(
     traces_endpoint: str | None = None,
     keys: KeyRing | None = None,
     admin_keys: KeyRing | None = None,
-    max_requests_per_tenant: int | None = None,
+    tenants: Tenants = EQUAL_TENANTS,
+    queue_timeout_s: float | None = None,
     reflects: bool = False,
     credentials: Callable[[], grpc.ServerCredentials | None] = lambda: None,
 ) -> AsyncIterator[FakeServer]:
@@ -343,7 +351,8 @@ async def serve(
             max_logprobs=20,
             max_adapters=max_adapters,
             max_loras=max_loras,
-            max_requests_per_tenant=max_requests_per_tenant,
+            tenants=tenants,
+            queue_timeout_s=queue_timeout_s,
             write_timeout_s=write_timeout_s,
             traces_endpoint=traces_endpoint,
         )

@@ -30,12 +30,13 @@ SERVE_FLAGS = [
     "max-num-batched-tokens", "enable-lora", "lora-modules", "max-loras", "max-lora-rank",
     "max-cpu-loras", "enable-prefix-caching", "num-threads", "host", "port", "admin-host", "admin-port",
     "enable-metrics", "metrics-host", "metrics-port", "enable-reflection", "max-logprobs",
-    "max-queued-requests", "max-message-bytes", "drain-timeout", "log-level", "log-format",
+    "max-queued-requests", "queue-timeout", "max-message-bytes", "drain-timeout", "log-level", "log-format",
     "otlp-traces-endpoint",
 ]  # fmt: skip
 GRPC_TLS_FLAGS = ["grpc-ssl-certfile", "grpc-ssl-keyfile", "grpc-ssl-ca-certs"]
 HTTP_TLS_FLAGS = ["ssl-certfile", "ssl-keyfile", "ssl-ca-certs", "ssl-cert-reqs"]
 CLIENT_TLS_FLAGS = ["grpc-ca-certs", "grpc-client-certfile", "grpc-client-keyfile"]
+TENANT_FLAGS = ["tenant-weights", "max-requests-per-tenant"]
 KEY_FLAGS = ["api-key", "api-key-file", "admin-api-key", "admin-api-key-file"]
 TRANSLATE_FLAGS = [
     "grpc-target", "admin-target", "stats-target", "host", "port", "max-body-bytes",
@@ -66,7 +67,7 @@ FLAGS = {
         "output-json",
     ],
     "doctor": [*MODEL_AND_ENGINE_FLAGS, "num-sequences"],
-    "serve": [*SERVE_FLAGS, *KEY_FLAGS, *GRPC_TLS_FLAGS, "max-requests-per-tenant"],
+    "serve": [*SERVE_FLAGS, *KEY_FLAGS, *GRPC_TLS_FLAGS, *TENANT_FLAGS],
     "translate": [*TRANSLATE_FLAGS, *KEY_FLAGS, *HTTP_TLS_FLAGS, *CLIENT_TLS_FLAGS, "open-metrics"],
     "up": [
         *SERVE_FLAGS,
@@ -77,7 +78,7 @@ FLAGS = {
         *GRPC_TLS_FLAGS,
         *HTTP_TLS_FLAGS,
         *CLIENT_TLS_FLAGS,
-        "max-requests-per-tenant",
+        *TENANT_FLAGS,
         "open-metrics",
     ],
     "chat": ["grpc-target", *CLIENT_TLS_FLAGS, "api-key", "system", "max-tokens", "temperature", "stats"],

@@ -22,6 +22,7 @@ from pagewire.v1 import admin_pb2, inference_pb2, models_pb2
 from server.app import run, warn_if_open, warn_of_open_metrics
 from server.config import ServerConfig
 from server.services import ADMIN, HEALTH, INFERENCE, MODELS
+from server.tenants import Tenants
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -207,7 +208,7 @@ async def test_a_salt_cannot_name_another_tenant() -> None:
 async def test_a_tenant_has_so_many_live_requests_and_no_more() -> None:
     engine = FakeEngine(manual=True)
     async with (
-        guarded(engine, max_requests_per_tenant=2) as server,
+        guarded(engine, tenants=Tenants(max_requests=2)) as server,
         AsyncClient(server.target, api_key="secret-a") as first,
         AsyncClient(server.target, api_key="second-a") as second,
         AsyncClient(server.target, api_key="secret-b") as other,
@@ -233,7 +234,13 @@ async def test_health_says_without_a_key_why_the_server_is_not_ready() -> None:
         call = stub.Check(health_pb2.HealthCheckRequest())
         assert (await call).status == health_pb2.HealthCheckResponse.NOT_SERVING
         said = dict(await call.trailing_metadata())
-    assert said["pagewire-not-ready-reason"] == "the engine is starting again"
+        assert said["pagewire-not-ready-reason"] == "the engine is starting again"
+        live = stub.Check(health_pb2.HealthCheckRequest(service="live"))
+        assert (await live).status == health_pb2.HealthCheckResponse.SERVING
+        assert "pagewire-not-ready-reason" not in dict(await live.trailing_metadata())
+        statuses = (await stub.List(health_pb2.HealthListRequest())).statuses
+        serving = health_pb2.HealthCheckResponse.SERVING
+        assert {name for name, each in statuses.items() if each.status == serving} == {"live"}
 
 
 def test_a_bad_file_of_keys_or_certificates_ends_the_server(
