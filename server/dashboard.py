@@ -31,6 +31,10 @@ def _rate(name: str, by: str = "", labels: str = _MODEL) -> str:
     return f"{total}(rate({name}{labels}[$__rate_interval]))"
 
 
+def _with(label: str, value: str) -> str:
+    return f'{_MODEL[:-1]},{label}="{value}"}}'
+
+
 def _quantiles(name: str) -> dict[str, str]:
     buckets = f"sum by (le) (rate({name}_bucket{_MODEL}[$__rate_interval]))"
     return {f"p{quantile}": f"histogram_quantile({quantile / 100}, {buckets})" for quantile in (50, 90, 99)}
@@ -65,11 +69,56 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     ),
     "Latency": (
         Panel("Time to first token", "s", _quantiles("vllm:time_to_first_token_seconds")),
+        Panel("Between tokens", "s", _quantiles("vllm:inter_token_latency_seconds")),
         Panel("Time per output token", "s", _quantiles("vllm:request_time_per_output_token_seconds")),
         Panel("Whole request", "s", _quantiles("vllm:e2e_request_latency_seconds")),
         Panel("Queue", "s", _quantiles("vllm:request_queue_time_seconds")),
         Panel("Prompt tokens", "short", _quantiles("vllm:request_prompt_tokens")),
         Panel("Generated tokens", "short", _quantiles("vllm:request_generation_tokens")),
+    ),
+    "Engine": (
+        Panel("Tokens in a step", "short", _quantiles("vllm:iteration_tokens_total")),
+        Panel(
+            "Where the engine's time goes",
+            "percentunit",
+            {"{{part}}": _rate("pagewire:engine_step_seconds_total", "part")},
+        ),
+        Panel(
+            "Work of the host for a step",
+            "s",
+            {
+                "mean": _rate("pagewire:engine_step_seconds_total", labels=_with("part", "host"))
+                + f" / {_rate('pagewire:engine_steps_total')}"
+            },
+        ),
+    ),
+    "What goes wrong": (
+        Panel(
+            "Refused",
+            "reqps",
+            {
+                "{{reason}}": _rate("vllm:admission_rejections_total", "reason"),
+                "key {{reason}} at {{listener}}": _rate(
+                    "pagewire:auth_failures_total", "listener, reason", _PROCESS
+                ),
+            },
+        ),
+        Panel(
+            "Ended early",
+            "reqps",
+            {
+                "{{cause}}": _rate("pagewire:aborts_total", "cause"),
+                "corrupted": _rate("vllm:corrupted_requests_total"),
+            },
+        ),
+        Panel(
+            "Late",
+            "s",
+            {
+                "event loop {{job}} {{instance}}": f"pagewire:event_loop_lag_seconds{_PROCESS}",
+                "seconds since a step": f"max(pagewire:engine_last_step_age_seconds{_PROCESS})",
+            },
+        ),
     ),
     "KV cache": (
         Panel("Share in use", "percentunit", {"owned": f"avg(vllm:kv_cache_usage_perc{_MODEL})"}),
@@ -98,7 +147,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "short",
             {
                 "steps/s": _rate("pagewire:engine_steps_total"),
-                "seconds since a step": f"max(pagewire:engine_last_step_age_seconds{_PROCESS})",
+                "unread streams": f"sum(pagewire:stream_write_stalled{_PROCESS})",
                 "grammars compiling": f"sum(pagewire:live_grammar_compilations{_PROCESS})",
             },
         ),

@@ -83,6 +83,10 @@ class Metrics:
             ("listener", "reason"),
             registry=self.registry,
         )
+        for listener in ("public", "admin"):
+            for reason in ("missing", "invalid"):
+                self._unauthenticated.labels(listener, reason)
+        self._known_models: set[str] = set()
         self._total_s = self._seconds("e2e_request_latency", "From arrival to the end.")
         self._first_token_s = self._seconds("time_to_first_token", "From arrival to the first token.")
         self._queue_s = self._seconds(
@@ -114,11 +118,22 @@ class Metrics:
 
     def observe(self, end: CallEnd, model: str) -> None:
         """Count how a call to a server of this model ended."""
+        if model and model not in self._known_models:
+            self._begin_at_zero(model)
         if end.reason:
             self._failed.labels(end.method, end.code, end.reason).inc()
             self._observe_failed(end.reason, (model, ENGINE))
         elif end.record.finish_reasons:
             self._observe_finished(end.record, end.seconds, (model, ENGINE))
+
+    def _begin_at_zero(self, model: str) -> None:
+        """Show what has not happened yet: Prometheus sees no increase where a series begins."""
+        self._known_models.add(model)
+        self._corrupted.labels(model, ENGINE)
+        for reason in _REJECTIONS.values():
+            self._rejected.labels(model, ENGINE, reason)
+        for cause in _ABORT_CAUSES.values():
+            self._aborted.labels(model, ENGINE, cause)
 
     def count_refusal(self, listener: str, reason: str) -> None:
         """Count a call that the gate of a listener kept out."""

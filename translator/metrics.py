@@ -67,6 +67,8 @@ class Metrics:
             ("listener", "reason"),
             registry=registry,
         )
+        for reason in ("missing", "invalid"):
+            self.auth_failures.labels("http", reason)
         Gauge(
             "pagewire:event_loop_lag_seconds",
             "The worst delay of the translator's event loop in the last 10 to 20 seconds.",
