@@ -1,4 +1,7 @@
-"""grpc.health.v1: whether requests are welcome, for the server as a whole and for each service."""
+"""grpc.health.v1: whether requests are welcome, for the server as a whole and for each service.
+
+The service "live" says that the process itself works, whatever its engine does: for probes that kill.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,14 @@ NOT_READY_REASON = "pagewire-not-ready-reason"
 """Key of the trailing metadata of Check that says why the server is not ready."""
 
 
+LIVE = "live"
+
+
 class Health:
     """All services are ready together, because they need the same engine."""
 
     def __init__(self, services: Sequence[str], readiness: Readiness) -> None:
-        self._services = ("", *services)
+        self._services = ("", *services, LIVE)
         self._readiness = readiness
 
     async def check(
@@ -33,14 +39,18 @@ class Health:
         if request.service not in self._services:
             raise NotFoundError("SERVICE_NOT_FOUND", f"no service {shown(request.service)}")
         reason = self._readiness.not_ready_reason
-        if reason is not None:
+        if reason is not None and request.service != LIVE:
             call.say(NOT_READY_REASON, reason.encode("ascii", "replace").decode())
-        return health_pb2.HealthCheckResponse(status=self._status())
+        return health_pb2.HealthCheckResponse(status=self._status(request.service))
 
     async def list(self, request: health_pb2.HealthListRequest, call: Call) -> health_pb2.HealthListResponse:
         """Say it of every service."""
-        response = health_pb2.HealthCheckResponse(status=self._status())
-        return health_pb2.HealthListResponse(statuses=dict.fromkeys(self._services, response))
+        return health_pb2.HealthListResponse(
+            statuses={
+                service: health_pb2.HealthCheckResponse(status=self._status(service))
+                for service in self._services
+            }
+        )
 
     async def watch(self, request: health_pb2.HealthCheckRequest, call: Call) -> None:
         """Say it now and whenever it changes."""
@@ -48,13 +58,15 @@ class Health:
         sent = None
         while True:
             changed = self._readiness.next_change
-            status = self._status() if known else health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+            status = (
+                self._status(request.service) if known else health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+            )
             if status != sent:
                 await call.write(health_pb2.HealthCheckResponse(status=status))
                 sent = status
             await changed.wait()
 
-    def _status(self) -> int:
-        ready = self._readiness.not_ready_reason is None
+    def _status(self, service: str) -> int:
+        ready = service == LIVE or self._readiness.not_ready_reason is None
         response = health_pb2.HealthCheckResponse
         return int(response.SERVING if ready else response.NOT_SERVING)
