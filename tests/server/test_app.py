@@ -146,13 +146,15 @@ async def test_a_second_signal_ends_at_once(model: Path) -> None:
         assert await server.exit_code() == 0, server.log
 
 
-async def test_the_engine_dies_with_the_server(model: Path) -> None:
+async def test_the_servers_processes_die_with_it(model: Path) -> None:
     async with serving(model) as server:
         call = server.stream(max_tokens=4000)
         await call.read()
-        (pid,) = _children(server.process.pid)
+        children = _children(server.process.pid)
+        assert children
         server.send(signal.SIGKILL)
-        await _end_of(pid)
+        for pid in children:
+            await _end_of(pid)
 
 
 async def test_a_port_in_use_ends_with_code_2_and_names_the_flag(model: Path) -> None:

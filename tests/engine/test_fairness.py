@@ -1,0 +1,149 @@
+"""No tenant and no request starves another. Time is counted in steps."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from scheduler_simulation import MOST_BYPASSES, Profile, Simulation
+
+from engine.messages import EngineRequest, FinishReason, SamplingParams
+
+pytestmark = pytest.mark.check("R18")
+
+ROWS = Profile(num_blocks=256, block_size=4, max_num_seqs=8, max_num_batched_tokens=64, max_model_len=64)
+
+
+def request(
+    name: str, tenant: str = "", num_prompt: int = 8, max_tokens: int = 8, **fields: object
+) -> EngineRequest:
+    """A prompt that no other name has."""
+    seed = sum(name.encode()) + len(name)
+    prompt = [2 + (seed * (place + 1) + place) % 29 for place in range(num_prompt)]
+    made = EngineRequest(name, prompt, SamplingParams(max_tokens=max_tokens), tenant=tenant)
+    return msgspec.structs.replace(made, **fields)
+
+
+def steps_to_first_token(simulation: Simulation, name: str, most: int = 200) -> int:
+    for number in range(1, most):
+        simulation.step()
+        transcripts = [simulation.live.get(name), *simulation.ended]
+        if any(
+            each is not None and each.request.request_id == name and each.token_ids for each in transcripts
+        ):
+            return number
+    raise AssertionError(f"{name} waits for more than {most} steps")
+
+
+def flood(simulation: Simulation, count: int, priority: int) -> None:
+    """Each sequence of it is as long as another, but they do not end together."""
+    for number in range(count):
+        simulation.add(request(f"flood{number}", "flood", max_tokens=4 + number % 8, priority=priority))
+
+
+@pytest.mark.parametrize("priority", [0, -(2**31)], ids=["plain", "urgent"])
+def test_a_light_tenant_waits_for_one_place_and_not_for_a_flood(priority: int) -> None:
+    """100 requests of one tenant stand before those of another, which come one at a time."""
+    simulation = Simulation(ROWS)
+    flood(simulation, 100, priority=priority)
+    for _ in range(3):
+        simulation.step()
+    waits = []
+    for number in range(8):
+        simulation.add(request(f"light{number}", "light"))
+        waits.append(steps_to_first_token(simulation, f"light{number}"))
+        assert len(simulation.scheduler._waiting) > 8, "the flood has ended"
+    # A place becomes free at least once in the 11 steps that the longest takes; most often in the next one.
+    assert max(waits) <= 11
+    assert sum(waits) / len(waits) <= 4
+    simulation.finish()
+
+
+def test_while_both_wait_they_are_served_by_their_weights() -> None:
+    simulation = Simulation(ROWS)
+    for number in range(150):
+        for tenant, weight in (("one", 1.0), ("three", 3.0)):
+            simulation.add(request(f"{tenant}{number}", tenant, weight=weight))
+    for _ in range(150):
+        simulation.step()
+    served = {"one": 0, "three": 0}
+    for each in (*simulation.live.values(), *simulation.ended):
+        served[each.request.tenant] += len(each.token_ids)
+    assert min(served.values()) > 100
+    # What runs at a time may be all of one tenant: 8 sequences of 16 tokens.
+    assert abs(served["three"] - 3 * served["one"]) <= 3 * 8 * 16
+    simulation.finish()
+
+
+def test_long_outputs_cost_as_much_as_long_prompts() -> None:
+    """One tenant asks little and wants much, the other the other way round."""
+    simulation = Simulation(ROWS)
+    for number in range(120):
+        simulation.add(request(f"talker{number}", "talker", num_prompt=4, max_tokens=20))
+        simulation.add(request(f"reader{number}", "reader", num_prompt=20, max_tokens=4))
+    for _ in range(120):
+        simulation.step()
+    served = {"talker": 0, "reader": 0}
+    for each in (*simulation.live.values(), *simulation.ended):
+        if each.num_cached_tokens is not None:
+            tokens = len(each.request.prompt_token_ids) - each.num_cached_tokens + len(each.token_ids)
+            served[each.request.tenant] += tokens
+    assert 0.8 < served["talker"] / served["reader"] < 1.25
+    simulation.finish()
+
+
+def test_long_prompts_for_ever_do_not_stop_decodes() -> None:
+    """A sequence that decodes gets a token in every step, whatever arrives."""
+    profile = Profile(
+        num_blocks=128, block_size=4, max_num_seqs=6, max_num_batched_tokens=16, max_model_len=64
+    )
+    simulation = Simulation(profile)
+    simulation.add(request("decodes", "light", num_prompt=4, max_tokens=50))
+    steps_to_first_token(simulation, "decodes")
+    gaps, gap, number = [], 0, 0
+    while "decodes" in simulation.live:
+        simulation.add(request(f"long{number}", "flood", num_prompt=60, max_tokens=2))
+        number += 1
+        known = len(simulation.live["decodes"].token_ids)
+        simulation.step()
+        gap += 1
+        if "decodes" not in simulation.live or len(simulation.live["decodes"].token_ids) > known:
+            gaps.append(gap)
+            gap = 0
+    assert max(gaps) <= 2
+    assert len(gaps) == 49
+
+
+def test_a_huge_request_is_admitted_after_few_bypasses() -> None:
+    profile = Profile(
+        num_blocks=20, block_size=4, max_num_seqs=8, max_num_batched_tokens=64, max_model_len=80
+    )
+    simulation = Simulation(profile)
+    for number in range(4):
+        simulation.add(request(f"first{number}", "small", max_tokens=6 + number))
+    simulation.step()
+    simulation.add(request("huge", "huge", num_prompt=64, max_tokens=4))
+    num_admitted = 0
+    while simulation.live["huge"].num_cached_tokens is None:
+        name = f"small{num_admitted}"
+        simulation.add(request(name, f"tenant{num_admitted % 3}", max_tokens=6))
+        simulation.step()
+        is_running = simulation.scheduler._requests["huge"].row is not None
+        num_admitted += 1
+        assert simulation.scheduler._requests["huge"].num_bypasses <= MOST_BYPASSES
+        assert num_admitted < 60 or is_running
+    simulation.finish()
+
+
+@pytest.mark.check("R21")
+def test_what_is_too_late_never_begins_and_is_told() -> None:
+    simulation = Simulation(Profile(num_blocks=64, block_size=4, max_num_seqs=1))
+    simulation.add(request("runs", max_tokens=10, deadline_s=3.0))
+    simulation.add(request("too late", deadline_s=5.0))
+    simulation.add(request("in time", deadline_s=100.0))
+    simulation.finish()
+    reasons = {each.request.request_id: each.finish_reason for each in simulation.ended}
+    assert reasons == {
+        "runs": FinishReason.LENGTH,
+        "too late": FinishReason.EXPIRED,
+        "in time": FinishReason.LENGTH,
+    }
