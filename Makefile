@@ -18,13 +18,14 @@ OLD_OPENAI := .venv-openai-0.28
 SCHEMATHESIS := .venv-schemathesis
 ECOSYSTEM := .venv-ecosystem
 OPERATIONS := .venv-operations
+KUBERNETES := 1.34
 BROWSER := tests/browser/node_modules
 INSTALL := -m pip --disable-pip-version-check install
 COMPOSE = $$($(BIN)/python -c 'import compose; print(compose.__path__[0])')/docker-compose
 
 export PYTHON
 
-.PHONY: up test test-kernels test-slow check lint docs proto proto-check images-check readme-check openapi-check console-check proxies-check clients smoke bench clean
+.PHONY: up test test-kernels test-slow check lint docs proto proto-check images-check manifests-check readme-check openapi-check console-check proxies-check clients smoke bench clean
 
 up: $(VENV)/.runtime
 	@$(BIN)/pagewire up $(ARGS)
@@ -40,7 +41,7 @@ test-slow: $(VENV)/.dev
 test-kernels: $(VENV)/.dev
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels -m 'not slow' $(ARGS)
 
-check: proto-check lint images-check readme-check openapi-check console-check proxies-check clients
+check: proto-check lint images-check manifests-check readme-check openapi-check console-check proxies-check clients
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -72,6 +73,18 @@ images-check: $(VENV)/.dev
 	$(COMPOSE) -f compose.yaml config --quiet
 	$(COMPOSE) -f compose.yaml -f compose.gpu.yaml config --quiet
 	$(BIN)/shellcheck deploy/*.sh proto/*.sh .ci/run
+
+# The manifests against Kubernetes' own schemas; put together by kubectl too, where it is.
+manifests-check: $(OPERATIONS)/.installed
+	$(OPERATIONS)/bin/kubernetes-validate --strict -k $(KUBERNETES) $(filter-out %/kustomization.yaml,$(wildcard deploy/kubernetes/base/*.yaml))
+	@if ! command -v kubectl >/dev/null; then \
+	  echo "SKIPPED: there is no kubectl here, so the overlay for GPUs was not put together"; \
+	else \
+	  whole=$$(mktemp) && trap 'rm -f "$$whole"' EXIT && for each in base gpu; do \
+	    kubectl kustomize "deploy/kubernetes/$$each" > "$$whole" && \
+	    $(OPERATIONS)/bin/kubernetes-validate --strict -k $(KUBERNETES) "$$whole" || exit 1; \
+	  done; \
+	fi
 
 # The code in README.md, run as it stands: against a real server, each client in an environment of its own.
 readme-check: $(VENV)/.dev $(WHEEL_VENV)/.installed $(OLD_OPENAI)/.installed
