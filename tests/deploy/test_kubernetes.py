@@ -1,4 +1,4 @@
-"""The manifests of deploy/kubernetes and compose.yaml name what exists: flags, ports, paths, metrics, images."""
+"""The manifests of deploy/kubernetes and compose.yaml name what exists: flags, ports, paths, metrics."""
 
 from __future__ import annotations
 
