@@ -25,7 +25,7 @@ COMPOSE = $$($(BIN)/python -c 'import compose; print(compose.__path__[0])')/dock
 
 export PYTHON
 
-.PHONY: up test test-kernels test-slow check lint docs proto proto-check images-check manifests-check readme-check openapi-check console-check proxies-check clients smoke bench clean
+.PHONY: metrics-check traces-check up test test-kernels test-slow check lint docs proto proto-check images-check manifests-check readme-check openapi-check console-check proxies-check clients smoke bench clean
 
 up: $(VENV)/.runtime
 	@$(BIN)/pagewire up $(ARGS)
@@ -41,7 +41,7 @@ test-slow: $(VENV)/.dev
 test-kernels: $(VENV)/.dev
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels -m 'not slow' $(ARGS)
 
-check: proto-check lint images-check manifests-check readme-check openapi-check console-check proxies-check clients
+check: proto-check lint images-check manifests-check readme-check openapi-check console-check proxies-check metrics-check clients
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -106,6 +106,10 @@ console-check: $(VENV)/.dev $(BROWSER)/.installed
 # The proxies of deploy/proxies before a real server, those that are here.
 proxies-check: $(VENV)/.dev $(OPERATIONS)/.installed
 	PYTHONPATH=.:$(STUBS):tests $(BIN)/python tests/proxies_check.py $(abspath $(OPERATIONS))/bin/envoy
+
+# A real Prometheus and promtool on metrics, dashboard and alarms of a real server, where there are such.
+metrics-check: $(VENV)/.dev
+	PYTHONPATH=.:$(STUBS):tests $(BIN)/python tests/metrics_check.py
 
 # What the images hold, installed and started without docker.
 smoke:
