@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakes import INFO, make_tokenizer
+from fakes import INFO, byte_tokenizer, make_tokenizer
 from hostile_templates import PAYLOADS
 from processes import descendants
 
@@ -115,7 +115,7 @@ async def test_an_endless_template_is_ended_and_others_are_served(
 async def test_the_models_own_endless_template_holds_up_no_other_kind_of_prompt(
     renderer: TemplateRenderer,
 ) -> None:
-    tokenizer = make_tokenizer.__wrapped__()
+    tokenizer = byte_tokenizer("<endless>")
     tokenizer.chat_template = ChatTemplate(ENDLESS, {})
     model = replace(MODEL, tokenizer=tokenizer)
     endless = [asyncio.create_task(render(renderer, model=model)) for _ in range(3)]
