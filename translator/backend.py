@@ -17,6 +17,7 @@ from translator.embedding_call import EmbeddingCall
 from translator.errors import ApiError, from_rpc_error, internal_error, shutting_down
 from translator.fields import Endpoint
 from translator.metrics import Metrics
+from translator.patience import ENDLESS
 from watch.loop_lag import LoopLag
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from translator.metrics import GenerationMeter
+    from translator.patience import Patience
 
 log = logging.getLogger("translator")
 
@@ -155,17 +157,21 @@ class Backend:
         request_id: str,
         endpoint: Endpoint,
         given: Collection[str] = (),
+        patience: Patience = ENDLESS,
     ) -> Generation:
-        """Open a generation for a route, whose request has the fields `given`.
+        """Open a generation for a route, whose request has the fields `given`; its caller waits so long.
 
         Raises:
             ApiError: 503; the translator is shutting down.
         """
         if self._draining:
             raise shutting_down()
+        timeout_s = min(self._timeout_s, patience.total_s)
+        if patience.queue_s < timeout_s:
+            spec.scheduling.queue_timeout.FromNanoseconds(round(patience.queue_s * 1e9))
         call = self._inference.StreamGenerate(
             inference_pb2.StreamGenerateRequest(spec=spec),
-            timeout=self._timeout_s,
+            timeout=timeout_s,
             metadata=caller_metadata(request_id),
         )
         generation = Generation(call, endpoint, given, self.metrics.measure())
@@ -174,16 +180,21 @@ class Backend:
         return generation
 
     def embed(
-        self, request: inference_pb2.EmbedRequest, request_id: str, endpoint: Endpoint
+        self,
+        request: inference_pb2.EmbedRequest,
+        request_id: str,
+        endpoint: Endpoint,
+        patience: Patience = ENDLESS,
     ) -> EmbeddingCall:
-        """Begin to embed.
+        """Begin to embed for a caller who waits so long.
 
         Raises:
             ApiError: 503; the translator is shutting down.
         """
         if self._draining:
             raise shutting_down()
-        call = self._inference.Embed(request, timeout=self._timeout_s, metadata=caller_metadata(request_id))
+        timeout_s = min(self._timeout_s, patience.total_s)
+        call = self._inference.Embed(request, timeout=timeout_s, metadata=caller_metadata(request_id))
         embedding = EmbeddingCall(call, endpoint)
         self._running.add(embedding)
         call.add_done_callback(lambda _: self._running.discard(embedding))

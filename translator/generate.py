@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from translator.chunks import ChunkRenderer, render_frames
 from translator.generation_group import GenerationGroup
+from translator.patience import patience_of
 from translator.requests import backend_of, config_of, request_id_of, until_disconnect
 from translator.sse import OPENAI_STREAM, EventStream, encode_json
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pagewire.v1 import inference_pb2
     from translator.backend import Backend, Generation
     from translator.fields import Endpoint
+    from translator.patience import Patience
 
 
 class Answer(ABC):
@@ -55,7 +57,8 @@ async def generate(
     """
     request_id = request_id_of(request)
     response_id = answer.id_prefix + request_id
-    group = GenerationGroup(_open(backend_of(request), specs, request_id, endpoint, answer.given))
+    patience = patience_of(request, streams=answer.streams)
+    group = GenerationGroup(_open(backend_of(request), specs, request_id, endpoint, answer.given, patience))
     is_handed_over = False
     try:
         starts = await until_disconnect(request.receive, group.start())
@@ -79,10 +82,11 @@ def _open(
     request_id: str,
     endpoint: Endpoint,
     given: Collection[str],
+    patience: Patience,
 ) -> list[Generation]:
     if len(specs) == 1:
-        return [backend.generate(specs[0], request_id, endpoint, given)]
+        return [backend.generate(specs[0], request_id, endpoint, given, patience)]
     return [
-        backend.generate(spec, f"{request_id[:120]}-{index}", endpoint, given)
+        backend.generate(spec, f"{request_id[:120]}-{index}", endpoint, given, patience)
         for index, spec in enumerate(specs)
     ]

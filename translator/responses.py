@@ -9,6 +9,7 @@ from starlette.responses import Response
 from pagewire.v1 import models_pb2
 from translator.errors import ApiError
 from translator.fields import Endpoint
+from translator.patience import patience_of
 from translator.request_headers import apply_headers
 from translator.requests import (
     backend_of,
@@ -64,8 +65,9 @@ async def create_response(request: Request) -> Response:
     apply_headers(request, asked)
     shelf = _shelf_of(request)
     plan = plan_response(asked, shelf.store, owner_of(request), config_of(request).max_body_bytes)
+    patience = patience_of(request, streams=bool(asked.stream), background=bool(asked.background))
     generation = backend_of(request).generate(
-        plan.spec, request_id_of(request), Endpoint.RESPONSES, asked.given
+        plan.spec, request_id_of(request), Endpoint.RESPONSES, asked.given, patience
     )
     run = ResponseRun(plan, generation, shelf.store)
     if asked.background:
