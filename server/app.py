@@ -22,7 +22,9 @@ from server.engine_link import ENGINE_COMMAND
 from server.engine_process import EngineGivenUpError, EngineProcess, EngineStartError
 from server.errors import RequestLostError
 from server.generation_defaults import GenerationConfigError
+from server.libraries import LibraryError, check_libraries
 from server.listeners import PortError, bind, make_listener
+from server.memory_return import return_memory
 from server.metrics_port import MetricsPort
 from server.model_store import ModelStoreError
 from server.progress import Progress
@@ -63,15 +65,16 @@ def run(
 ) -> int:
     """Serve until a signal, and return the process's exit code.
 
-    0: ended by a signal, after draining. 1: the model cannot be served. 2: a port, or a file of
-    keys or certificates, cannot be used. 3: the engine failed again and again.
+    0: ended by a signal, after draining. 1: the model cannot be served. 2: a port, a file of keys
+    or certificates, or a library cannot be used. 3: the engine failed again and again.
     """
     try:
+        check_libraries()
         asyncio.run(_run(config, engine_command, restart_limits))
     except PortError as error:
         logger.error("%s", error)
         return 2
-    except (CertificateError, KeyFileError) as error:
+    except (CertificateError, KeyFileError, LibraryError) as error:
         logger.error("%s", error)
         return 2
     except EngineGivenUpError as error:
@@ -89,9 +92,11 @@ async def _run(
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1), "prompts") as executor:
         server = Server(config, executor, engine_command, restart_limits)
         await server.listen()
+        returning = asyncio.create_task(return_memory())
         try:
             await server.serve()
         finally:
+            returning.cancel()
             await server.close()
 
 
