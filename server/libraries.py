@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from google.protobuf.internal import api_implementation
+
 from server.listeners import OPTIONS
 
 if TYPE_CHECKING:
@@ -57,8 +58,11 @@ def check_parser(kind: str) -> None:
 
 def check_options(names: Iterable[str]) -> None:
     """An option whose name gRPC does not know has no effect, and says nothing. Raises LibraryError."""
+    spec = importlib.util.find_spec("grpc._cython.cygrpc")
+    assert spec is not None
+    assert spec.origin is not None
     with (
-        Path(cygrpc.__file__).open("rb") as file,
+        Path(spec.origin).open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as code,
     ):
         unknown = [name for name in names if code.find(name.encode() + b"\0") < 0]
