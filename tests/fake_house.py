@@ -1,4 +1,4 @@
-"""Server and translator as two processes over the engine of `engine_program.py`, to be killed and restarted."""
+"""Server and translator as two processes over the engine of `engine_program.py`, to be killed and started."""
 
 from __future__ import annotations
 

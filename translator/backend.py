@@ -145,6 +145,7 @@ class Backend:
         )
         self._running: set[Generation | EmbeddingCall] = set()
         self._draining = False
+        self._last_reason = ""
 
     @property
     def num_running(self) -> int:
@@ -280,10 +281,16 @@ class Backend:
             response = await call
             said = dict(await call.trailing_metadata() or ()).get(_NOT_READY_REASON)
         except grpc.aio.AioRpcError as error:
-            return from_rpc_error(error, Endpoint.BOTH).message
+            return self._with_last_reason(from_rpc_error(error, Endpoint.BOTH).message)
         if is_serving(response):
+            self._last_reason = ""
             return None
-        return said if isinstance(said, str) else await self._reason_of_refusal()
+        self._last_reason = said if isinstance(said, str) else await self._reason_of_refusal()
+        return self._last_reason
+
+    def _with_last_reason(self, message: str) -> str:
+        """Add why the server was not ready before it could not be asked any more: it may have ended of that."""
+        return f"{message} At last it said: {self._last_reason}" if self._last_reason else message
 
     async def _reason_of_refusal(self) -> str:
         """Ask for nothing: a server that is not ready says why before it looks at the request."""

@@ -1,4 +1,4 @@
-"""Both processes are told to end while calls of every kind are open: nothing is lost, nobody waits for ever."""
+"""Both processes are told to end while calls of every kind are open: nothing and nobody is lost."""
 
 from __future__ import annotations
 

@@ -108,6 +108,7 @@ async def serving(model: Path, **settings: Any) -> AsyncIterator[Server]:
             yield server
 
 
+@pytest.mark.check("R12")
 async def test_sigterm_lets_streams_finish_and_refuses_new_ones(model: Path) -> None:
     """Scenario: SIGTERM while a stream runs. Result: not ready first, the stream intact, exit code 0."""
     async with serving(model) as server:
@@ -125,6 +126,7 @@ async def test_sigterm_lets_streams_finish_and_refuses_new_ones(model: Path) -> 
         assert await server.exit_code() == 0, server.log
 
 
+@pytest.mark.check("R12")
 async def test_streams_that_outlast_the_drain_get_unavailable(model: Path) -> None:
     async with serving(model, drain_timeout_s=0.2) as server:
         call = server.stream(max_tokens=4000)
@@ -134,6 +136,7 @@ async def test_streams_that_outlast_the_drain_get_unavailable(model: Path) -> No
         assert await server.exit_code() == 0, server.log
 
 
+@pytest.mark.check("R12")
 async def test_a_second_signal_ends_at_once(model: Path) -> None:
     async with serving(model, drain_timeout_s=600.0) as server:
         call = server.stream(max_tokens=4000)

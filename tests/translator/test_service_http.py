@@ -111,6 +111,25 @@ class TestHealth:
             house.set_serving(True)
         assert http.get("/health/ready").status_code == 200
 
+    @pytest.mark.check("R19")
+    def test_what_a_server_said_at_last_is_kept_while_it_is_gone(self) -> None:
+        with serving() as house, httpx.Client(base_url=house.url, timeout=BYE) as http:
+            house.set_serving(False)
+            house.servicer.not_ready = "the engine failed too often"
+            http.get("/health/ready")
+            house.stop_backend()
+            message = http.get("/health/ready").json()["error"]["message"]
+            assert message.startswith("The model server cannot be reached.")
+            assert message.endswith(" At last it said: the engine failed too often")
+            house.servicer.not_ready = None
+            house.start_backend()
+            house.set_serving(True)
+            while http.get("/health/ready").status_code != 200:  # until the channel has found it again
+                pass
+            house.stop_backend()
+            assert "engine" not in http.get("/health/ready").json()["error"]["message"]
+
+    @pytest.mark.check("R04")
     def test_the_model_server_goes_and_comes_back(self) -> None:
         with serving() as house, httpx.Client(base_url=house.url, timeout=BYE) as http:
             assert http.post("/v1/chat/completions", json=BODY).status_code == 200
@@ -130,6 +149,7 @@ class TestHealth:
             assert response.json()["choices"][0]["message"]["content"] == "Hello"
             assert http.get("/health/ready").status_code == 200
 
+    @pytest.mark.check("R01", "R05")
     def test_a_lost_server_ends_streams_with_an_error(self) -> None:
         async def hangs(spec: inference_pb2.GenerationSpec, context: Any) -> AsyncIterator[Any]:
             yield started()
@@ -152,6 +172,7 @@ class TestHealth:
 class TestDrain:
     """Stopping: readiness first, no new requests, the running ones end."""
 
+    @pytest.mark.check("R12")
     def test_running_requests_finish(self) -> None:
         with serving() as house:
             go_on = threading.Event()
@@ -174,6 +195,7 @@ class TestDrain:
             assert received.endswith("data: [DONE]\n\n")
             house.wait_closed()
 
+    @pytest.mark.check("R12")
     def test_requests_that_take_too_long_end_with_an_error(self) -> None:
         with serving(drain_timeout_s=0.2) as house:
             house.servicer.script = waits_for(threading.Event())
