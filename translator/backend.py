@@ -41,7 +41,7 @@ _NOT_READY_REASON = "pagewire-not-ready-reason"
 _CHANNEL_OPTIONS = (
     *(option for option in CHANNEL_OPTIONS if option[0] != "grpc.service_config"),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # how long one attempt may take, whatever its name says
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.primary_user_agent", "pagewire-translator"),
 )
@@ -289,7 +289,7 @@ class Backend:
         return self._last_reason
 
     def _with_last_reason(self, message: str) -> str:
-        """Add why the server was not ready before it could not be asked any more: it may have ended of that."""
+        """Add why the server was not ready when it could be asked: it may have ended of that."""
         return f"{message} At last it said: {self._last_reason}" if self._last_reason else message
 
     async def _reason_of_refusal(self) -> str:
