@@ -41,7 +41,7 @@ from translator.errors import ApiError, ClientDisconnectedError, internal_error
 from translator.gate import HEALTH_PATHS, METRICS_PATHS, PAGE_PATHS, GateMiddleware
 from translator.http_server import make_server, open_listener
 from translator.metrics_middleware import MetricsMiddleware
-from translator.middleware import RequestIdMiddleware, RequestLimitMiddleware
+from translator.middleware import FaultMiddleware, RequestIdMiddleware, RequestLimitMiddleware
 from translator.requests import request_id_of
 from translator.tls import HttpTls
 from translator.traces import TraceMiddleware
@@ -130,7 +130,7 @@ def build_app(
     needs_keys = bool(config.api_keys) or config.api_key_file is not None
     routed.state.openapi = openapi.OpenApi(ROUTES, _open_paths(config) if needs_keys else None)
     routed.state.responses = responses.ResponseShelf(config)
-    app: ASGIApp = RequestLimitMiddleware(routed, config.max_body_bytes)
+    app: ASGIApp = RequestLimitMiddleware(FaultMiddleware(routed), config.max_body_bytes)
     app = _guarded(app, config)
     app = MetricsMiddleware(app, backend.metrics)
     app = AccessLogMiddleware(app)
@@ -195,7 +195,7 @@ async def _answer_nobody(request: Request, error: Exception) -> Response:
 
 
 async def _answer_fault(request: Request, error: Exception) -> Response:
-    """Answer for a fault of ours. The server logs it with its traceback."""
+    """Answer for a fault of ours, which is logged with its traceback."""
     return await _answer_error(request, internal_error())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from translator.errors import ApiError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger("translator")
 
 MAX_HEADERS = 256
 MAX_HEADER_BYTES = 65_536
@@ -93,6 +96,32 @@ class RequestLimitMiddleware:
         return ApiError(
             413, f"The request body exceeds {self._max_body_bytes} bytes.", code="request_too_large"
         )
+
+
+class FaultMiddleware:
+    """Logs a fault of ours that was answered, and keeps its connection.
+
+    Starlette answers a fault and then raises it again; the server would close the connection unannounced.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        is_answered = False
+
+        async def send_noted(message: Message) -> None:
+            nonlocal is_answered
+            await send(message)
+            is_answered = message["type"] == "http.response.body" and not message.get("more_body", False)
+
+        try:
+            await self._app(scope, receive, send_noted)
+        except Exception:
+            if not is_answered:
+                raise
+            log.exception("request %s failed", scope["state"]["request_id"])
 
 
 async def send_error(error: ApiError, scope: Scope, send: Send, *, close: bool = False) -> None:

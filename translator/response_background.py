@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING
 
-from translator.errors import internal_error
 from translator.sse import encode_event
 
 if TYPE_CHECKING:
@@ -14,8 +12,6 @@ if TYPE_CHECKING:
 
     from translator.response_events import Event
     from translator.response_run import ResponseRun
-
-log = logging.getLogger("translator")
 
 
 class BackgroundRun:
@@ -77,9 +73,6 @@ class BackgroundRun:
         try:
             async for batch in self.run.events():
                 self._note(batch)
-        except Exception:
-            log.exception("response %s failed", self.run.body["id"])
-            self._note(self.run.fail(internal_error()))
         finally:
             self.run.close()
             self.run.keep(self._frames)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from pagewire.v1 import inference_pb2
-from translator.errors import ApiError
+from translator.errors import ApiError, internal_error
 from translator.sse import encode_event
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from translator.response_object import Body
     from translator.response_plan import ResponsePlan
     from translator.response_store import ResponseStore
+
+log = logging.getLogger("translator")
 
 
 class ResponseRun:
@@ -82,6 +85,10 @@ class ResponseRun:
         except ApiError as error:
             self.error = error
             yield list(self._writer.cancel() if error is self._cancelled else self._writer.fail(error))
+        except Exception:
+            log.exception("response %s failed", self.body["id"])
+            self.error = internal_error()
+            yield list(self._writer.fail(self.error))
 
     async def whole(self) -> Body:
         """Generate to the end and return the response.
@@ -115,11 +122,6 @@ class ResponseRun:
     def stop(self) -> None:
         """End the generation; the response becomes a cancelled one."""
         self._generation.cut(self._cancelled)
-
-    def fail(self, error: ApiError) -> list[Event]:
-        """End the response with an error, and return its last events."""
-        self.error = error
-        return list(self._writer.fail(error))
 
     def close(self) -> None:
         """Give the generation up."""
