@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cli.flags import Flag
 from cli.log_format import JsonFormatter, TextFormatter
+from cli.log_writer import LogWriter
 from cli.values import choice, number
 
 if TYPE_CHECKING:
@@ -44,6 +45,6 @@ DRAIN_TIMEOUT = Flag(
 def set_up_logging(values: Mapping[str, object]) -> None:
     """Log to standard error, at the given level and in the given form."""
     level = str(values.get("log_level", "info")).upper()
-    handler = logging.StreamHandler()
+    handler = LogWriter()
     handler.setFormatter(FORMATTERS[str(values.get("log_format", "text"))]())
     logging.basicConfig(level=level, handlers=[handler])
