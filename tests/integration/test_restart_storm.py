@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -17,6 +16,7 @@ from open_calls import body
 from processes import wait_until
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.check("R19")
@@ -41,7 +41,7 @@ def said_by_grpc(house: FakeHouse) -> str:
         request: Any = health_pb2_grpc.HealthStub(channel).Check.with_call(health_pb2.HealthCheckRequest())
         response, call = request
         assert response.status == health_pb2.HealthCheckResponse.NOT_SERVING
-        return dict(call.trailing_metadata())["pagewire-not-ready-reason"]
+        return str(dict(call.trailing_metadata())["pagewire-not-ready-reason"])
 
 
 def end_server(house: FakeHouse) -> int:
