@@ -11,6 +11,7 @@ from server.choice_message import ChoiceMessage
 from server.detokenizer import Detokenizer
 from server.errors import NumericalError, QueueTimeoutError, RequestLostError
 from server.fields import invalid
+from server.gathered import Gathered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +66,7 @@ class Choice:
         self._is_named_call = request.tools.choice is ToolChoice.NAMED
         if request.output.reasoning is not None:
             self._detokenizer.token_starts = self._message.token_starts
-        self._delta: inference_pb2.ChoiceDelta | None = None
+        self._gathered = Gathered()
 
     @property
     def num_reasoning_tokens(self) -> int:
@@ -101,23 +102,28 @@ class Choice:
         if reason is not None:
             self.end = self._make_end(reason, piece.stop_text, output.stop_token_id)
 
+    @property
+    def num_gathered_bytes(self) -> int:
+        """What is kept for the reader, about."""
+        return self._gathered.num_bytes
+
     def pop_delta(self) -> inference_pb2.ChoiceDelta | None:
         """Return what was gathered since the last call, if it is enough for a delta or the last one."""
-        if self.end is None and self._delta is not None and self._delta.num_tokens < self._min_delta_tokens:
+        gathered = self._gathered
+        if not gathered or (self.end is None and gathered.num_tokens < self._min_delta_tokens):
             return None
-        delta, self._delta = self._delta, None
-        return delta
+        self._gathered = Gathered()
+        return gathered.message(self.index)
 
     def _gather(self, text: str, token_ids: list[int], logprobs: list[TokenLogprobs], is_last: bool) -> None:
-        delta = self._delta or inference_pb2.ChoiceDelta(index=self.index)
-        self._message.add(text, delta, is_last)
-        delta.num_tokens += len(token_ids)
+        gathered = self._gathered
+        self._message.add(text, gathered, is_last)
+        gathered.num_tokens += len(token_ids)
         if self._returns_token_ids:
-            delta.token_ids.extend(token_ids)
-        delta.logprobs.extend(token_logprob(one, self._tokenizer) for one in logprobs)
+            gathered.add_token_ids(token_ids)
+        if logprobs:
+            gathered.add_logprobs(token_logprob(one, self._tokenizer) for one in logprobs)
         self.num_tokens += len(token_ids)
-        if delta.num_tokens or delta.text or delta.reasoning_text or delta.tool_calls:
-            self._delta = delta
 
     def _make_end(
         self, reason: FinishReason, stop_text: str | None, stop_token_id: int | None

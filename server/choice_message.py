@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from server.chat.output_reader import OutputReader
 from server.chat.pieces import CallArguments, CallStart, ReasoningText, Text
+from server.gathered import CallFragment
 
 if TYPE_CHECKING:
-    from pagewire.v1 import inference_pb2
     from server.chat.output_reader import OutputFormat
     from server.chat.pieces import Piece
+    from server.gathered import Gathered
 
 
 class ChoiceMessage:
@@ -39,31 +40,31 @@ class ChoiceMessage:
             end = self.token_starts[-1] + 1 if self._reader.is_reasoning and self.token_starts else 0
         return max(0, bisect_left(self.token_starts, end) - bisect_left(self.token_starts, start))
 
-    def add(self, text: str, delta: inference_pb2.ChoiceDelta, is_last: bool) -> None:
-        """Take the next text of the choice, and put what is certain into a delta."""
+    def add(self, text: str, gathered: Gathered, is_last: bool) -> None:
+        """Take the next text of the choice, and add what is certain to what was gathered."""
         for piece in self._reader.push(text):
-            self._put(piece, delta)
+            self._put(piece, gathered)
         if is_last:
             for piece in self._reader.flush():
-                self._put(piece, delta)
+                self._put(piece, gathered)
 
-    def _put(self, piece: Piece, delta: inference_pb2.ChoiceDelta) -> None:
+    def _put(self, piece: Piece, gathered: Gathered) -> None:
         match piece:
             case Text(text):
-                delta.text += text
+                gathered.text += text
             case ReasoningText(text):
                 if not self._excludes_reasoning:
-                    delta.reasoning_text += text
+                    gathered.reasoning_text += text
             case CallStart(name):
                 assert self._form.tools is not None, "only a tool format has calls"
-                delta.tool_calls.add(index=self._num_calls, id=self._form.tools.make_id(), name=name)
+                gathered.tool_calls.append(CallFragment(self._num_calls, self._form.tools.make_id(), name))
                 self._num_calls += 1
             case CallArguments(text):
-                _fragment(delta, self._num_calls - 1).arguments += text
+                _fragment(gathered, self._num_calls - 1).arguments += text
 
 
-def _fragment(delta: inference_pb2.ChoiceDelta, index: int) -> inference_pb2.ToolCallDelta:
-    """The delta's fragment of a call."""
-    if delta.tool_calls and delta.tool_calls[-1].index == index:
-        return delta.tool_calls[-1]
-    return delta.tool_calls.add(index=index)
+def _fragment(gathered: Gathered, index: int) -> CallFragment:
+    """The gathered fragment of a call."""
+    if not gathered.tool_calls or gathered.tool_calls[-1].index != index:
+        gathered.tool_calls.append(CallFragment(index))
+    return gathered.tool_calls[-1]

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from server.prompts import EncodedPrompt
     from server.served_model import ServedModel
 
-# Tokens and alternatives that may gather for one reader: about 2 MiB.
-MAX_GATHERED = 65_536
+# What may gather for one reader while a message is written to it, which was gathered before and is no larger.
+MAX_GATHERED_BYTES = 112 * 1024
 
 _serial_numbers = itertools.count()
 
@@ -64,7 +64,7 @@ class Generation:
             Choice(index, request, model.tokenizer, prompt.token_ids) for index in range(request.num_choices)
         ]
         self._pumps: list[asyncio.Task[None]] = []
-        self._gathered = 0
+        self._num_kept_bytes = 0  # by choice, since the reader wants larger deltas
         self._changed = asyncio.Event()
         self._error: BaseException | None = None
 
@@ -167,10 +167,14 @@ class Generation:
 
     def _note(self, output: RequestOutput) -> None:
         self._note_time(output)
-        self._gathered += len(output.token_ids) + sum(len(one.top) for one in output.logprobs)
-        if self._gathered > MAX_GATHERED:
+        is_reader_behind = self._changed.is_set()
+        if is_reader_behind and self._num_gathered_bytes > self._num_kept_bytes + MAX_GATHERED_BYTES:
             raise SlowReaderError("the stream is read too slowly for the output that it asks for")
         self._changed.set()
+
+    @property
+    def _num_gathered_bytes(self) -> int:
+        return sum(choice.num_gathered_bytes for choice in self._choices)
 
     def _on_pump_done(self, pump: asyncio.Task[None]) -> None:
         if not pump.cancelled() and self._error is None:
@@ -192,9 +196,11 @@ class Generation:
             await self._change()
 
     def _pop_delta(self) -> inference_pb2.Delta:
-        self._gathered = 0
         deltas = (choice.pop_delta() for choice in self._choices)
-        return inference_pb2.Delta(choices=[delta for delta in deltas if delta is not None])
+        delta = inference_pb2.Delta(choices=[delta for delta in deltas if delta is not None])
+        if self._request.min_delta_tokens > 1:
+            self._num_kept_bytes = self._num_gathered_bytes
+        return delta
 
     def _started(self) -> inference_pb2.Started:
         request, prompt = self._request, self._prompt

@@ -1,0 +1,129 @@
+"""A reader who stops reading costs little, and is cut; others do not notice."""
+
+from __future__ import annotations
+
+import asyncio
+import tracemalloc
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import msgspec
+import pytest
+from calls import calling, details_of, status_of
+from fakes import INFO, FakeEngine
+
+from pagewire.v1 import inference_pb2
+from server.gathered import Gathered
+from server.generation import MAX_GATHERED_BYTES, Generation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.messages import RequestOutput
+
+pytestmark = pytest.mark.check("R09")
+
+MAX_BYTES = 256 * 1024
+"""What a reader may cost: what gathers, and the message before it, which waits to be sent."""
+LARGE = msgspec.structs.replace(INFO, max_model_len=10**6, num_blocks=10**6)
+
+
+def add_text(gathered: Gathered) -> None:
+    gathered.text += "word"
+
+
+def add_reasoning(gathered: Gathered) -> None:
+    gathered.reasoning_text += "é€𝄞 "
+
+
+def add_ids(gathered: Gathered) -> None:
+    gathered.add_token_ids([70_000] * 64)
+
+
+def add_logprobs(gathered: Gathered) -> None:
+    top = [inference_pb2.Alternative(token_id=70_000 + n, token_bytes=b"word") for n in range(20)]
+    gathered.add_logprobs([inference_pb2.TokenLogprob(token_id=70_000, token_bytes=b"word", top=top)])
+
+
+@pytest.mark.parametrize("add", [add_text, add_reasoning, add_ids, add_logprobs])
+def test_what_gathers_is_counted_and_takes_no_more(add: Callable[[Gathered], None]) -> None:
+    add(Gathered())
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        gathered = Gathered()
+        while gathered.num_bytes < MAX_GATHERED_BYTES:
+            add(gathered)
+        now, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert now - before < 1.2 * gathered.num_bytes
+    # As a message it is no larger; what it needs while it is made is gone afterwards.
+    assert gathered.message(0).ByteSize() < 1.1 * MAX_GATHERED_BYTES
+
+
+async def test_a_reader_that_stops_has_a_cap_before_it_has_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    gathered: list[int] = []
+    note = Generation._note
+
+    def noted(generation: Generation, output: RequestOutput) -> None:
+        gathered.append(generation._num_gathered_bytes)
+        note(generation, output)
+
+    monkeypatch.setattr(Generation, "_note", noted)
+    engine = FakeEngine(lambda _: [65] * 10**6, manual=True, info=LARGE)
+    async with calling(engine, write_timeout_s=1000.0) as caller:
+        spec = inference_pb2.GenerationSpec(text="hi", output=inference_pb2.OutputOptions(logprobs=20))
+        call = caller.stream(spec)
+        await engine.until(1)
+        engine.step()
+        await call.read()
+        while engine.live:
+            for _ in range(50):
+                engine.step()
+            await asyncio.sleep(0)
+        error = await status_of(call)
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert details_of(error)["ErrorInfo"].reason == "SLOW_READER"
+    assert 2 * max(gathered) < MAX_BYTES
+
+
+async def test_others_read_on_beside_one_who_stopped() -> None:
+    engine = FakeEngine(lambda _: [65] * 10**6, manual=True, info=LARGE)
+    async with calling(engine, write_timeout_s=1000.0) as caller:
+        stopped, reads = (caller.stream(spec) for spec in (spec_of(20), spec_of(0)))
+        await engine.until(2)
+        engine.step()
+        for call in (stopped, reads):
+            assert (await call.read()).HasField("started")
+        num_tokens = 0
+        while len(engine.live) == 2:
+            for _ in range(50):
+                engine.step()
+            num_tokens += sum(choice.num_tokens for choice in (await reads.read()).delta.choices)
+        assert num_tokens > 0
+        for _ in range(100):
+            engine.step()
+            assert (await reads.read()).delta.choices
+        reads.cancel()
+        assert (await status_of(stopped)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def spec_of(num_logprobs: int) -> Any:
+    output = inference_pb2.OutputOptions(logprobs=num_logprobs)
+    return inference_pb2.GenerationSpec(text="hi", output=output)
+
+
+async def test_large_deltas_that_are_asked_for_are_no_sign_of_a_slow_reader() -> None:
+    engine = FakeEngine(lambda request: [65] * request.sampling.max_tokens, manual=True, info=LARGE)
+    async with calling(engine) as caller:
+        spec = spec_of(20)
+        spec.output.min_delta_tokens = spec.stopping.max_tokens = 2000
+        call = caller.stream(spec)
+        await engine.until(1)
+        while engine.live:
+            for _ in range(10):
+                engine.step() if engine.live else None
+            await asyncio.sleep(0)
+        kinds = [event.WhichOneof("event") async for event in call]
+    assert kinds == ["started", "delta", "finished"]
