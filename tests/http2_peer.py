@@ -30,6 +30,7 @@ EMPTY_MESSAGE = bytes(5)
 """A gRPC message without fields, with its prefix."""
 TIMEOUT_S = 60.0
 _PREFIX_BYTES = 9
+_LAST_STREAM = 10_001
 
 
 class Peer:
@@ -40,6 +41,8 @@ class Peer:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout_s)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
+        self.begun: set[int] = set()
+        """Streams on which the server has sent headers."""
         if greets:
             self.send_bytes(PREFACE + SettingsFrame(0).serialize())
 
@@ -158,18 +161,23 @@ def message_frame(stream: int, message: bytes = EMPTY_MESSAGE) -> DataFrame:
 
 
 def verdict_of(peer: Peer) -> str:
-    """What the server makes of what it was sent: "closed", "goaway", "reset", "answered" or "ignored".
+    """What the server has made of stream 1 and of the connection: "ended", "refused", "served" or "ignored".
 
-    "answered" is trailers or headers of the call, "ignored" nothing but the answer to a ping.
+    A call on another stream is made to see when all that came before has been dealt with.
     """
-    peer.send(PingFrame(0, opaque_data=b"verdict?"))
+    peer.send(headers_frame(_LAST_STREAM), message_frame(_LAST_STREAM))
+    verdict = "ignored"
     for frame in peer.frames():
         if isinstance(frame, GoAwayFrame):
-            return "goaway"
-        if isinstance(frame, RstStreamFrame):
-            return "reset"
-        if isinstance(frame, HeadersFrame) and "END_STREAM" in frame.flags:
-            return "answered"
-        if isinstance(frame, PingFrame) and frame.opaque_data == b"verdict?":
-            return "ignored"
-    return "closed"
+            return "ended"
+        if isinstance(frame, HeadersFrame | RstStreamFrame) and frame.stream_id == _LAST_STREAM:
+            if isinstance(frame, RstStreamFrame) or "END_STREAM" in frame.flags:
+                return verdict
+        elif isinstance(frame, RstStreamFrame) and verdict != "served":
+            verdict = "refused"
+        elif isinstance(frame, HeadersFrame) and "END_STREAM" in frame.flags:
+            # Only refused calls have their status among their first headers.
+            verdict = "refused" if frame.stream_id not in peer.begun else "served"
+        elif isinstance(frame, HeadersFrame):
+            peer.begun.add(frame.stream_id)
+    return "ended"
