@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 DESCRIPTION = "Serves language models over gRPC, and over HTTP to everyone who speaks OpenAI."
-EPILOG = "Every flag has an environment variable, shown in [brackets]; the flag beats it."
+EPILOG = "Every flag has an environment variable, shown in brackets; the flag beats it."
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "up": (up, "Run the gRPC server and the HTTP translator together."),
     "serve": (serve, "Run the gRPC server."),

@@ -1,4 +1,4 @@
-"""Runs a README's code as it stands: `python deploy/run_readme.py README.md NAME=PYTHON ...`.
+"""Runs a page's code as it stands, in its order: `python deploy/run_readme.py README.md NAME=PYTHON ...`.
 
 The words after a fence say what a block is:
 
@@ -97,12 +97,13 @@ def main() -> None:
     path, *pairs = sys.argv[1:]
     interpreters = dict(pair.split("=", 1) for pair in pairs)
     blocks = find_blocks(Path(path).read_text(encoding="utf-8"))
-    servers = [Server(block.code) for block in blocks if block.tag == "server"]
+    servers: list[Server] = []
     try:
-        for server in servers:
-            server.wait_until_ready()
         for block in blocks:
-            if block.tag != "server":
+            if block.tag == "server":
+                servers.append(Server(block.code))
+                servers[-1].wait_until_ready()
+            else:
                 run_block(block, interpreters)
     finally:
         for server in servers:
