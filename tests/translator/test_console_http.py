@@ -124,8 +124,9 @@ async def test_stats_are_the_engines() -> None:
             num_free_blocks=5, num_owned_blocks=2, num_cached_blocks=1, block_size=4, num_generated_tokens=7
         )
         backend, admin = Backend(server.target, 10.0), AdminBackend(server.admin_target, 10.0)
-        for given in ({"admin": admin}, {"stats": admin}):
-            transport: Any = httpx.ASGITransport(build_app(TranslatorConfig(), backend, **given))
+        config = TranslatorConfig()
+        for app in (build_app(config, backend, admin=admin), build_app(config, backend, stats=admin)):
+            transport: Any = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
                 answer = (await client.get("/console/stats")).json()
                 refused = await client.post("/v1/unload_lora_adapter", json={"lora_name": "none"})
