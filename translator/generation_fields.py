@@ -74,7 +74,9 @@ GENERATION_FIELDS: tuple[Field, ...] = (
     plain("allowed_token_ids", "sampling.allowed_token_ids", "Only these tokens may be generated."),
     plain("bad_words", "sampling.bad_words", "Up to 128 texts that must not be generated."),
     honoured("top_logprobs", "output.logprobs", "Alternatives at each token, 0 to 20; needs logprobs.", CHAT),
-    honoured("logprobs", "output.logprobs", "Log probabilities of the tokens: true.", CHAT),
+    honoured(
+        "logprobs", "output.logprobs", "Log probabilities of the tokens: true. None is below -9999.", CHAT
+    ),
     honoured(
         "logprobs",
         "output.logprobs",

@@ -79,6 +79,7 @@ def test_embeddings_and_failures_are_lines(http: httpx.Client, caplog: pytest.Lo
     assert CANARY not in caplog.text
 
 
+@pytest.mark.check("S23")
 def test_a_path_of_a_callers_own_is_not_logged(http: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
     http.get(f"/{CANARY}?key={CANARY}", headers={"x-request-id": "lost", "authorization": f"Bearer {CANARY}"})
     assert logged(caplog, "lost")["route"] == "unknown"

@@ -34,6 +34,7 @@ def request_bytes(**fields: Any) -> bytes:
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
+@pytest.mark.check("R07")
 @pytest.mark.parametrize("reset", [False, True], ids=["close", "reset"])
 @pytest.mark.parametrize("model", ["queued", "admits"])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])

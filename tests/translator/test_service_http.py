@@ -63,6 +63,7 @@ def test_what_is_not_there(method: str, path: str, status: int, http: httpx.Clie
     assert ("allow" in response.headers) == (status == 405)
 
 
+@pytest.mark.check("S23")
 @pytest.mark.parametrize("given", ["a" * 129, "a b", "é", "", "a;b"])
 def test_an_unusable_request_id_is_replaced(given: str, http: httpx.Client) -> None:
     response = http.get("/version", headers=[(b"x-request-id", given.encode())])
