@@ -6,7 +6,9 @@ import ast
 import hashlib
 import inspect
 import logging
+import statistics
 import textwrap
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +20,8 @@ from gate.keys import KeyFileError, parse_key, read_keys
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.check("S04")
 
 SECRET = "sk-a-very-secret-key"
 
@@ -161,3 +165,20 @@ def test_a_key_comes_in_one_header_of_the_scheme_bearer(values: list[bytes], sec
 def test_loopback_is_told_from_wider_addresses() -> None:
     assert all(map(is_loopback, ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"]))
     assert not any(map(is_loopback, ["0.0.0.0", "::", "", "10.0.0.1", "example.org"]))
+
+
+@pytest.mark.slow
+def test_the_time_of_a_look_says_nothing_of_how_much_was_guessed() -> None:
+    """Welch's t over 20,000 looks of each kind, in turns, without the slowest tenth of them."""
+    ring = KeyRing([parse_key(f"a:{SECRET}"), parse_key("b:another-key")])
+    guesses = [SECRET[:-1].encode() + b"?", b"?" + SECRET[1:].encode()]
+    times: list[list[int]] = [[], []]
+    for _ in range(20_000):
+        for guess, taken in zip(guesses, times, strict=True):
+            begun = time.perf_counter_ns()
+            ring.tenant_of(guess)
+            taken.append(time.perf_counter_ns() - begun)
+    kept = [sorted(taken)[: len(taken) * 9 // 10] for taken in times]
+    means = [statistics.fmean(taken) for taken in kept]
+    spread = sum(statistics.variance(taken) / len(taken) for taken in kept) ** 0.5
+    assert abs(means[0] - means[1]) < 4.5 * spread

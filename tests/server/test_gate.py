@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
 import calls
 import grpc
 import grpc.aio
+import hpack
 import pytest
 from fakes import FakeEngine, serve
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from http2_peer import Peer, call_headers, headers_frame, message_frame
+from hyperframe.frame import HeadersFrame
 
 from engine.config import EngineConfig
 from gate.certificates import CertificateFiles
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 
     from fakes import FakeServer
     from google.protobuf.descriptor import MethodDescriptor
+    from http2_peer import Header
 
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 FILES = (inference_pb2.DESCRIPTOR, models_pb2.DESCRIPTOR, admin_pb2.DESCRIPTOR)
@@ -80,6 +85,7 @@ def path_of(method: MethodDescriptor) -> str:
     return f"/{method.containing_service.full_name}/{method.name}"
 
 
+@pytest.mark.check("S02")
 @pytest.mark.parametrize("metadata", BAD_METADATA.values(), ids=BAD_METADATA)
 async def test_no_method_answers_without_a_key(metadata: Any) -> None:
     async with guarded() as server:
@@ -101,6 +107,7 @@ async def test_no_operators_method_answers_to_a_tenants_key() -> None:
             assert code is grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.check("S02")
 async def test_a_methods_request_is_parsed_once_its_key_is_known() -> None:
     async with guarded() as server:
         for method in PUBLIC:
@@ -108,6 +115,7 @@ async def test_a_methods_request_is_parsed_once_its_key_is_known() -> None:
             assert code is grpc.StatusCode.INVALID_ARGUMENT, method.name
 
 
+@pytest.mark.check("S02")
 @pytest.mark.parametrize(
     "method",
     [
@@ -127,6 +135,7 @@ async def test_what_is_not_served_needs_a_key_too(method: str) -> None:
             assert await code_of(target, method, ()) is UNAUTHENTICATED
 
 
+@pytest.mark.check("S02")
 async def test_reflection_needs_a_key() -> None:
     async with guarded() as server, grpc.aio.insecure_channel(server.target) as channel:
         stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
@@ -149,6 +158,39 @@ async def test_there_is_no_reflection_unless_it_is_asked_for() -> None:
                 assert code in (grpc.StatusCode.UNIMPLEMENTED, UNAUTHENTICATED)
 
 
+@pytest.mark.check("S02")
+def test_every_method_of_the_contract_is_a_callers_or_an_operators() -> None:
+    assert {method.full_name for method in METHODS} == {
+        method.full_name for method in (*INFERENCE.methods, *MODELS.methods, *ADMIN.methods)
+    }
+
+
+@pytest.mark.check("S04")
+@pytest.mark.parametrize("key", [b"\xfc\xff", "schlüssel".encode(), b"\x00", b"secret-a\x00", b"k" * 6000])
+async def test_a_key_of_any_bytes_is_refused_and_no_more(key: bytes) -> None:
+    headers = call_headers(path_of(PUBLIC[0]), ("authorization", b"Bearer " + key))
+    async with guarded() as server:
+        answer = await asyncio.to_thread(answer_to, int(server.target.rpartition(":")[2]), headers)
+    assert answer["grpc-status"] == str(UNAUTHENTICATED.value[0])
+
+
+@pytest.mark.check("S04")
+async def test_a_key_of_a_megabyte_is_refused_before_it_is_looked_at() -> None:
+    async with guarded() as server:
+        code = await code_of(server.target, path_of(PUBLIC[0]), keyed("k" * (1 << 20)))
+    assert code in (UNAUTHENTICATED, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
+
+
+def answer_to(port: int, headers: list[Header]) -> dict[str, str]:
+    """The first headers of the answer to a call."""
+    with Peer(port) as peer:
+        peer.send(headers_frame(1, headers), message_frame(1))
+        frame = peer.until(HeadersFrame)
+        assert isinstance(frame, HeadersFrame)
+        return {str(name): str(value) for name, value in hpack.Decoder().decode(frame.data)}
+
+
+@pytest.mark.check("S02")
 async def test_health_is_open_to_all() -> None:
     async with guarded() as server:
         for target in (server.target, server.admin_target):
@@ -160,6 +202,7 @@ async def test_health_is_open_to_all() -> None:
     assert {method.name for method in HEALTH.methods} == {"Check", "List", "Watch"}
 
 
+@pytest.mark.check("S02")
 async def test_a_refusal_says_why_and_under_which_id() -> None:
     async with guarded() as server, grpc.aio.insecure_channel(server.target) as channel:
         metadata = (*keyed("wröng".encode().hex()), ("x-request-id", "mine"))
