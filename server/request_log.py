@@ -33,6 +33,7 @@ def _fields(end: CallEnd) -> dict[str, object]:
         "request_id": end.request_id,
         "trace_id": None if end.trace is None else end.trace.trace_name,
         "tenant": end.tenant or None,
+        "peer": end.peer or None,
         "method": end.method,
         "status": end.code,
         "reason": end.reason or None,

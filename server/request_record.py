@@ -93,6 +93,8 @@ class CallEnd:
     """What was asked, where it could be read. It may go nowhere but into the settings that a span tells."""
     trace: TraceContext | None = None
     """The trace that the call belongs to."""
+    peer: str = ""
+    """The address that it came from, with its port: the caller's, or that of what stands between."""
 
 
 def _seconds(duration: Duration) -> float:

@@ -11,6 +11,7 @@ import asyncio
 import re
 import time
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -49,6 +50,7 @@ class Call:
         self.deadline_s = None if remaining_s is None else self.arrived_s + remaining_s
         """When the caller gives up, on the clock of `time.monotonic`."""
         self.tenant = caller_tenant.get()
+        self.peer = _address(context.peer())
         self.record = RequestRecord()
         self.request: Message | None = None
         self.trace = trace_context_of(context.invocation_metadata())
@@ -218,4 +220,10 @@ def _end(
         fault,
         call.request,
         call.trace,
+        call.peer,
     )
+
+
+def _address(peer: str) -> str:
+    """A caller's address and port, without gRPC's prefix of the family."""
+    return unquote(peer.partition(":")[2])

@@ -108,6 +108,7 @@ def _log(scope: Scope, status: int, seconds: float, record: AccessRecord) -> Non
     fields: dict[str, Any] = {
         "request_id": state["request_id"],
         "trace_id": state.get("trace_id"),
+        "peer": _peer(scope),
         "tenant": _tenant(state.get("owner", "")),
         "method": scope["method"] if scope["method"] in _METHODS else _UNKNOWN,
         "route": route,
@@ -121,6 +122,15 @@ def _log(scope: Scope, status: int, seconds: float, record: AccessRecord) -> Non
     }
     given = {name: value for name, value in fields.items() if value is not None}
     logger.log(level, "%s", _text(given), extra={"fields": given})
+
+
+def _peer(scope: Scope) -> str | None:
+    """The address that the request came from, with its port; of a proxy, where one stands between."""
+    client = scope.get("client")
+    if client is None:
+        return None
+    host, port = client
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _tenant(owner: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,14 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     return [vars(record)["fields"] for record in caplog.records if record.name == "server.requests"]
 
 
+async def until_logged(caplog: pytest.LogCaptureFixture, count: int) -> list[dict[str, Any]]:
+    """The lines, once there are so many: a refusal's is written after its caller has heard of it."""
+    async with asyncio.timeout(60):
+        while len(lines(caplog)) < count:  # noqa: ASYNC110 - a log tells nobody
+            await asyncio.sleep(0.01)
+    return lines(caplog)
+
+
 def spec_of(**fields: Any) -> inference_pb2.GenerationSpec:
     stopping = inference_pb2.Stopping(max_tokens=11)
     values: dict[str, Any] = {"text": f"say {CANARY}", "stopping": stopping} | fields
@@ -55,6 +64,7 @@ async def test_a_finished_request_is_a_line(stub: Any, caplog: pytest.LogCapture
     (line,) = lines(caplog)
     for name in ("queue_s", "first_token_s", "total_s"):
         assert line.pop(name) >= 0
+    assert line.pop("peer").startswith("127.0.0.1:")
     assert line == {
         "request_id": "r-1",
         "tenant": "acme",
@@ -73,8 +83,9 @@ async def test_a_refused_request_is_a_line_too(stub: Any, caplog: pytest.LogCapt
     await status_of(
         stub.Generate(inference_pb2.GenerateRequest(spec=spec_of(model=CANARY)), metadata=metadata("r-2"))
     )
-    (line,) = lines(caplog)
+    (line,) = await until_logged(caplog, 1)
     line.pop("total_s")
+    line.pop("peer")
     assert line == {
         "request_id": "r-2",
         "tenant": "acme",
@@ -103,7 +114,8 @@ async def test_nothing_that_was_said_is_logged(stub: Any, caplog: pytest.LogCapt
     for key in (f"{KEY}-wrong", ""):
         wrong = inference_pb2.GenerateRequest(spec=spec_of())
         await status_of(stub.Generate(wrong, metadata=metadata(f"bad id {CANARY}", key)))
-    assert {line["status"] for line in lines(caplog)} == {"OK", "INVALID_ARGUMENT", "NOT_FOUND"}
+    said = await until_logged(caplog, 12)
+    assert {line["status"] for line in said} == {"OK", "INVALID_ARGUMENT", "NOT_FOUND"}
     assert CANARY not in caplog.text
     assert KEY not in caplog.text
     assert all(CANARY not in str(line) and KEY not in str(line) for line in lines(caplog))

@@ -46,6 +46,7 @@ def test_a_generation_is_a_line(
     http.post("/v1/chat/completions", json=CHAT | {"stream": stream}, headers={"x-request-id": request_id})
     line = logged(caplog, request_id)
     assert line.pop("total_s") >= line.pop("first_token_s") > 0
+    assert line.pop("peer").startswith("127.0.0.1:")
     assert line == {
         "request_id": request_id,
         "method": "POST",
