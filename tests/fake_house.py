@@ -76,13 +76,13 @@ class FakeHouse:
         self.server = self._start(words, stderr)
         return self.server
 
-    def start_translator(self, target: str = "") -> subprocess.Popen[bytes]:
+    def start_translator(self, target: str = "", stderr: Any = None) -> subprocess.Popen[bytes]:
         words = [
             *("-m", "cli", "translate", f"--grpc-target={target or self.target}"),
             f"--port={self.http_port}",
             *self._translator_flags,
         ]
-        self.translator = self._start(words, None)
+        self.translator = self._start(words, stderr)
         return self.translator
 
     def _start(self, words: list[str], stderr: Any) -> subprocess.Popen[bytes]:
