@@ -149,6 +149,7 @@ def test_logprobs_equal_transformers(family: Family, plans: HandPlans) -> None:
     assert entries[-1].rank == 1
 
 
+@pytest.mark.check("R14")
 def test_a_row_with_nan_yields_no_token_and_leaves_its_neighbours_alone(tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path, "llama2")
     sound = random_prompt(9)

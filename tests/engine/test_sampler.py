@@ -228,6 +228,7 @@ def test_min_tokens_holds_back_ending_tokens() -> None:
     assert sample(logits, [options] * 3, prompts_and_outputs) == [2, 2, 0]
 
 
+@pytest.mark.check("R14")
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_bad_row_fails_alone(bad: float, temperature: float) -> None:

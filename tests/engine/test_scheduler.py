@@ -153,6 +153,7 @@ def test_outputs_in_the_promised_order() -> None:
     assert told == [(0, [], None), (None, [9], None), (None, [9], FinishReason.LENGTH)]
 
 
+@pytest.mark.check("R14")
 def test_a_row_without_numbers_fails_alone_and_its_blocks_are_forgotten() -> None:
     scheduler = make_scheduler()
     scheduler.add(make_request("bad", [5] * 4))

@@ -36,6 +36,7 @@ def stream(detokenizer: Detokenizer, token_ids: list[int], sizes: list[int]) -> 
     return text + detokenizer.flush(), count, None
 
 
+@pytest.mark.check("R16")
 @given(TOKEN_IDS, CUTS, st.booleans())
 @settings(max_examples=300)
 def test_random_tokens_stream_to_the_text_of_the_whole(ids: list[int], sizes: list[int], skips: bool) -> None:
@@ -53,6 +54,7 @@ def test_byte_level_text_is_that_of_the_tokenizers_library(ids: list[int]) -> No
     assert BYTE_LEVEL.decode(ids, skip_special_tokens=True) == expected
 
 
+@pytest.mark.check("R16")
 @given(EMOJI, CUTS)
 def test_no_replacement_character_where_the_text_has_none(text: str, sizes: list[int]) -> None:
     for tokenizer in (BYTE_LEVEL, SENTENCEPIECE):
@@ -62,6 +64,7 @@ def test_no_replacement_character_where_the_text_has_none(text: str, sizes: list
         assert streamed == (" " + text if text and tokenizer.strips_leading_space else text)
 
 
+@pytest.mark.check("R16")
 @given(TOKEN_IDS)
 def test_at_most_three_tokens_wait_for_the_rest_of_their_character(ids: list[int]) -> None:
     detokenizer = Detokenizer(BYTE_LEVEL, PROMPT)
@@ -73,6 +76,7 @@ def test_at_most_three_tokens_wait_for_the_rest_of_their_character(ids: list[int
         assert len(emitted) >= len(certain.rstrip("\ufffd"))
 
 
+@pytest.mark.check("R17")
 @given(
     EMOJI,
     st.lists(st.text(st.sampled_from("👩\u200d👧e東a "), min_size=1, max_size=3), max_size=4),

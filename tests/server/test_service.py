@@ -295,6 +295,7 @@ async def test_a_lost_engine_ends_every_stream_with_unavailable(admitted: bool) 
             assert "RetryInfo" not in details_of(error)
 
 
+@pytest.mark.check("R14")
 @pytest.mark.parametrize(
     ("failure", "code", "reason"),
     [

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from server.stop_strings import Released, StopStrings
+
+pytestmark = pytest.mark.check("R17")
 
 # Few letters, so that stop strings overlap with the text and with each other.
 TEXTS = st.text("ab", max_size=30)
