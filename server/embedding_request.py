@@ -11,7 +11,7 @@ from pagewire.v1 import inference_pb2
 from server.conversations import parse_chat
 from server.errors import ContextLengthError, UnsupportedByModelError, Violation
 from server.fields import Fields, invalid
-from server.prompts import Prompt, Truncation, encode
+from server.prompts import Prompt, Truncation, encode, encode_to_fit
 from server.tokenizer import InvalidTextError
 from server.validation import cache_salt, queue_timeout_s
 
@@ -86,7 +86,7 @@ def encode_inputs(request: EmbeddingRequest, model: ServedModel) -> list[list[in
 
 def _encode(prompt: Prompt, truncation: Truncation | None, model: ServedModel) -> list[int]:
     if truncation is None:
-        token_ids = encode(prompt, model).token_ids
+        token_ids = encode_to_fit(prompt, truncation, model).token_ids
     elif prompt.text is not None:
         try:
             token_ids = model.tokenizer.encode_within(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from server.errors import ContextLengthError, Violation
@@ -12,6 +12,10 @@ from server.tokenizer import InvalidTextError
 if TYPE_CHECKING:
     from server.conversations import Conversation
     from server.served_model import ServedModel
+
+
+# More than texts have: where a beginning of this length has twice the context's tokens, the rest is not read.
+_CHARACTERS_PER_TOKEN = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,26 @@ def encode(prompt: Prompt, model: ServedModel) -> EncodedPrompt:
         return EncodedPrompt(model.tokenizer.encode(prompt.text, prompt.add_special_tokens), prompt.text)
     except InvalidTextError as error:
         raise invalid(prompt.path, str(error)) from error
+
+
+def encode_to_fit(prompt: Prompt, truncation: Truncation | None, model: ServedModel) -> EncodedPrompt:
+    """Encode a prompt that must fit the context: of a text that never will, only the beginning.
+
+    Raises:
+        InvalidRequestError: the text cannot be encoded.
+        ContextLengthError: it is far too long.
+    """
+    text, limit = prompt.text or "", model.max_model_len
+    beginning = text[: limit * _CHARACTERS_PER_TOKEN]
+    if truncation is None and len(beginning) < len(text):
+        num_tokens = len(encode(replace(prompt, text=beginning), model).token_ids)
+        if num_tokens > 2 * limit:
+            description = (
+                f"This model's maximum context length is {limit} tokens. However, your text has more than"
+                f" {num_tokens} tokens. Please reduce its length."
+            )
+            raise ContextLengthError([Violation(prompt.path, description)])
+    return encode(prompt, model)
 
 
 def fit(

@@ -16,7 +16,7 @@ from server.fold import fold
 from server.generation import Generation
 from server.output_format import output_after
 from server.output_grammar import output_grammar
-from server.prompts import encode, fit
+from server.prompts import encode_to_fit, fit
 from server.tenants import salt_of
 from server.validation import validate
 
@@ -143,7 +143,9 @@ class InferenceService:
         async with in_time(caller, checked.queue_timeout_s):
             prompt = await self._templates.rendered(checked.prompt, model)
             loop = asyncio.get_running_loop()
-            encoded = await loop.run_in_executor(self._executor, encode, prompt, model)
+            encoded = await loop.run_in_executor(
+                self._executor, encode_to_fit, prompt, checked.truncation, model
+            )
             fitted = fit(encoded, prompt, checked.truncation, model)
             checked = replace(
                 checked,
