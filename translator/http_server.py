@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("translator")
 
 STALLED_READER_S = 30
+MAX_UNSENT_BYTES = 64 * 1024
 
 
 class TranslatorServer(uvicorn.Server):
@@ -110,6 +111,9 @@ def open_listener(host: str, port: int) -> socket.socket:
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             # Connections inherit it: a client that stops reading is cut by the kernel.
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_READER_S * 1000)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            # Nor does the kernel keep megabytes for it.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
         listener.bind(address)
     except OSError:
         listener.close()
