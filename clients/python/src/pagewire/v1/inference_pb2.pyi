@@ -693,8 +693,8 @@ class Scheduling(google.protobuf.message.Message):
     """Lower runs earlier. Any int32. Default 0. A waiting request's priority ages, so none starves."""
     @property
     def queue_timeout(self) -> google.protobuf.duration_pb2.Duration:
-        """Longest time in the queue before the request is refused with DEADLINE_EXCEEDED. Default: none
-        beside the call's own deadline.
+        """Longest time in the queue before the request is refused with DEADLINE_EXCEEDED. Default: that
+        of the server, beside the call's own deadline.
         """
 
     def __init__(
