@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -20,7 +21,7 @@ from fakes import END_ID, FakeEngine, FakeServer, saying, serve
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 import server.rpc
-from engine.messages import FinishReason, StepWork
+from engine.messages import FinishReason, RequestOutput, StepWork
 from gate.key_ring import KeyRing
 from gate.keys import parse_key
 from pagewire.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
@@ -209,6 +210,29 @@ async def answer(call: Any) -> Any:
     except grpc.aio.AioRpcError:
         return None
     return None if message is grpc.aio.EOF else message
+
+
+async def test_the_queue_ends_when_the_first_step_begins() -> None:
+    """Scenario: a step that takes a second. Result: the queue's time is that before it, not with it."""
+    async with watching(FakeEngine(saying(65), manual=True)) as watched:
+        call = watched.stream(max_tokens=1)
+        await watched.engine.until(1)
+        (sequence,) = watched.engine._live.values()
+        began_s = time.monotonic()
+        await asyncio.sleep(1.0)
+        sequence.admitted = True
+        first = RequestOutput(sequence.request.request_id, num_cached_tokens=0, began_s=began_s)
+        sequence.mailbox.put(first)
+        watched.engine.step()
+        while await answer(call) is not None:
+            pass
+        scrape = watched.scrape()
+        queue_s, prefill_s, first_s = (
+            scrape.value(f"vllm:{name}_seconds_sum", **MODEL)
+            for name in ("request_queue_time", "request_prefill_time", "time_to_first_token")
+        )
+        assert prefill_s >= 1.0
+        assert abs(queue_s + prefill_s - first_s) < 1e-6
 
 
 async def test_what_steps_take_and_bring() -> None:
