@@ -43,7 +43,7 @@ _CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 5_000),  # how long one attempt may take, whatever its name says
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    # What a reader does not take stays with the server, which makes larger deltas of it. Here little has room.
+    # What a reader does not take stays with the server, which makes larger deltas of it. Here is little room.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 64 * 1024),
     ("grpc.primary_user_agent", "pagewire-translator"),
