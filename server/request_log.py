@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from server.request_record import CallEnd
+    from server.tracebacks import Tracebacks
 
 logger = logging.getLogger("server.requests")
 
@@ -15,16 +16,25 @@ _WORK = frozenset(("Generate", "StreamGenerate", "Embed"))
 _NOT_READY = "NOT_READY"
 
 
-def log_end(end: CallEnd) -> None:
+def log_end(end: CallEnd, tracebacks: Tracebacks | None = None) -> None:
     """Log how a call ended.
 
-    The text of an error that the caller was told stays out: it may quote the request.
+    The text of an error that the caller was told stays out: it may quote the request. `tracebacks` chooses
+    which faults are shown with theirs; without it all are.
     """
     level = logging.INFO if end.method in _WORK and end.reason != _NOT_READY else logging.DEBUG
     if end.fault is not None:
         level = logging.ERROR
-    if logger.isEnabledFor(level):
-        logger.log(level, "%s", _text(end), exc_info=end.fault, extra={"fields": _fields(end)})
+    if not logger.isEnabledFor(level):
+        return
+    fields, shown = _fields(end), end.fault
+    if shown is not None and tracebacks is not None:
+        num_left_out = tracebacks.take(shown)
+        if num_left_out is None:
+            shown = None
+        elif num_left_out:
+            fields["tracebacks_left_out"] = num_left_out
+    logger.log(level, "%s", _text(end), exc_info=shown, extra={"fields": fields})
 
 
 def _fields(end: CallEnd) -> dict[str, object]:

@@ -23,6 +23,7 @@ from server.rpc import WRITE_TIMEOUT_S, generic_handler
 from server.service import InferenceService
 from server.template_renderer import TemplateRenderer
 from server.tenants import EQUAL_TENANTS
+from server.tracebacks import Tracebacks
 from watch.loop_lag import LoopLag
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Services:
         self.metrics = Metrics()
         self._slot = models
         self._lag = LoopLag()
+        self._tracebacks = Tracebacks()
         self._tracing, self._spans = _make_spans(traces_endpoint)
         self.readiness = Readiness(engine, models)
         self.admission = Admission(self.readiness, max_queued_requests, tenants)
@@ -136,7 +138,7 @@ class Services:
     def _note_end(self, end: CallEnd) -> None:
         if self._spans is not None:
             end = replace(end, trace=self._spans.record(end))
-        log_end(end)
+        log_end(end, self._tracebacks)
         self.metrics.observe(end, self._slot.get().name if self._slot.is_loaded else "")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -15,6 +16,9 @@ from fakes import FakeEngine, saying, serve
 from gate.key_ring import KeyRing
 from gate.keys import parse_key
 from pagewire.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
+from server.request_log import log_end
+from server.request_record import CallEnd, RequestRecord
+from server.tracebacks import Tracebacks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -119,6 +123,22 @@ async def test_nothing_that_was_said_is_logged(stub: Any, caplog: pytest.LogCapt
     assert CANARY not in caplog.text
     assert KEY not in caplog.text
     assert all(CANARY not in str(line) and KEY not in str(line) for line in lines(caplog))
+
+
+def test_a_fault_that_comes_again_and_again_is_shown_once_a_second(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now_s = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    tracebacks = Tracebacks()
+    for index, fault in enumerate(
+        (KeyError("a"), KeyError("a"), ValueError("b"), KeyError("c"), KeyError("d"))
+    ):
+        now_s += (index == 4) * 1.5
+        end = CallEnd("Generate", f"r-{index}", "", "INTERNAL", "INTERNAL", 0.1, RequestRecord(), fault)
+        log_end(end, tracebacks)
+    assert [record.exc_info is not None for record in caplog.records] == [True, False, True, False, True]
+    assert [line.get("tracebacks_left_out") for line in lines(caplog)] == [None, None, None, None, 2]
 
 
 async def test_questions_are_for_debugging(caplog: pytest.LogCaptureFixture) -> None:
