@@ -3,6 +3,7 @@
 # make check  everything else that CI checks: stubs, contract, lint, types, imports, images, README, clients
 # make clients  run the clients of others against a real server
 # make proto  generate the Python stubs from proto/
+# make traces-check  show traces of a real server in Arize Phoenix, which takes a gigabyte
 # make docs   write docs/fields.md and the Grafana dashboard from the tables in the code
 # make smoke  install server and translator apart, as the images do, and try them
 # make bench  measure this machine

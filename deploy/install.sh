@@ -3,7 +3,8 @@
 #
 #   deploy/install.sh VENV EXTRAS [--editable] [pip options]
 #
-# EXTRAS is server, translator and otel (traces), those wanted with commas. The images, `make` and CI all install by this script.
+# EXTRAS is server, translator and otel (traces), those wanted with commas. The images, `make` and CI all
+# install by this script.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$1 extras=$2
