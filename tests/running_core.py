@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from server_end import ServerEnd
@@ -14,6 +15,7 @@ from engine.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from engine.core import Runner
+    from engine.messages import Command
 
 
 class RunningCore:
@@ -27,7 +29,7 @@ class RunningCore:
             runner.max_num_batched_tokens,
             info.max_model_len,
         )
-        channel = EngineChannel(self.server.theirs)
+        self._channel = channel = EngineChannel(self.server.theirs)
         self._core = EngineCore(runner, scheduler, channel, Grammars(info.vocab_size, channel.wake))
         self._thread = threading.Thread(target=self._run)
         self._error: Exception | None = None
@@ -38,6 +40,12 @@ class RunningCore:
             self._core.run()
         except Exception as error:  # noqa: BLE001 - handed to the test's thread
             self._error = error
+
+    def deliver(self, command: Command) -> None:
+        """Send a command, and wait until it lies in the engine's inbox."""
+        self.server.send(command)
+        while not self._channel._commands:
+            time.sleep(0.001)
 
     def wait_ended(self) -> Exception | None:
         self._thread.join(30.0)

@@ -102,10 +102,35 @@ def test_a_first_output_says_when_its_first_step_began(core: RunningCore) -> Non
 
 def test_abort_ends_a_sequence_and_frees_its_blocks(core: RunningCore) -> None:
     core.server.send(Submit(make_request("r", max_tokens=120)), Abort("r"), Abort("unknown"))
-    outputs = core.server.outputs_until_end_of("r")["r"]
+    outputs = running.server.outputs_until_end_of("r")["r"]
     assert outputs[-1].finish_reason is FinishReason.ABORTED
-    assert core.server.stats.num_owned_blocks == 0
-    assert core.server.stats.num_aborted == 1
+    assert running.server.stats.num_owned_blocks == 0
+    assert running.server.stats.num_aborted == 1
+
+
+@pytest.mark.check("R06")
+@pytest.mark.parametrize("max_steps_in_flight", [1, 2])
+def test_at_most_two_steps_end_after_an_abort_has_come(
+    start: Callable[[FakeRunner], RunningCore], max_steps_in_flight: int
+) -> None:
+    """Scenario: the abort comes while a step is being launched. Result: the sequence is in no later plan."""
+    plans: list[StepPlan] = []
+
+    class Aborting(FakeRunner):
+        def launch(self, plan: StepPlan) -> FakePendingStep:
+            plans.append(plan)
+            if len(plans) == 5:
+                running.deliver(Abort("r"))
+            return super().launch(plan)
+
+    running = start(Aborting(max_model_len=MAX_MODEL_LEN, max_steps_in_flight=max_steps_in_flight))
+    running.server.wait_ready()
+    running.server.send(Submit(make_request("r", max_tokens=120)))
+    outputs = running.server.outputs_until_end_of("r")["r"]
+    assert outputs[-1].finish_reason is FinishReason.ABORTED
+    assert len(plans) == 5
+    assert sum(len(output.token_ids) for output in outputs) <= 5
+    assert running.server.stats.num_owned_blocks == 0
 
 
 def test_what_can_never_fit_fails_and_others_go_on(core: RunningCore) -> None:
