@@ -102,10 +102,10 @@ def test_a_first_output_says_when_its_first_step_began(core: RunningCore) -> Non
 
 def test_abort_ends_a_sequence_and_frees_its_blocks(core: RunningCore) -> None:
     core.server.send(Submit(make_request("r", max_tokens=120)), Abort("r"), Abort("unknown"))
-    outputs = running.server.outputs_until_end_of("r")["r"]
+    outputs = core.server.outputs_until_end_of("r")["r"]
     assert outputs[-1].finish_reason is FinishReason.ABORTED
-    assert running.server.stats.num_owned_blocks == 0
-    assert running.server.stats.num_aborted == 1
+    assert core.server.stats.num_owned_blocks == 0
+    assert core.server.stats.num_aborted == 1
 
 
 @pytest.mark.check("R06")
