@@ -177,8 +177,9 @@ class Generation:
         return sum(choice.num_gathered_bytes for choice in self._choices)
 
     def _on_pump_done(self, pump: asyncio.Task[None]) -> None:
-        if not pump.cancelled() and self._error is None:
-            self._error = pump.exception()
+        """Let the reader go on. He also hears of a pump that was cancelled, though by nobody we know."""
+        if self._error is None:
+            self._error = asyncio.CancelledError() if pump.cancelled() else pump.exception()
             self._changed.set()
 
     async def _change(self) -> None:

@@ -56,6 +56,7 @@ class Call:
         self.trace = trace_context_of(context.invocation_metadata())
         self._writes_since_s: float | None = None
         self._context = context
+        self._opening: asyncio.Task[None] | None = None
         self._write_timeout_s = write_timeout_s
         self._task = asyncio.current_task()
         self._error: Exception | None = None
@@ -69,13 +70,26 @@ class Call:
         self._writes_since_s = time.monotonic()
         try:
             async with asyncio.timeout(self._write_timeout_s):
-                await self._context.write(message)
+                await self._send(message)
         except TimeoutError as error:
             raise errors.SlowReaderError(
                 f"the stream was not read for {self._write_timeout_s:g} seconds"
             ) from error
         finally:
             self._writes_since_s = None
+
+    async def _send(self, message: Message) -> None:
+        """Send a message. The first one goes out whatever becomes of us meanwhile: headers go with it."""
+        if self._opening is not None:
+            await self._context.write(message)
+        else:
+            self._opening = asyncio.ensure_future(self._context.write(message))
+            await asyncio.shield(self._opening)
+
+    async def opened(self) -> None:
+        """Wait for headers that are on their way: until they are out, gRPC sends no status."""
+        if self._opening is not None:
+            await asyncio.wait({self._opening})
 
     def say(self, key: str, text: str) -> None:
         """Send a text beside the answer, in the trailing metadata."""
@@ -187,6 +201,7 @@ async def _answer(name: str, call: Call, context: Context, raised: BaseException
     end = _end(name, call, status.code, status.reason, None if errors.is_expected(error) else error)
     try:
         async with asyncio.timeout(_ABORT_TIMEOUT_S):
+            await call.opened()
             await context.abort(status.code, status.message, tuple(trailing))
     except grpc.aio.AbortError:
         on_end(end)
