@@ -122,6 +122,23 @@ async def test_what_outlasts_the_drain_gets_a_typed_error(fake_house: FakeHouse,
     assert await asyncio.to_thread(fake_house.server.wait, TIMEOUT_S) == 0
 
 
+async def test_a_second_signal_ends_the_translator_at_once(fake_house: FakeHouse) -> None:
+    if fake_house.server.poll() is not None:
+        fake_house.start_server()
+        await asyncio.to_thread(fake_house.wait_until_ready)
+    await asyncio.to_thread(fake_house.wait_until_served)
+    async with clients(fake_house) as (_, client):
+        call = asyncio.create_task(http_stream(client, "/v1/completions"))
+        await asyncio.to_thread(fake_house.wait_until_running, 1)
+        fake_house.translator.send_signal(signal.SIGTERM)
+        await check_refused_by_translator(fake_house, client)
+        fake_house.translator.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(fake_house.translator.wait, TIMEOUT_S) == 0
+        (end,) = await asyncio.gather(call, return_exceptions=True)
+        assert isinstance(end, httpx.TransportError) or (isinstance(end, End) and not end.has_good_end)
+    await asyncio.to_thread(fake_house.wait_until_idle)
+
+
 async def until_draining(channel: grpc.aio.Channel) -> None:
     watch: Any = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
     while (await watch.read()).status != health_pb2.HealthCheckResponse.NOT_SERVING:
