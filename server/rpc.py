@@ -67,24 +67,18 @@ class Call:
         Raises:
             SlowReaderError: the caller did not read for too long.
         """
+        # A task: gRPC never frees a message whose `await` was cancelled. Headers go with the first one.
+        writing = asyncio.ensure_future(self._context.write(message))
+        writing.add_done_callback(_note_failure)
+        self._opening = self._opening or writing
         self._writes_since_s = time.monotonic()
         try:
-            async with asyncio.timeout(self._write_timeout_s):
-                await self._send(message)
-        except TimeoutError as error:
-            raise errors.SlowReaderError(
-                f"the stream was not read for {self._write_timeout_s:g} seconds"
-            ) from error
+            await asyncio.wait({writing}, timeout=self._write_timeout_s)
         finally:
             self._writes_since_s = None
-
-    async def _send(self, message: Message) -> None:
-        """Send a message. The first one goes out whatever becomes of us meanwhile: headers go with it."""
-        if self._opening is not None:
-            await self._context.write(message)
-        else:
-            self._opening = asyncio.ensure_future(self._context.write(message))
-            await asyncio.shield(self._opening)
+        if not writing.done():
+            raise errors.SlowReaderError(f"the stream was not read for {self._write_timeout_s:g} seconds")
+        writing.result()
 
     async def opened(self) -> None:
         """Wait for headers that are on their way: until they are out, gRPC sends no status."""
@@ -123,6 +117,12 @@ class Call:
         elapsed_s = time.monotonic() - self.arrived_s
         return remaining_s is not None and remaining_s <= 0.02 * elapsed_s + 0.02
 
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether gRPC has cancelled the handler: the RPC is over, and nobody hears an answer."""
+        assert self._task is not None
+        return self._error is None and self._task.cancelling() > 0
+
     def error_for(self, raised: BaseException) -> BaseException:
         """The error that a raised exception stands for."""
         ended_from_outside = isinstance(raised, asyncio.CancelledError) and self._error is not None
@@ -148,6 +148,12 @@ def generic_handler(
         for method in service.methods
     }
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+
+def _note_failure(writing: asyncio.Task[None]) -> None:
+    """Take the error of a write that its handler does not wait for any more: the caller has gone."""
+    if not writing.cancelled():
+        writing.exception()
 
 
 def _snake_case(name: str) -> str:
@@ -190,6 +196,10 @@ def _parse(parse: Callable[[bytes], Message], request_bytes: bytes) -> Message:
 
 async def _answer(name: str, call: Call, context: Context, raised: BaseException, on_end: OnEnd) -> None:
     """Send the status that `raised` stands for. Raises AbortError once it is sent, else returns."""
+    if call.is_abandoned:
+        # A status that is sent all the same costs memory of gRPC's, for good.
+        on_end(_end_of_abandoned(name, call))
+        return
     error = call.error_for(raised)
     status = errors.status_of(error, call.request_id)
     trailing: list[tuple[str, str | bytes]] = [
@@ -210,10 +220,13 @@ async def _answer(name: str, call: Call, context: Context, raised: BaseException
         # The reader has stopped; the status waits behind the messages that it did not read.
         on_end(end)
     except (grpc.aio.BaseError, asyncio.CancelledError):
-        if call.is_past_deadline:
-            on_end(_end(name, call, grpc.StatusCode.DEADLINE_EXCEEDED, DEADLINE_PASSED))
-        else:
-            on_end(_end(name, call, grpc.StatusCode.CANCELLED, CALLER_GONE))
+        on_end(_end_of_abandoned(name, call))
+
+
+def _end_of_abandoned(name: str, call: Call) -> CallEnd:
+    if call.is_past_deadline:
+        return _end(name, call, grpc.StatusCode.DEADLINE_EXCEEDED, DEADLINE_PASSED)
+    return _end(name, call, grpc.StatusCode.CANCELLED, CALLER_GONE)
 
 
 def _end(
