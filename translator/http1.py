@@ -84,6 +84,7 @@ class Http1Protocol(H11Protocol):
         """Forget the connection."""
         self._stop_timer()
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # uvicorn leaves it running after a reset
 
     def send_400_response(self, msg: str) -> None:
         """Answer bytes that are not HTTP, or too many, and close. Called while h11's error is handled."""
