@@ -152,7 +152,8 @@ def check_flat(taken: list[Look]) -> None:
     first, last = taken[0], taken[-1]
     assert last.num_objects - first.num_objects < MOST_OBJECTS, taken
     assert last.num_files <= first.num_files + NUM_AT_ONCE, taken
-    assert last.num_threads <= first.num_threads, taken
+    # Pools of threads grow to their size when they are busiest.
+    assert last.num_threads <= first.num_threads + NUM_AT_ONCE, taken
     assert last.num_tasks <= first.num_tasks + NUM_AT_ONCE, taken
 
 
