@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from engine.errors import ModelLoadError
 
+MAX_LAYERS = 1_000
+LARGEST_SIZE = 1 << 24
+"""Of anything else that is counted in a model. Beyond these a file is broken, or means to keep us busy."""
+
 
 class NoPageError(ModelLoadError):
     """None of our pages computes the model; transformers may."""

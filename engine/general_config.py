@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 
-from engine.decoder_config import DecoderConfig, known_dtype
+from engine.decoder_config import MAX_LAYERS, DecoderConfig, known_dtype
 from engine.errors import ModelLoadError
 
 if TYPE_CHECKING:
@@ -73,6 +73,9 @@ def _check_is_known(folder: Path) -> None:
 
 
 def _from_transformers(hf: Any, architecture: str) -> GeneralConfig:
+    num_layers = getattr(hf, "num_hidden_layers", 0)
+    if num_layers > MAX_LAYERS:
+        raise ValueError(f"num_hidden_layers is {num_layers}; expected at most {MAX_LAYERS}")
     max_position = getattr(hf, "max_position_embeddings", None)
     if not isinstance(max_position, int) or max_position < 1:
         raise ValueError("max_position_embeddings is missing: how long a sequence may be is not known")

@@ -115,7 +115,7 @@ class GGUFFile:
         try:
             kind = gguf.GGMLQuantizationType(info.kind)
             weight = dequantize(_typed(self._map(info), kind), kind)
-        except (NotImplementedError, OSError, ValueError) as error:
+        except (NotImplementedError, OSError, OverflowError, ValueError) as error:
             raise ModelLoadError(f"{self.path}: the tensor {info.name!r} cannot be read: {error}") from error
         return numpy.ascontiguousarray(weight, dtype=numpy.float32)
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engine.decoder_config import DecoderConfig, NoPageError, known_dtype
+from engine.decoder_config import LARGEST_SIZE, MAX_LAYERS, DecoderConfig, NoPageError, known_dtype
 from engine.errors import ModelLoadError
 from engine.gguf import GGUFFile
 from engine.rope_config import RopeConfig, rope_from_gguf, rope_from_hf
@@ -89,10 +89,20 @@ def _checked(path: Path, make: Callable[[], ModelConfig]) -> ModelConfig:
         raise NoPageError(f"{path}: {error}") from error
     except KeyError as error:
         raise ModelLoadError(f"{path}: the field {error} is missing") from error
-    except (TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
         raise ModelLoadError(f"{path}: {error}") from error
-    sizes = (config.num_layers, config.num_heads, config.num_kv_heads, config.head_dim, config.hidden_size)
-    if min(sizes) < 1 or config.num_heads % config.num_kv_heads or config.head_dim % 2:
+    sizes = (
+        config.num_layers,
+        config.num_heads,
+        config.num_kv_heads,
+        config.head_dim,
+        config.hidden_size,
+        config.intermediate_size,
+        config.vocab_size,
+    )
+    is_odd = config.num_kv_heads < 1 or config.num_heads % config.num_kv_heads or config.head_dim % 2
+    is_huge = max(sizes) > LARGEST_SIZE or config.num_layers > MAX_LAYERS
+    if min(sizes) < 1 or is_odd or is_huge:
         raise ModelLoadError(f"{path}: sizes do not fit together: {config}")
     return config
 

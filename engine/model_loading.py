@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from engine.config import EngineConfig, ModelImplementation
     from engine.general_config import GeneralConfig
     from engine.models.causal_lm import CausalLM
+    from engine.models.decoder import PagedDecoder
     from engine.precision import Precision
 
 logger = logging.getLogger("engine")
@@ -67,10 +68,20 @@ def load_model(
     """
     load_format, seed = engine_config.load_format, engine_config.seed
     if isinstance(config, ModelConfig):
-        with torch.device(device):
-            model = MODELS[config.architecture](config, max_model_len, precision)
+        model = _build(config, path, max_model_len, precision, device)
         load_weights(model, path, load_format, seed, on_progress)
         return model
     from engine.models.general_loading import load_general
 
     return load_general(config, path, load_format, seed, max_model_len, precision, device, on_progress)
+
+
+def _build(
+    config: ModelConfig, path: Path, max_model_len: int, precision: Precision, device: torch.device
+) -> PagedDecoder:
+    try:
+        with torch.device(device):
+            return MODELS[config.architecture](config, max_model_len, precision)
+    except (RuntimeError, MemoryError) as error:  # torch's own, for sizes that nothing holds
+        reason = str(error).partition("\n")[0]
+        raise ModelLoadError(f"{path}: a model of these sizes cannot be built: {reason}") from error

@@ -85,7 +85,7 @@ def _read(config: GeneralConfig, folder: Path, dtype: torch.dtype) -> Any:
             ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
         )
-    except (*READING_ERRORS, RuntimeError, SafetensorError) as error:
+    except (*READING_ERRORS, AssertionError, RuntimeError, SafetensorError) as error:
         raise ModelLoadError(f"{folder}: the weights cannot be loaded: {error}") from error
     for kind, problem in (
         ("missing_keys", "missing"),
