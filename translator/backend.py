@@ -110,8 +110,12 @@ class Generation:
         self._call.cancel()
 
     async def _read(self) -> inference_pb2.StreamGenerateResponse | None:
+        # A task: gRPC never frees a message whose `await` was cancelled.
+        reading = asyncio.ensure_future(self._call.read())
+        reading.add_done_callback(_note_failure)
         try:
-            response = await self._call.read()
+            await asyncio.wait({reading})
+            response = reading.result()
         except grpc.aio.AioRpcError as error:
             failure = from_rpc_error(error, self._endpoint, self._given)
             self._meter.fail(failure.status)
@@ -124,6 +128,12 @@ class Generation:
         if response is grpc.aio.EOF:
             return None
         return cast("inference_pb2.StreamGenerateResponse", response)
+
+
+def _note_failure(reading: asyncio.Future[object]) -> None:
+    """Take the error of a read that nobody waits for any more: the call was given up."""
+    if not reading.cancelled():
+        reading.exception()
 
 
 class Backend:
