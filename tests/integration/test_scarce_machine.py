@@ -67,7 +67,7 @@ async def test_serves_without_a_log(fake_house: FakeHouse, kind: str) -> None:
         fake_house.start_translator(stderr=stderr)
         await asyncio.to_thread(fake_house.wait_until_ready)
         await asyncio.to_thread(fake_house.wait_until_served)
-        for _ in range(4):
+        for _ in range(2):
             await call_all_kinds(fake_house, 64)
         fake_house.server.terminate()
         fake_house.translator.terminate()
