@@ -13,7 +13,7 @@ import signal
 import sys
 
 import msgspec
-from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
+from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from engine.grammar_compiler import GrammarCompiler, GrammarError
 from engine.messages import Vocabulary
@@ -56,14 +56,23 @@ def compile_text(compiler: GrammarCompiler, text: str) -> Compiled:
     try:
         for part in grammar["grammars"]:
             if "gbnf" in part:
-                part["lark_grammar"] = gbnf_to_lark(part.pop("gbnf"))
+                part["lark_grammar"] = _to_lark(part.pop("gbnf"))
         text = json.dumps(grammar)
         compiler.compile(text)
     except RecursionError:
         return Compiled(error="it is nested too deeply")
-    except (GbnfToLarkError, GrammarError) as error:
+    except GrammarError as error:
         return Compiled(error=str(error))
     return Compiled(text)
+
+
+def _to_lark(gbnf: str) -> str:
+    try:
+        return gbnf_to_lark(gbnf)
+    except (MemoryError, RecursionError):
+        raise
+    except Exception as error:  # the library has no type of its own for a rule that is missing
+        raise GrammarError(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ async def refusal(checker: GrammarChecker, part: Part) -> str:
     return str(raised.value)
 
 
+@pytest.mark.check("S10")
 async def test_real_processes() -> None:
     """One test for all, for each process takes a while to start."""
     async with checking() as checker:
