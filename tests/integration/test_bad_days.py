@@ -76,6 +76,7 @@ def test_sigterm_lets_running_requests_end_and_refuses_new_ones(server: House) -
     assert server.process.wait(30) == 0
 
 
+@pytest.mark.check("S07")
 def test_a_second_server_on_the_same_port_is_refused(server: House) -> None:
     port = server.grpc_target.rpartition(":")[2]
     done = subprocess.run(

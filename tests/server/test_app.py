@@ -160,6 +160,7 @@ async def test_the_servers_processes_die_with_it(model: Path) -> None:
             await _end_of(pid)
 
 
+@pytest.mark.check("S07")
 async def test_a_port_in_use_ends_with_code_2_and_names_the_flag(model: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

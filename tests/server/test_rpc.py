@@ -94,6 +94,7 @@ FAULTS: list[Callable[[], BaseException]] = [
 ]
 
 
+@pytest.mark.check("R11", "S23")
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault()).__name__)
 @pytest.mark.parametrize(("method", "num_messages"), [(UNARY, 0), (STREAM, 0), (STREAM, 2)])
 async def test_a_fault_is_internal_and_keeps_its_text(
@@ -133,6 +134,7 @@ async def test_the_end_of_a_call_is_told_however_it_ends(method: str) -> None:
         await servicer.ended.wait()
 
 
+@pytest.mark.check("S20")
 @pytest.mark.parametrize("method", [UNARY, STREAM])
 @pytest.mark.parametrize("request_bytes", [b"\xff\xff", b"\x0a\x05abc", b"\x0a\x04\x0a\x02\xc3\x28"])
 async def test_bytes_that_are_no_message_are_an_invalid_argument(method: str, request_bytes: bytes) -> None:
@@ -142,6 +144,7 @@ async def test_bytes_that_are_no_message_are_an_invalid_argument(method: str, re
         assert "BadRequest" in calls.details_of(error)
 
 
+@pytest.mark.check("S23")
 @pytest.mark.parametrize(
     ("given", "is_kept"),
     [
@@ -169,6 +172,7 @@ async def test_a_message_beyond_the_limit_is_refused() -> None:
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+@pytest.mark.check("S07")
 async def test_a_port_is_taken_once() -> None:
     first, second = (make_listener([], max_message_bytes=1) for _ in range(2))
     port = bind(first, "127.0.0.1", 0, "--port")
