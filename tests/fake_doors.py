@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from anyio.from_thread import start_blocking_portal
 from fakes import FakeEngine, FakeServer, serve
 
+from gate.key_ring import KeyRing
 from translator.app import build_app
 from translator.backend import Backend
 from translator.config import TranslatorConfig
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from anyio.from_thread import BlockingPortal
+
+    from gate.keys import Key
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,17 @@ class FakeDoors:
 
 @contextlib.contextmanager
 def fake_doors(
-    make_engine: Callable[[], FakeEngine] = FakeEngine, *, max_queued_requests: int = 64, **settings: Any
+    make_engine: Callable[[], FakeEngine] = FakeEngine,
+    *,
+    max_queued_requests: int = 64,
+    api_keys: tuple[Key, ...] = (),
+    **settings: Any,
 ) -> Iterator[FakeDoors]:
     """Open both doors; the translator has these settings."""
-    with (
-        start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(_open(portal, make_engine, max_queued_requests, settings)) as doors,
-    ):
-        yield doors
+    with start_blocking_portal() as portal:
+        opened = _open(portal, make_engine, max_queued_requests, api_keys, settings)
+        with portal.wrap_async_context_manager(opened) as doors:
+            yield doors
 
 
 @contextlib.asynccontextmanager
@@ -61,10 +67,12 @@ async def _open(
     portal: BlockingPortal,
     make_engine: Callable[[], FakeEngine],
     max_queued_requests: int,
+    api_keys: tuple[Key, ...],
     settings: dict[str, Any],
 ) -> AsyncIterator[FakeDoors]:
-    async with serve(make_engine(), max_queued_requests=max_queued_requests) as server:
-        config = TranslatorConfig(grpc_target=server.target, port=0, **settings)
+    keys = KeyRing(api_keys)
+    async with serve(make_engine(), max_queued_requests=max_queued_requests, keys=keys) as server:
+        config = TranslatorConfig(grpc_target=server.target, port=0, api_keys=api_keys, **settings)
         listener = open_listener(config.host, config.port)
         backend = Backend(config.grpc_target, config.request_timeout_s)
         http = make_server(build_app(config, backend), backend, config)

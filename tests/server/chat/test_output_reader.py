@@ -19,6 +19,8 @@ from server.chat.tool_formats import HERMES, LLAMA3_JSON, MISTRAL, PYTHONIC, Too
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+pytestmark = pytest.mark.check("S25")
+
 FORMATS = (HERMES, LLAMA3_JSON, MISTRAL, PYTHONIC)
 NAMES = frozenset({"f", "g"})
 FRAGMENTS = (
@@ -259,12 +261,25 @@ def test_tools_are_called_after_the_reasoning_only() -> None:
     ],
 )
 def test_the_work_is_linear_in_hostile_text(tools: ToolFormat, text: str) -> None:
+    check_linear(OutputFormat(tools=tools, tool_names=NAMES), text)
+
+
+@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("text", ["<think>", "</think>", "</thi", "<", " ", "<think></think>"])
+@pytest.mark.parametrize("form", [QWEN3, DEEPSEEK_R1])
+def test_the_work_is_linear_in_hostile_reasoning(form: ReasoningFormat, text: str, stage: Stage) -> None:
+    check_linear(OutputFormat(reasoning=form, stage=stage), text)
+
+
+def check_linear(form: OutputFormat, text: str) -> None:
+    """Four times the text may cost five times the calls."""
+
     def num_calls(length: int) -> int:
         events: list[str] = []
         hostile = text * (length // len(text))
         sys.setprofile(lambda frame, event, argument: events.append(event))
         try:
-            read(OutputFormat(tools=tools, tool_names=NAMES), hostile)
+            read(form, hostile)
         finally:
             sys.setprofile(None)
         return len(events)
