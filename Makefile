@@ -1,5 +1,6 @@
 # make up     set everything up on a fresh machine, then run server and translator
 # make test   all tests; make test-slow those that search for long
+# make soak   break a real service for five minutes (ARGS="--minutes 30"), plant bugs, fuzz, then test-slow
 # make check  everything else that CI checks: stubs, contract, lint, types, imports, images, README, clients
 # make clients  run the clients of others against a real server
 # make proto  generate the Python stubs from proto/
@@ -17,6 +18,7 @@ CODEGEN := .venv-codegen
 WHEEL_VENV := .venv-client
 OLD_OPENAI := .venv-openai-0.28
 SCHEMATHESIS := .venv-schemathesis
+FUZZ := .venv-fuzz
 ECOSYSTEM := .venv-ecosystem
 OPERATIONS := .venv-operations
 KUBERNETES := 1.34
@@ -27,7 +29,7 @@ COMPOSE = $$($(BIN)/python -c 'import compose; print(compose.__path__[0])')/dock
 
 export PYTHON
 
-.PHONY: metrics-check traces-check up test test-kernels test-slow check lint docs proto proto-check images-check manifests-check readme-check operations-check openapi-check console-check proxies-check clients smoke bench clean
+.PHONY: soak metrics-check traces-check up test test-kernels test-slow check lint docs proto proto-check images-check manifests-check readme-check operations-check openapi-check console-check proxies-check clients smoke bench clean
 
 up: $(VENV)/.runtime
 	@$(BIN)/pagewire up $(ARGS)
@@ -38,6 +40,10 @@ test: $(VENV)/.dev test-kernels
 # Long searches for a counterexample; worth a night after the scheduler has changed.
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# Before a release, and after a night of changes: an hour or more. `--parts chaos bugs` runs these alone.
+soak: $(VENV)/.dev $(FUZZ)/.installed
+	PYTHONPATH=.:$(STUBS):tests $(BIN)/python -m soak --fuzz-python $(FUZZ)/bin/python $(ARGS)
 
 # Triton reads the variable once, on import: kernels run in a process of their own.
 test-kernels: $(VENV)/.dev
@@ -176,6 +182,13 @@ $(OPERATIONS)/.installed: Makefile constraints.txt
 $(PHOENIX)/.installed: tests/phoenix/requirements.txt
 	$(PYTHON) -m venv $(PHOENIX)
 	$(PHOENIX)/bin/python $(INSTALL) --no-deps --requirement tests/phoenix/requirements.txt
+	@touch $@
+
+# atheris is built for some versions of Python only; where it is not, the soak says that it skips the fuzz.
+$(FUZZ)/.installed: Makefile
+	rm -rf $(FUZZ)
+	$(PYTHON) -m venv $(FUZZ)
+	$(FUZZ)/bin/python $(INSTALL) --only-binary :all: atheris==3.0.0 || rm -rf $(FUZZ)/bin
 	@touch $@
 
 $(BROWSER)/.installed: tests/browser/package-lock.json

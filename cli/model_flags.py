@@ -54,7 +54,7 @@ MODEL = Group(
         Flag(
             name="trust-request-chat-template",
             field="trust_request_chat_template",
-            help="Lets a chat bring its own template: a program, which may take as long as it likes.",
+            help="Lets a chat bring its own template: a program, run in a process with limits.",
             switch=True,
             default="off",
         ),

@@ -1,4 +1,4 @@
-"""Fuzzes the readers of tool calls and reasoning, guided by coverage: `python tests/soak/fuzz_readers.py SECONDS`.
+"""Fuzzes the readers of tool calls and reasoning, guided by coverage: `python -m soak.fuzz_readers SECONDS`.
 
 Needs atheris. Any text in any pieces must be read without an error, and give what it gives as a whole.
 """
