@@ -36,8 +36,11 @@ _LAST_STREAM = 10_001
 class Peer:
     """One connection to a port of this machine."""
 
-    def __init__(self, port: int, greets: bool = True, timeout_s: float = TIMEOUT_S) -> None:
-        """Connect and, if it `greets`, send preface and SETTINGS."""
+    def __init__(
+        self, port: int, greets: bool = True, timeout_s: float = TIMEOUT_S, answers: bool = True
+    ) -> None:
+        """Connect and, if it `greets`, send preface and SETTINGS. It may leave pings without answer."""
+        self._answers = answers
         self._socket = socket.create_connection(("127.0.0.1", port), timeout_s)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
@@ -81,7 +84,7 @@ class Peer:
     def frames(self) -> Iterator[Frame]:
         """What the server sends, until it closes. Pings and settings of the server are acknowledged."""
         while (prefix := self._read(_PREFIX_BYTES)) and (frame := self._frame(prefix)) is not None:
-            if isinstance(frame, SettingsFrame | PingFrame) and "ACK" not in frame.flags:
+            if self._answers and isinstance(frame, SettingsFrame | PingFrame) and "ACK" not in frame.flags:
                 data = frame.opaque_data if isinstance(frame, PingFrame) else b""
                 self.send_bytes(_header(len(data), frame.type, 1, 0) + data)
             yield frame
@@ -90,7 +93,7 @@ class Peer:
         """The next frame of one of these kinds; None if the server closes before."""
         return next((frame for frame in self.frames() if isinstance(frame, kinds)), None)
 
-    def answers_a_ping(self) -> bool:
+    def is_answered(self) -> bool:
         """Whether the connection lives."""
         ping = PingFrame(0, opaque_data=b"are you?")
         return self.send(ping) and any(
