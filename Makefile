@@ -5,7 +5,7 @@
 # make clients  run the clients of others against a real server
 # make proto  generate the Python stubs from proto/
 # make traces-check  show traces of a real server in Arize Phoenix, which takes a gigabyte
-# make docs   write docs/fields.md and the Grafana dashboard from the tables in the code
+# make docs   write docs/fields.md, docs/checks.md and the Grafana dashboard from the code
 # make smoke  install server and translator apart, as the images do, and try them
 # make bench  measure this machine
 
@@ -59,6 +59,7 @@ lint: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m translator.field_page > docs/fields.md
+	$(BIN)/python tests/check_table.py > docs/checks.md
 	$(BIN)/python -m server.dashboard > deploy/grafana/pagewire.json
 
 proto: $(CODEGEN)/.installed

@@ -190,6 +190,7 @@ def stub(house: House) -> Iterator[Any]:
         yield inference_pb2_grpc.InferenceServiceStub(channel)
 
 
+@pytest.mark.check("R13")
 @pytest.mark.parametrize("number", range(len(ROWS)))
 def test_both_doors_give_the_same_answer(house: House, stub: Any, number: int) -> None:
     path, body, contract = requests_of(ROWS[number], number)

@@ -89,6 +89,7 @@ def assert_refused(answer: Answer, method: str, path: str) -> None:
             assert body["error"].keys() == {"message", "type", "param", "code"}
 
 
+@pytest.mark.check("S01")
 @pytest.mark.parametrize("headers", BAD_HEADERS.values(), ids=BAD_HEADERS)
 def test_no_route_answers_without_a_key(house: House, headers: list[tuple[str, str]]) -> None:
     for path in PATHS:
@@ -125,6 +126,7 @@ def mutations(path: str) -> list[tuple[str, list[tuple[str, str]]]]:
     ]
 
 
+@pytest.mark.check("S03")
 def test_no_spelling_of_a_path_is_let_in(house: House) -> None:
     for path in PATHS:
         for other, headers in mutations(path):
