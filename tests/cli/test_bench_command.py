@@ -116,7 +116,6 @@ def test_doctor_without_a_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--model" in printed
 
 
-@pytest.mark.timeout(600)  # it measures this machine, which may be busy
 def test_doctor_with_a_model(capsys: pytest.CaptureFixture[str], smollm2_path: Path) -> None:
     words = [
         str(smollm2_path),
