@@ -231,8 +231,9 @@ class Server:
             loaded.cancel()
 
     async def _load(self, path: Path) -> tuple[ServedModel, list[Adapter]]:
-        model = await loading.load(self._config, path, self._engine)
-        await self._services.templates.start()
+        model, _ = await asyncio.gather(
+            loading.load(self._config, path, self._engine), self._services.templates.start()
+        )
         return model, await self._services.adapters.load_first(self._config.lora_modules, model)
 
     def _announce(self, model: ServedModel, adapters: list[Adapter]) -> None:

@@ -19,13 +19,15 @@ from server.errors import QueueFullError
 from server.fields import invalid
 from server.grammar_worker import Compiled
 from server.histogram import Histogram
-from server.worker_process import WorkerLostError, WorkerProcess
+from server.worker_pool import WorkerPool
+from server.worker_process import WorkerLostError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from server.grammars import Grammar
     from server.served_model import ServedModel
+    from server.worker_process import WorkerProcess
 
 WORKER_COMMAND = (sys.executable, "-P", "-m", "server.grammar_worker")
 NUM_WORKERS = 2
@@ -50,10 +52,7 @@ class GrammarChecker:
 
     def __init__(self, command: Sequence[str] = WORKER_COMMAND, limit_s: float = LIMIT_S) -> None:
         self._limit_s = limit_s
-        self._workers = [WorkerProcess(command) for _ in range(NUM_WORKERS)]
-        self._free: asyncio.LifoQueue[WorkerProcess] = asyncio.LifoQueue()
-        for worker in self._workers:
-            self._free.put_nowait(worker)
+        self._workers = WorkerPool(command, NUM_WORKERS)
         self._verdicts: OrderedDict[bytes, Compiled] = OrderedDict()
         self._cached_bytes = 0
         self._running: dict[bytes, asyncio.Task[Compiled | None]] = {}
@@ -94,14 +93,13 @@ class GrammarChecker:
         for task in self._running.values():
             task.cancel()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
-        for worker in self._workers:
-            await worker.stop()
+        await self._workers.stop()
 
     async def _compile(self, key: bytes, text: str, model: ServedModel) -> Compiled | None:
         """Compile and remember; None where no process became free in time."""
         try:
             async with asyncio.timeout(MAX_WAIT_S):
-                worker = await self._free.get()
+                worker = await self._workers.take()
         except TimeoutError:
             return None
         began_s = time.monotonic()
@@ -109,7 +107,7 @@ class GrammarChecker:
             compiled = await self._ask(worker, text, model)
             self.seconds.observe(time.monotonic() - began_s)
         finally:
-            self._free.put_nowait(worker)
+            self._workers.give_back(worker)
         self._remember(key, compiled)
         return compiled
 

@@ -18,7 +18,8 @@ import msgspec
 from server.chat.template import TemplateArgumentError, check_template_arguments
 from server.fields import invalid
 from server.template_worker import EXIT_OUT_OF_MEMORY, Rendered, TemplateJob
-from server.worker_process import WorkerLostError, WorkerProcess
+from server.worker_pool import WorkerPool
+from server.worker_process import WorkerLostError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from server.conversations import Conversation
     from server.prompts import Prompt
     from server.served_model import ServedModel
+    from server.worker_process import WorkerProcess
 
 WORKER_COMMAND = (sys.executable, "-P", "-m", "server.template_worker")
 NUM_WORKERS = 2
@@ -42,8 +44,9 @@ class TemplateRenderer:
     """Owns the processes. They start when they are first needed, or with `start`."""
 
     def __init__(self, command: Sequence[str] = WORKER_COMMAND) -> None:
-        self._trusted = _Pool(command, NUM_WORKERS)
-        self._foreign = _Pool(command, 1)
+        self._trusted = WorkerPool(command, NUM_WORKERS)
+        self._foreign = WorkerPool(command, 1)
+        self._running: set[asyncio.Task[Rendered]] = set()
 
     async def start(self) -> None:
         """Start the processes for the model's own template, so that no request waits for it."""
@@ -58,8 +61,7 @@ class TemplateRenderer:
         chat = prompt.conversation
         if chat is None:
             return prompt
-        pool = self._foreign if chat.template else self._trusted
-        result = await pool.run(_job(chat, model))
+        result = await self._render(_job(chat, model), self._foreign if chat.template else self._trusted)
         if result.error:
             path = f"{chat.path}.template" if result.is_template_wrong and chat.template else chat.path
             raise invalid(path, result.error)
@@ -67,41 +69,24 @@ class TemplateRenderer:
 
     async def aclose(self) -> None:
         """End the processes."""
-        await self._trusted.close()
-        await self._foreign.close()
-
-
-class _Pool:
-    """Processes that do one job at a time each."""
-
-    def __init__(self, command: Sequence[str], num_workers: int) -> None:
-        self._workers = [WorkerProcess(command) for _ in range(num_workers)]
-        self._free: asyncio.LifoQueue[WorkerProcess] = asyncio.LifoQueue()
-        for worker in self._workers:
-            self._free.put_nowait(worker)
-        self._running: set[asyncio.Task[Rendered]] = set()
-
-    async def start(self) -> None:
-        await asyncio.gather(*(worker.start() for worker in self._workers))
-
-    async def run(self, job: TemplateJob) -> Rendered:
-        """Render. A caller that leaves does not disturb the process, whose next answer is another's."""
-        worker = await self._free.get()
-        task = asyncio.create_task(_ask(worker, job))
-        self._running.add(task)
-        task.add_done_callback(lambda _: self._put_back(task, worker))
-        return await asyncio.shield(task)
-
-    async def close(self) -> None:
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
-        for worker in self._workers:
-            await worker.stop()
+        await self._trusted.stop()
+        await self._foreign.stop()
 
-    def _put_back(self, task: asyncio.Task[Rendered], worker: WorkerProcess) -> None:
-        self._running.discard(task)
-        self._free.put_nowait(worker)
+    async def _render(self, job: TemplateJob, workers: WorkerPool) -> Rendered:
+        """Render. A caller that leaves does not disturb the process, whose next answer is another's."""
+        worker = await workers.take()
+        task = asyncio.create_task(_ask(worker, job))
+        self._running.add(task)
+
+        def end(_: object) -> None:
+            self._running.discard(task)
+            workers.give_back(worker)
+
+        task.add_done_callback(end)
+        return await asyncio.shield(task)
 
 
 def _job(chat: Conversation, model: ServedModel) -> TemplateJob:
