@@ -8,28 +8,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from translator.request_facts import PROBES, NotedSend, method_of, route_of
+
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 logger = logging.getLogger("translator.requests")
-
-_UNKNOWN = "unknown"
-_METHODS = frozenset(("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"))
-_CLIENT_GONE = 499
-PROBES = frozenset(
-    (
-        "/health",
-        "/v1/health",
-        "/ping",
-        "/health/live",
-        "/health/ready",
-        "/version",
-        "/load",
-        "/metrics",
-        "/console/stats",
-    )
-)
-"""Asked again and again by those who only want to know whether we live."""
 
 
 @dataclass(slots=True)
@@ -77,26 +61,14 @@ class AccessLogMiddleware:
             await self._app(scope, receive, send)
             return
         began_s = time.monotonic()
-        status = _CLIENT_GONE
-
-        async def send_noted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
+        noted = NotedSend(send)
         record = AccessRecord()
         token = _current.set(record)
         try:
-            await self._app(scope, receive, send_noted)
+            await self._app(scope, receive, noted)
         finally:
             _current.reset(token)
-            _log(scope, status, time.monotonic() - began_s, record)
-
-
-def route_of(scope: Scope) -> str:
-    """The route of a request that was answered. Its path may hold whatever a caller likes."""
-    return getattr(scope.get("route"), "path", _UNKNOWN)
+            _log(scope, noted.status, time.monotonic() - began_s, record)
 
 
 def _log(scope: Scope, status: int, seconds: float, record: AccessRecord) -> None:
@@ -110,7 +82,7 @@ def _log(scope: Scope, status: int, seconds: float, record: AccessRecord) -> Non
         "trace_id": state.get("trace_id"),
         "peer": _peer(scope),
         "tenant": _tenant(state.get("owner", "")),
-        "method": scope["method"] if scope["method"] in _METHODS else _UNKNOWN,
+        "method": method_of(scope),
         "route": route,
         "status": status,
         "model": record.model or None,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
+from translator.request_facts import METHODS
 from watch.tracing import context_of
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from watch.trace_context import TraceContext
     from watch.tracing import Tracing
 
-_METHODS = frozenset(("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"))
 _OTHER = "_OTHER"
 """What OpenTelemetry calls a method that a caller made up."""
 
@@ -45,4 +45,4 @@ class HttpSpans:
 
 
 def _known(method: str) -> str:
-    return method if method in _METHODS else _OTHER
+    return method if method in METHODS else _OTHER

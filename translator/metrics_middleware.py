@@ -5,17 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from translator.access_log import route_of
+from translator.request_facts import NotedSend, method_of, route_of
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from translator.metrics import Metrics
 
 # What a caller may make up must not become a label.
-_METHODS = frozenset(("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"))
-_UNKNOWN = "unknown"
-_CLIENT_GONE = 499
 _UNAUTHORIZED = 401
 _KEY_HEADERS = frozenset((b"authorization", b"x-api-key"))
 
@@ -33,23 +30,14 @@ class MetricsMiddleware:
             await self._app(scope, receive, send)
             return
         began_s = time.monotonic()
-        status = _CLIENT_GONE
-
-        async def send_noted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        method = scope["method"] if scope["method"] in _METHODS else _UNKNOWN
-        metrics = self._metrics
+        noted, method, metrics = NotedSend(send), method_of(scope), self._metrics
         with metrics.http_in_progress.labels(method).track_inprogress():
             try:
-                await self._app(scope, receive, send_noted)
+                await self._app(scope, receive, noted)
             finally:
                 handler = route_of(scope)
-                metrics.http_requests.labels(handler, method, f"{status // 100}xx").inc()
-                if status == _UNAUTHORIZED:
+                metrics.http_requests.labels(handler, method, f"{noted.status // 100}xx").inc()
+                if noted.status == _UNAUTHORIZED:
                     metrics.auth_failures.labels("http", _what_is_wrong(scope)).inc()
                 metrics.http_seconds.labels(handler, method).observe(time.monotonic() - began_s)
 

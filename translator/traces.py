@@ -5,16 +5,14 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from translator.access_log import PROBES, route_of
+from translator.request_facts import PROBES, NotedSend, route_of
 from watch.trace_context import trace_context_of
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from translator.http_spans import HttpSpans
     from watch.trace_context import TraceContext
-
-_CLIENT_GONE = 499
 
 # Tasks that a request starts, such as a response in the background, take it with them.
 _current: ContextVar[TraceContext | None] = ContextVar("trace", default=None)
@@ -41,19 +39,12 @@ class TraceMiddleware:
         if self._spans is None or scope["path"] in PROBES:
             await self._serve(parent, scope, receive, send)
             return
-        status = _CLIENT_GONE
-
-        async def send_noted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
+        noted = NotedSend(send)
         span, context = self._spans.start(scope["method"], parent)
         try:
-            await self._serve(context, scope, receive, send_noted)
+            await self._serve(context, scope, receive, noted)
         finally:
-            self._spans.end(span, scope["method"], route_of(scope), status)
+            self._spans.end(span, scope["method"], route_of(scope), noted.status)
 
     async def _serve(self, trace: TraceContext | None, scope: Scope, receive: Receive, send: Send) -> None:
         token = _current.set(trace)

@@ -1,0 +1,50 @@
+"""What logs, metrics and spans may say of a request. Its path and method hold whatever a caller likes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Scope, Send
+
+UNKNOWN = "unknown"
+CLIENT_GONE = 499
+METHODS = frozenset(("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"))
+PROBES = frozenset(
+    (
+        "/health",
+        "/v1/health",
+        "/health/live",
+        "/health/ready",
+        "/ping",
+        "/metrics",
+        "/load",
+        "/version",
+        "/console/stats",
+    )
+)
+"""Asked again and again by those who only want to know whether we live."""
+
+
+def route_of(scope: Scope) -> str:
+    """The route of a request that was answered."""
+    return getattr(scope.get("route"), "path", UNKNOWN)
+
+
+def method_of(scope: Scope) -> str:
+    """The method of a request, if it is one."""
+    return scope["method"] if scope["method"] in METHODS else UNKNOWN
+
+
+class NotedSend:
+    """Sends a response, and notes its status; 499 until there is one."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = CLIENT_GONE
+
+    async def __call__(self, message: Message) -> None:
+        """Send a part of the response."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)
