@@ -1,7 +1,7 @@
 # make up     set everything up on a fresh machine, then run server and translator
 # make test   all tests; make test-slow those that search for long
 # make soak   break a real service for five minutes (ARGS="--minutes 30"), plant bugs, fuzz, then test-slow
-# make check  everything else that CI checks: stubs, contract, lint, types, imports, images, README, clients
+# make check  everything else that CI checks: stubs, contract, lint, types, imports, images, manifests, docs that run, proxies, metrics, clients
 # make clients  run the clients of others against a real server
 # make proto  generate the Python stubs from proto/
 # make traces-check  show traces of a real server in Arize Phoenix, which takes a gigabyte
@@ -138,7 +138,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/cpu_serving.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(CODEGEN) $(WHEEL_VENV) $(OLD_OPENAI) $(SCHEMATHESIS) $(ECOSYSTEM) $(OPERATIONS) clients/node/node_modules tests/ecosystem/node_modules $(BROWSER)
+	rm -rf $(VENV) $(CODEGEN) $(WHEEL_VENV) $(OLD_OPENAI) $(SCHEMATHESIS) $(ECOSYSTEM) $(OPERATIONS) $(FUZZ) $(PHOENIX) clients/node/node_modules tests/ecosystem/node_modules $(BROWSER)
 
 $(VENV)/.runtime: $(PINS)
 	deploy/install.sh $(VENV) server,translator,otel --editable
