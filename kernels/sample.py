@@ -50,6 +50,49 @@ def sample_reference(
 
 
 @triton.jit
+def summarise_tile(x, tokens, temperature, out, peaks_ptr, places_ptr, weights_ptr, VOCAB: tl.constexpr):
+    """Store of a tile's logits `x` [TILE] float32 what `reduce_tiles_kernel` promises, at the place `out`."""
+    is_bad = (x != x) | (x == float("inf"))
+    num_bad = tl.sum(is_bad.to(tl.int32), axis=0)
+    x = tl.where(is_bad, float("-inf"), x)
+    peak = tl.max(x, axis=0)
+    place = tl.min(tl.where(x == peak, tokens, VOCAB - 1), axis=0)
+    tl.store(peaks_ptr + out, tl.where(num_bad > 0, float("inf"), peak))
+    tl.store(places_ptr + out, place)
+    if temperature > 0:
+        peak = tl.where(peak == float("-inf"), 0.0, peak)
+        tl.store(weights_ptr + out, tl.sum(tl.exp((x - peak) / temperature), axis=0))
+
+
+@triton.jit
+def draw_tile(weights, number, last_tile, tiles, is_tile):
+    """Return the tile that a number in [0, 1) falls on, and the weight below it within the tile, float64.
+
+    `weights` [BLOCK_TILES] float64 are to one peak. Rounding may put the number beyond `last_tile`.
+    """
+    target = number * tl.sum(weights, axis=0)
+    is_below = (tl.cumsum(weights, axis=0) <= target) & is_tile
+    tile = tl.minimum(tl.sum(is_below.to(tl.int32), axis=0), last_tile)
+    return tile, target - tl.sum(tl.where(tiles < tile, weights, 0.0), axis=0)
+
+
+@triton.jit
+def draw_in_tile(shares, target, tile, tokens, TILE: tl.constexpr):
+    """Return the token of a tile that `target` falls on; `shares` [TILE] float32 are its tokens' weights."""
+    num_below = tl.sum((tl.cumsum(shares.to(tl.float64), axis=0) <= target).to(tl.int32), axis=0)
+    # Rounding may put the target beyond the tile's sum.
+    last = tl.max(tl.where(shares > 0, tokens, 0), axis=0)
+    return tl.minimum(tile * TILE + num_below, last)
+
+
+@triton.jit
+def first_best(peaks, peak, places_ptr, tiles, is_tile, NUM_TILES: tl.constexpr):
+    """Return the first token whose logit is the peak; `places_ptr` points at the sequence's tiles."""
+    tile = tl.min(tl.where((peaks == peak) & is_tile, tiles, NUM_TILES - 1), axis=0)
+    return tl.load(places_ptr + tile)
+
+
+@triton.jit
 def reduce_tiles_kernel(
     logits_ptr,
     rows_ptr,
@@ -76,18 +119,9 @@ def reduce_tiles_kernel(
     x = tl.load(logits_ptr + seq * logits_stride + tokens, mask=tokens < VOCAB, other=float("-inf")).to(
         tl.float32
     )
-    is_bad = (x != x) | (x == float("inf"))
-    num_bad = tl.sum(is_bad.to(tl.int32), axis=0)
-    x = tl.where(is_bad, float("-inf"), x)
-    peak = tl.max(x, axis=0)
-    place = tl.min(tl.where(x == peak, tokens, VOCAB - 1), axis=0)
     out = seq * NUM_TILES + tile
-    tl.store(peaks_ptr + out, tl.where(num_bad > 0, float("inf"), peak))
-    tl.store(places_ptr + out, place)
     temperature = tl.load(temperatures_ptr + row)
-    if temperature > 0:
-        peak = tl.where(peak == float("-inf"), 0.0, peak)
-        tl.store(weights_ptr + out, tl.sum(tl.exp((x - peak) / temperature), axis=0))
+    summarise_tile(x, tokens, temperature, out, peaks_ptr, places_ptr, weights_ptr, VOCAB)
 
 
 @triton.jit
@@ -129,20 +163,13 @@ def choose_token_kernel(
     if temperature > 0:
         weights = tl.load(weights_ptr + seq * NUM_TILES + tiles, mask=is_tile, other=0.0)
         weights = (weights * tl.exp((peaks - peak) / temperature)).to(tl.float64)
-        target = uniform(tl.load(keys_ptr + row), num_tokens) * tl.sum(weights, axis=0)
-        is_below = (tl.cumsum(weights, axis=0) <= target) & is_tile
-        tile = tl.minimum(tl.sum(is_below.to(tl.int32), axis=0), NUM_TILES - 1)
-        target -= tl.sum(tl.where(tiles < tile, weights, 0.0), axis=0)
+        number = uniform(tl.load(keys_ptr + row), num_tokens)
+        tile, target = draw_tile(weights, number, NUM_TILES - 1, tiles, is_tile)
         tokens = tile * TILE + tl.arange(0, TILE)
         x = tl.load(logits_ptr + seq * logits_stride + tokens, mask=tokens < VOCAB, other=float("-inf"))
-        shares = tl.exp((x.to(tl.float32) - peak) / temperature)
-        num_below = tl.sum((tl.cumsum(shares.to(tl.float64), axis=0) <= target).to(tl.int32), axis=0)
-        # Rounding may put the target beyond the tile's sum.
-        last = tl.max(tl.where(shares > 0, tokens, 0), axis=0)
-        token = tl.minimum(tile * TILE + num_below, last)
+        token = draw_in_tile(tl.exp((x.to(tl.float32) - peak) / temperature), target, tile, tokens, TILE)
     else:
-        tile = tl.min(tl.where((peaks == peak) & is_tile, tiles, NUM_TILES - 1), axis=0)
-        token = tl.load(places_ptr + seq * NUM_TILES + tile)
+        token = first_best(peaks, peak, places_ptr + seq * NUM_TILES, tiles, is_tile, NUM_TILES)
     tl.store(tokens_ptr + seq, token.to(tl.int64))
     tl.store(table_ptr, token)
 

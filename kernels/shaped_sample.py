@@ -19,6 +19,7 @@ import triton.language as tl
 
 from kernels.adjust_logits import adjust_logits_reference, adjust_logits_triton
 from kernels.find_threshold import LOWEST, find_threshold_triton, load_peak
+from kernels.sample import draw_in_tile, draw_tile, first_best, summarise_tile
 from kernels.sampling_state import ADJUSTED, FILTERED, PENALISED, TILE, SamplingState, load_logits, order_key
 from kernels.token_filters import draw_reference
 from kernels.uniform import uniform, uniform_reference
@@ -79,18 +80,9 @@ def reduce_logits_kernel(
     is_adjusted = (tl.load(flags_ptr + row) & ADJUSTED) != 0
     tokens = tile * TILE + tl.arange(0, TILE)
     x = load_logits(logits_ptr, adjusted_ptr, is_adjusted, seq, tokens, logits_stride, VOCAB)
-    is_bad = (x != x) | (x == float("inf"))
-    num_bad = tl.sum(is_bad.to(tl.int32), axis=0)
-    x = tl.where(is_bad, float("-inf"), x)
-    peak = tl.max(x, axis=0)
-    place = tl.min(tl.where(x == peak, tokens, VOCAB - 1), axis=0)
     out = seq * NUM_TILES + tile
-    tl.store(peaks_ptr + out, tl.where(num_bad > 0, float("inf"), peak))
-    tl.store(places_ptr + out, place)
     temperature = tl.load(temperatures_ptr + row)
-    if temperature > 0:
-        peak = tl.where(peak == float("-inf"), 0.0, peak)
-        tl.store(weights_ptr + out, tl.sum(tl.exp((x - peak) / temperature), axis=0))
+    summarise_tile(x, tokens, temperature, out, peaks_ptr, places_ptr, weights_ptr, VOCAB)
 
 
 @triton.jit
@@ -183,21 +175,16 @@ def choose_shaped_kernel(
             threshold = tl.load(thresholds_ptr + seq)
         weights = tl.load(weights_ptr + seq * NUM_TILES + tiles, mask=is_tile, other=0.0)
         weights = (weights * tl.exp((peaks - peak) / temperature)).to(tl.float64)
-        target = uniform(tl.load(keys_ptr + row), num_tokens) * tl.sum(weights, axis=0)
-        is_below = (tl.cumsum(weights, axis=0) <= target) & is_tile
-        # Rounding may put the target beyond the sum.
+        number = uniform(tl.load(keys_ptr + row), num_tokens)
+        # What was filtered away must not be drawn where rounding puts the number beyond the sum.
         last_tile = tl.max(tl.where(weights > 0, tiles, 0), axis=0)
-        tile = tl.minimum(tl.sum(is_below.to(tl.int32), axis=0), last_tile)
-        target -= tl.sum(tl.where(tiles < tile, weights, 0.0), axis=0)
+        tile, target = draw_tile(weights, number, last_tile, tiles, is_tile)
         tokens = tile * TILE + tl.arange(0, TILE)
         x = load_logits(logits_ptr, adjusted_ptr, is_adjusted, seq, tokens, logits_stride, VOCAB)
         shares = tl.where(order_key(x) >= threshold, tl.exp((x - peak) / temperature), 0.0)
-        num_below = tl.sum((tl.cumsum(shares.to(tl.float64), axis=0) <= target).to(tl.int32), axis=0)
-        last = tl.max(tl.where(shares > 0, tokens, 0), axis=0)
-        token = tl.minimum(tile * TILE + num_below, last)
+        token = draw_in_tile(shares, target, tile, tokens, TILE)
     else:
-        tile = tl.min(tl.where((peaks == peak) & is_tile, tiles, NUM_TILES - 1), axis=0)
-        token = tl.load(places_ptr + seq * NUM_TILES + tile)
+        token = first_best(peaks, peak, places_ptr + seq * NUM_TILES, tiles, is_tile, NUM_TILES)
     tl.store(tokens_ptr + seq, token.to(tl.int64))
     tl.store(table_ptr, token)
     if (flags & PENALISED) != 0:
