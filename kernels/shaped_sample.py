@@ -18,9 +18,10 @@ import triton
 import triton.language as tl
 
 from kernels.adjust_logits import adjust_logits_reference, adjust_logits_triton
-from kernels.find_threshold import LOWEST, find_threshold_triton, load_peak
+from kernels.find_threshold import find_threshold_triton
 from kernels.sample import draw_in_tile, draw_tile, first_best, summarise_tile
 from kernels.sampling_state import ADJUSTED, FILTERED, PENALISED, TILE, SamplingState, load_logits, order_key
+from kernels.threshold_search import LOWEST, load_peak
 from kernels.token_filters import draw_reference
 from kernels.uniform import uniform, uniform_reference
 
