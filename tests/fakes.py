@@ -14,7 +14,7 @@ import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
@@ -313,6 +313,19 @@ class FakeServer:
     admin_target: str
 
 
+def fake_model(**values: Any) -> ServedModel:
+    """The model that a fake engine runs; `values` are those of its fields that matter."""
+    usual: dict[str, Any] = {
+        "names": ("fake-model",),
+        "root": "fake",
+        "created_s": 1_700_000_000.0,
+        "tokenizer": make_tokenizer(),
+        "defaults": GenerationDefaults(),
+        "info": INFO,
+    }
+    return ServedModel(**(usual | values))
+
+
 @contextlib.asynccontextmanager
 async def serve(
     engine: FakeEngine,
@@ -332,16 +345,7 @@ async def serve(
 ) -> AsyncIterator[FakeServer]:
     """Serve a fake engine with the real services, on free ports of this machine."""
     slot = ModelSlot()
-    slot.put(
-        ServedModel(
-            names=names,
-            root="fake",
-            created_s=1_700_000_000.0,
-            tokenizer=make_tokenizer(),
-            defaults=GenerationDefaults(),
-            info=engine.info,
-        )
-    )
+    slot.put(fake_model(names=names, info=engine.info))
     with ThreadPoolExecutor(1) as executor:
         services = Services(
             engine,

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fakes import INFO, byte_tokenizer
+from fakes import byte_tokenizer, fake_model
 from google.protobuf import json_format
 
 from engine.messages import FinishReason, RequestOutput
@@ -15,9 +15,7 @@ from server.chat.reasoning import DEEPSEEK_R1, QWEN3, ReasoningFormat
 from server.chat.tool_formats import HERMES, MISTRAL, ToolFormat
 from server.choice import Choice
 from server.errors import InvalidRequestError
-from server.generation_defaults import GenerationDefaults
 from server.output_format import output_after
-from server.served_model import ServedModel
 from server.validation import validate
 
 END = 256
@@ -40,16 +38,7 @@ def run(
     **spec: Any,
 ) -> tuple[inference_pb2.ChoiceDelta, Choice]:
     """Let a choice take a text, token by token, and return all its deltas as one."""
-    model = ServedModel(
-        names=("m",),
-        root="m",
-        created_s=0.0,
-        tokenizer=TOKENIZER,
-        defaults=GenerationDefaults(),
-        info=INFO,
-        tool_format=tools,
-        reasoning_format=reasoning,
-    )
+    model = fake_model(tokenizer=TOKENIZER, tool_format=tools, reasoning_format=reasoning)
     if reasoning_fields is not None:
         spec["reasoning"] = reasoning_fields
     spec["chat"] = {"messages": [{"role": "user", "text": "hi"}]} | spec.get("chat", {})

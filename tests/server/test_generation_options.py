@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 from calls import calling, details_of, status_of
-from fakes import INFO, FakeEngine, make_tokenizer, saying
+from fakes import FakeEngine, fake_model, saying
 
 from pagewire.v1 import chat_pb2, inference_pb2
 from server.conversations import parse_chat
 from server.errors import InvalidRequestError
 from server.fields import Fields
-from server.generation_defaults import GenerationDefaults
 from server.prompts import Prompt
-from server.served_model import ServedModel
 from server.template_renderer import TemplateRenderer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from server.served_model import ServedModel
 
 Spec = inference_pb2.GenerationSpec
 
@@ -97,15 +97,7 @@ async def test_deltas_have_a_least_size_but_for_the_last(least: int, sizes: Sequ
 
 
 def served(trusts: bool) -> ServedModel:
-    return ServedModel(
-        names=("m",),
-        root="m",
-        created_s=0.0,
-        tokenizer=make_tokenizer(),
-        defaults=GenerationDefaults(),
-        info=INFO,
-        trusts_chat_templates=trusts,
-    )
+    return fake_model(trusts_chat_templates=trusts)
 
 
 async def rendered(renderer: TemplateRenderer, template: str, trusts: bool) -> str | None:

@@ -9,29 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from fakes import INFO, make_tokenizer
+from fakes import fake_model
 from schema_set import BOMB
 
 import server.grammar_checker
 from server.errors import InvalidRequestError, QueueFullError
-from server.generation_defaults import GenerationDefaults
 from server.grammar_checker import GrammarChecker
 from server.grammars import Grammar, gbnf_part, json_part, regex_part
-from server.served_model import ServedModel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from server.grammars import Part
 
-MODEL = ServedModel(
-    names=("fake",),
-    root="fake",
-    created_s=0.0,
-    tokenizer=make_tokenizer(),
-    defaults=GenerationDefaults(),
-    info=INFO,
-)
+MODEL = fake_model()
 MISBEHAVING = (sys.executable, str(Path(__file__).parents[1] / "misbehaving_worker.py"))
 
 

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from fakes import INFO, make_tokenizer
+from fakes import fake_model
 from google.protobuf import json_format
 from hostile_grammars import BOMBS, HARMLESS, REFUSED
 from processes import descendants
@@ -17,10 +17,8 @@ from pagewire.v1 import inference_pb2
 from server.constraints import parse_constraint
 from server.errors import InvalidRequestError
 from server.fields import Fields
-from server.generation_defaults import GenerationDefaults
 from server.grammar_checker import GrammarChecker
 from server.grammars import Grammar, regex_part
-from server.served_model import ServedModel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -28,14 +26,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.check("S10")
 
-MODEL = ServedModel(
-    names=("fake",),
-    root="fake",
-    created_s=0.0,
-    tokenizer=make_tokenizer(),
-    defaults=GenerationDefaults(),
-    info=INFO,
-)
+MODEL = fake_model()
 PATIENT_S = 60.0
 """For what is harmless, on a machine that is slow."""
 IMPATIENT_S = 0.5

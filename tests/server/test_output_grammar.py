@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakes import INFO, byte_tokenizer
+from fakes import INFO, byte_tokenizer, fake_model
 from google.protobuf import json_format
 from msgspec.structs import replace as with_fields
 
@@ -18,13 +18,12 @@ from server.chat.pieces import CallStart
 from server.chat.reasoning import DEEPSEEK_R1, QWEN3, ReasoningFormat, Stage
 from server.chat.tool_formats import HERMES, LLAMA3_JSON, MISTRAL, PYTHONIC, ToolFormat
 from server.errors import InvalidRequestError
-from server.generation_defaults import GenerationDefaults
 from server.output_grammar import output_grammar
-from server.served_model import ServedModel
 from server.validation import validate
 
 if TYPE_CHECKING:
     from server.grammars import Grammar
+    from server.served_model import ServedModel
 
 SPECIAL = ("[TOOL_CALLS]", "[ARGS]", "<think>", "</think>", "<|python_tag|>")
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -39,12 +38,8 @@ def model_of(
     marks: tuple[str, ...] = SPECIAL,
 ) -> ServedModel:
     tokenizer = byte_tokenizer(*marks)
-    return ServedModel(
-        names=("m",),
-        root="m",
-        created_s=0.0,
+    return fake_model(
         tokenizer=tokenizer,
-        defaults=GenerationDefaults(),
         info=with_fields(INFO, vocab_size=tokenizer.vocab_size),
         tool_format=tools,
         reasoning_format=reasoning,

@@ -5,23 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from fakes import INFO, byte_tokenizer, make_tokenizer
+from fakes import INFO, byte_tokenizer, fake_model
 
 from server.errors import ContextLengthError
-from server.generation_defaults import GenerationDefaults
 from server.prompts import Prompt, Truncation, encode_to_fit
-from server.served_model import ServedModel
 from server.tokenizer import Tokenizer
 
 LIMIT = INFO.max_model_len
-MODEL = ServedModel(
-    names=("m",),
-    root="m",
-    created_s=0.0,
-    tokenizer=make_tokenizer(),
-    defaults=GenerationDefaults(),
-    info=INFO,
-)
+MODEL = fake_model()
 
 
 @pytest.fixture

@@ -11,14 +11,12 @@ from dataclasses import replace
 
 import pytest
 import tiny_tokenizer
-from fakes import INFO
+from fakes import fake_model
 
 from engine.messages import FinishReason, RequestOutput
 from pagewire.v1 import inference_pb2
 from server.choice import Choice
 from server.detokenizer import Detokenizer
-from server.generation_defaults import GenerationDefaults
-from server.served_model import ServedModel
 from server.stop_strings import StopStrings
 from server.tokenizer import Tokenizer
 from server.tokenizer_source import TokenizerSource
@@ -58,14 +56,7 @@ def random_tokens(dice: random.Random) -> list[int]:
     return token_ids
 
 
-MODEL = ServedModel(
-    names=("m",),
-    root="m",
-    created_s=0.0,
-    tokenizer=BYTE_LEVEL,
-    defaults=GenerationDefaults(),
-    info=INFO,
-)
+MODEL = fake_model(tokenizer=BYTE_LEVEL)
 REQUEST = validate(inference_pb2.GenerationSpec(text="x"), MODEL, 20)
 
 

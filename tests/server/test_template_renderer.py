@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakes import INFO, byte_tokenizer, make_tokenizer
+from fakes import byte_tokenizer, fake_model
 from hostile_templates import PAYLOADS
 from processes import descendants
 
@@ -20,9 +20,7 @@ from server.chat.template import MAX_ARGUMENTS_CHARACTERS, ChatTemplate
 from server.conversations import parse_chat
 from server.errors import InvalidRequestError
 from server.fields import Fields
-from server.generation_defaults import GenerationDefaults
 from server.prompts import Prompt
-from server.served_model import ServedModel
 from server.template_renderer import TemplateRenderer
 from server.template_worker import MAX_CHARACTERS, NUM_STANDARD_FILES
 
@@ -30,17 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from server.served_model import ServedModel
+
 pytestmark = pytest.mark.check("S09")
 
-MODEL = ServedModel(
-    names=("fake",),
-    root="fake",
-    created_s=0.0,
-    tokenizer=make_tokenizer(),
-    defaults=GenerationDefaults(),
-    info=INFO,
-    trusts_chat_templates=True,
-)
+MODEL = fake_model(trusts_chat_templates=True)
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 DOUBLING = "{% set ns = namespace(x='x') %}{% for i in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}"
 ENDLESS_IN_C = "{{ 10 ** (10 ** 9) }}"

@@ -6,18 +6,18 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakes import END_ID, INFO, make_tokenizer
+from fakes import END_ID, INFO, fake_model
 from google.protobuf import json_format
 
 from engine.messages import SamplingParams
 from pagewire.v1 import chat_pb2, inference_pb2
 from server.errors import InvalidRequestError
 from server.generation_defaults import GenerationDefaults
-from server.served_model import ServedModel
 from server.validation import validate
 
 if TYPE_CHECKING:
     from server.generation_request import GenerationRequest
+    from server.served_model import ServedModel
 
 VOCAB = INFO.vocab_size
 CONTEXT = INFO.max_model_len
@@ -49,14 +49,7 @@ NUMBERS: list[tuple[str, list[float], list[float]]] = [
 
 
 def model(defaults: GenerationDefaults | None = None) -> ServedModel:
-    return ServedModel(
-        names=("m",),
-        root="m",
-        created_s=0.0,
-        tokenizer=make_tokenizer(),
-        defaults=defaults or GenerationDefaults(),
-        info=INFO,
-    )
+    return fake_model(defaults=defaults or GenerationDefaults())
 
 
 def spec_with(path: str, value: Any) -> inference_pb2.GenerationSpec:
