@@ -125,14 +125,9 @@ class Supervisor(Generic[Answer]):
 
         The first SIGTERM or SIGINT is passed on as SIGTERM, and so is each later one.
         """
-        # Blocked signals are waited for, so that nothing runs in a handler and none is missed.
-        previous = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
-        try:
-            return self._run()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-
-    def _run(self) -> int:
+        # Blocked signals are waited for, so that nothing runs in a handler and none is missed. They stay
+        # blocked: one that comes when all has ended must not become the process's own end.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
         start = time.monotonic()
         for child in self._children:
             child.start()
@@ -181,7 +176,10 @@ class Supervisor(Generic[Answer]):
         return f"{child.failures} times in a row" if child.failures > self._policy.max_failures else None
 
     def _stop(self) -> int:
-        """Let the children drain, and return 0 if all of them end well."""
+        """Let the children drain, and return 0 if all of them end well.
+
+        A later signal may meet a child that has drained and takes none any more: then it ends by it, as told.
+        """
         alive = [child for child in self._children if child.running]
         for child in alive:
             child.send(signal.SIGTERM)
@@ -190,11 +188,10 @@ class Supervisor(Generic[Answer]):
             if received.si_signo in _STOP:
                 for child in alive:
                     child.send(signal.SIGTERM)
-        codes = [child.exit_code() or 0 for child in alive]
-        for child, code in zip(alive, codes, strict=True):
-            if code != 0:
-                logger.error("%s ended with %s", child.name, _describe(code))
-        return 1 if any(codes) else 0
+        failed = [child for child in alive if child.exit_code() not in (0, -signal.SIGTERM)]
+        for child in failed:
+            logger.error("%s ended with %s", child.name, _describe(child.exit_code() or 0))
+        return 1 if failed else 0
 
 
 def _in_child(parent: int) -> None:

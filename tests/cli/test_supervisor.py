@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PARENT = """
-import logging, os, pathlib, sys
+import logging, os, pathlib, signal, sys
 from cli.supervisor import Child, Policy, Supervisor
 
 logging.basicConfig(format="%(message)s")
@@ -31,7 +31,10 @@ supervisor = Supervisor(
     on_ready=lambda answer, seconds: os.write(1, f"{answer} {seconds >= 0}\\n".encode()),
     policy=policy,
 )
-sys.exit(supervisor.run())
+code = supervisor.run()
+if code == 0:
+    os.kill(os.getpid(), signal.SIGTERM)  # comes late
+sys.exit(code)
 """
 
 HEAD = """
@@ -71,6 +74,17 @@ signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 os.kill(os.getppid(), signal.SIGTERM)
 signal.sigwait([signal.SIGTERM])
 sys.exit(0)
+"""
+# Has drained, and is about to end, when the second signal comes: nothing takes it any more.
+NEARLY_ENDED = """
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+write("ready")
+os.kill(os.getppid(), signal.SIGTERM)
+signal.sigwait([signal.SIGTERM])
+os.kill(os.getppid(), signal.SIGTERM)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+wait(60)
+sys.exit(9)
 """
 KEEPS_DYING = """
 write("ready")
@@ -168,3 +182,10 @@ def test_a_child_that_does_not_end_well_shows_in_the_exit_code(tmp_path: Path) -
     done = supervise(tmp_path, program)
     assert done.returncode == 1
     assert "child 0 ended with exit code 9" in done.stderr
+
+
+@pytest.mark.check("R12")
+def test_a_second_signal_that_ends_a_child_is_no_failure(tmp_path: Path) -> None:
+    done = supervise(tmp_path, NEARLY_ENDED)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
