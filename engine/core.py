@@ -159,7 +159,7 @@ class EngineCore:
         outputs += (_stamped(output, began_s) for output in self._scheduler.update(plan, result))
         self._grammars.follow()
         num_tokens = sum(chunk.num_tokens for chunk in plan.chunks)
-        return StepWork(num_tokens, self._clock.take(), device_s)
+        return StepWork(num_tokens, self._clock.take(), device_s, result.busy_s)
 
     def _follow_grammars(self) -> list[RequestOutput]:
         """Queue the sequences whose grammars were compiled, and end those whose grammars have ended."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.device_span import DeviceSpan
 from engine.encoder_batch import EncoderInputs, pool
 from engine.errors import AdapterError, ModelLoadError
 from engine.host import num_physical_cores
@@ -47,6 +48,7 @@ class EncoderRunner:
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> PendingStep:
         """Begin to compute the sequences that a plan admits."""
+        span = DeviceSpan.begin(self._device)
         admissions = sorted(plan.admissions, key=lambda admission: len(admission.token_ids))
         inputs = EncoderInputs.make([admission.token_ids for admission in admissions], self._device)
         poolings = [admission.pooling for admission in admissions if admission.pooling is not None]
@@ -54,7 +56,7 @@ class EncoderRunner:
         vectors = pool(self._model(inputs), inputs, poolings)
         no_tokens = torch.empty(0, dtype=torch.int64, device=self._device)
         pooled = Pooled([admission.row for admission in admissions], vectors)
-        return PendingStep((), Chosen(no_tokens), {}, pooled)
+        return PendingStep((), Chosen(no_tokens), {}, pooled, span)
 
     def load_adapter(self, adapter: int, path: str) -> int:
         """Refuse: see `Runner`."""

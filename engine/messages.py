@@ -271,6 +271,8 @@ class StepWork(_Value, frozen=True):
     """What the engine's loop did since the last frame: following commands, planning, launching, sending."""
     device_s: float
     """How long it then waited for the step to end."""
+    busy_s: float | None = None
+    """How long a GPU was at the step; None on a CPU. See `engine/device_span.py`."""
 
 
 class StepOutputs(_Tagged, frozen=True):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-
 from engine.pooler import Pooled
 from engine.step import SampledToken, StepResult
 from engine.upload import to_host
@@ -15,6 +13,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from engine.device_span import DeviceSpan
     from engine.logprobs import PendingLogprobs
     from engine.messages import TokenLogprobs
 
@@ -38,6 +37,7 @@ class PendingStep:
         chosen: these tokens.
         prompt_logprobs: by row.
         pooled: of the rows whose vectors are complete.
+        span: of the step, which ends here; None on a CPU.
     """
 
     def __init__(
@@ -46,23 +46,23 @@ class PendingStep:
         chosen: Chosen,
         prompt_logprobs: dict[int, list[TokenLogprobs]],
         pooled: Pooled | None = None,
+        span: DeviceSpan | None = None,
     ) -> None:
         self._rows = rows
         self._token_ids, self._logprobs, self._described = chosen
         self._prompt_logprobs = prompt_logprobs
         self._pooled = pooled
-        self._copied: torch.cuda.Event | None = None
-        if self._token_ids.is_cuda:
+        self._span = span
+        assert (span is not None) == self._token_ids.is_cuda, self._token_ids.device
+        if span is not None:
             self._token_ids = to_host(self._token_ids)
             if pooled is not None:
                 self._pooled = Pooled(pooled.rows, to_host(pooled.vectors))
-            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._copied.record()
+            span.end()
 
     def collect(self) -> StepResult:
         """Wait for the tokens."""
-        if self._copied is not None:
-            self._copied.synchronize()
+        busy_s = None if self._span is None else self._span.wait()
         token_ids: list[int] = self._token_ids.tolist()
         logprobs = list(self._logprobs or [None] * len(token_ids))
         if self._described is not None:
@@ -72,4 +72,5 @@ class PendingStep:
             sampled=tuple(map(SampledToken, self._rows, token_ids, logprobs)),
             prompt_logprobs=self._prompt_logprobs,
             embeddings={} if self._pooled is None else self._pooled.embeddings(),
+            busy_s=busy_s,
         )

@@ -81,3 +81,5 @@ class StepResult(msgspec.Struct, frozen=True):
     start + num_tokens, as far as they lie in the prompt."""
     embeddings: dict[int, bytes | None] = {}
     """For pooled rows whose last token was computed: the vector in float32; None where it is not finite."""
+    busy_s: float | None = None
+    """How long a GPU was at it, from its inputs to the copy of its tokens, in seconds; None on a CPU."""

@@ -13,6 +13,7 @@ from engine.batch import Batch
 from engine.cuda_graphs import GraphCapturer
 from engine.decode_steps import DecodeSteps
 from engine.device_sampler import DeviceSampler
+from engine.device_span import DeviceSpan
 from engine.logprobs import token_logprobs
 from engine.pending_step import Chosen, PendingStep
 from engine.pooler import pool
@@ -61,6 +62,7 @@ class StepRunner:
         self._model = model
         self._caches = caches
         self._adapters = adapters
+        self._device = device
         self._batch = Batch(limits.max_num_seqs, limits.max_model_len, limits.block_size, device)
         self._sampler = Sampler(self._batch.token_table)
         self._device_sampler: DeviceSampler | None = None
@@ -97,8 +99,9 @@ class StepRunner:
         chunks = plan.chunks
         if not chunks:
             return PendingStep((), Chosen(torch.empty(0, dtype=torch.int64)), {})
+        span = DeviceSpan.begin(self._device)
         if self._decodes is not None and self._is_decode(chunks, self._decodes.max_num_seqs):
-            return self._launch_decodes(chunks, self._decodes)
+            return self._launch_decodes(chunks, self._decodes, span)
         inputs = self._batch.inputs(chunks)
         with self._adapters.applied(inputs.adapter_slots):
             hidden = self._forward(inputs)
@@ -106,7 +109,7 @@ class StepRunner:
         rows = [chunks[index].row for index in sampling]
         chosen = self._sample(chunks, sampling, inputs, hidden)
         pooled = pool(self._batch, chunks, hidden)
-        return PendingStep(rows, chosen, self._prompt_logprobs(chunks, hidden), pooled)
+        return PendingStep(rows, chosen, self._prompt_logprobs(chunks, hidden), pooled, span)
 
     def _forward(self, inputs: StepInputs) -> Tensor:
         forward, is_base = inputs.forward, inputs.adapter_slots is None
@@ -121,14 +124,15 @@ class StepRunner:
         is_single = chunks[-1].num_tokens == 1  # these come first
         return is_single and len(chunks) <= max_num_seqs and all(chunk.samples for chunk in chunks)
 
-    def _launch_decodes(self, chunks: Sequence[Chunk], decodes: DecodeSteps) -> PendingStep:
+    def _launch_decodes(
+        self, chunks: Sequence[Chunk], decodes: DecodeSteps, span: DeviceSpan | None
+    ) -> PendingStep:
         assert self._device_sampler is not None
         rows = [chunk.row for chunk in chunks]
         is_shaped = self._device_sampler.prepare(chunks)
         output = decodes.run(rows, use_adapters=self._batch.use_adapters(chunks), is_shaped=is_shaped)
-        if not is_shaped:
-            return PendingStep(rows, Chosen(output.token_ids), {})
-        return PendingStep(rows, self._device_sampler.finish(chunks, output), {})
+        chosen = self._device_sampler.finish(chunks, output) if is_shaped else Chosen(output.token_ids)
+        return PendingStep(rows, chosen, {}, span=span)
 
     def _sample(
         self, chunks: Sequence[Chunk], sampling: list[int], inputs: StepInputs, hidden: Tensor
