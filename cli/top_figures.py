@@ -38,6 +38,8 @@ class Figures:
     generated_tokens_per_s: float | None
     steps_per_s: float | None
     last_step_age_s: float | None
+    device_idle: float | None
+    """Share of the time in which the GPU had no step to compute; None on a CPU."""
     preemptions: int
     finished: int
     aborted: int
@@ -76,6 +78,7 @@ class Watch:
             last_step_age_s=engine.last_step_age.ToMilliseconds() / 1000
             if engine.HasField("last_step_age")
             else None,
+            device_idle=self._device_idle(response, now_s),
             preemptions=engine.num_preemptions,
             finished=engine.num_finished,
             aborted=engine.num_aborted,
@@ -91,6 +94,14 @@ class Watch:
         then_s, earlier = self._previous
         grown: int = getattr(response.engine, counter) - getattr(earlier.engine, counter)
         return grown / (now_s - then_s) if grown >= 0 and now_s > then_s else None
+
+    def _device_idle(self, response: admin_pb2.GetStatsResponse, now_s: float) -> float | None:
+        if self._previous is None or not response.step_times.HasField("device_busy"):
+            return None
+        then_s, earlier = self._previous
+        busy, busy_before = response.step_times.device_busy, earlier.step_times.device_busy
+        busy_s = (busy.ToNanoseconds() - busy_before.ToNanoseconds()) / 1e9
+        return max(0.0, 1 - busy_s / (now_s - then_s)) if now_s > then_s else None
 
 
 def frame(figures: Figures, target: str) -> RenderableType:
@@ -112,6 +123,7 @@ def _rows(figures: Figures) -> list[tuple[RenderableType, ...]]:
     blocks = f"{figures.owned_blocks} owned, {figures.cached_blocks} cached, {figures.free_blocks} free"
     rate = figures.prefix_hit_rate
     ends = f"{figures.finished} finished, {figures.aborted} aborted, {figures.failed} failed"
+    idle = figures.device_idle
     bar = ProgressBar(total=max(1, num_blocks), completed=figures.owned_blocks, width=_BAR_WIDTH)
     return [
         ("requests", f"{figures.running} running, {figures.waiting} waiting"),
@@ -121,6 +133,7 @@ def _rows(figures: Figures) -> list[tuple[RenderableType, ...]]:
         ("", bar),
         ("prefix hits", "-" if rate is None else f"{rate:.0%} of prompt tokens"),
         ("steps/s", f"{_rate(figures.steps_per_s)}, last {_age(figures.last_step_age_s)}"),
+        ("GPU", "-" if idle is None else f"{idle:.0%} of the time without a step"),
         ("sequences", f"{ends}, {figures.preemptions} preempted"),
         ("engine", f"{figures.engine_restarts} restarts"),
     ]  # fmt: skip

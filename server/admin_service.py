@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from google.protobuf import timestamp_pb2
+from google.protobuf import duration_pb2, timestamp_pb2
 
 from pagewire.v1 import admin_pb2
 from server.errors import AbortedByOperatorError, NotFoundError, RequestLostError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from server.readiness import Readiness
     from server.rpc import Call
     from server.served_model import Adapter
+    from server.step_totals import StepTotals
 
 DEFAULT_DRAIN_S = 30.0
 
@@ -42,13 +43,14 @@ class AdminService:
         engine = admin_pb2.EngineStats(**{name: getattr(stats, name) for name in stats.__struct_fields__})
         age_s = self._engine.last_step_age_s
         if age_s is not None:
-            engine.last_step_age.FromNanoseconds(round(age_s * 1e9))
+            engine.last_step_age.CopyFrom(_duration(age_s))
         return admin_pb2.GetStatsResponse(
             engine=engine,
             num_engine_restarts=self._engine.num_restarts,
             started=started,
             ready=reason is None,
             not_ready_reason=reason or "",
+            step_times=_step_times(self._engine.steps),
         )
 
     async def abort_request(
@@ -101,6 +103,17 @@ class AdminService:
         """Forget all cached prefixes that no running request holds."""
         self._engine.reset_prefix_cache()
         return admin_pb2.ResetPrefixCacheResponse()
+
+
+def _step_times(steps: StepTotals) -> admin_pb2.StepTimes:
+    busy = None if steps.busy_s is None else _duration(steps.busy_s)
+    return admin_pb2.StepTimes(host=_duration(steps.host_s), wait=_duration(steps.device_s), device_busy=busy)
+
+
+def _duration(seconds: float) -> duration_pb2.Duration:
+    duration = duration_pb2.Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration
 
 
 def _described(adapter: Adapter) -> admin_pb2.Adapter:

@@ -91,6 +91,14 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 + f" / {_rate('pagewire:engine_steps_total')}"
             },
         ),
+        Panel(
+            "GPU without a step",
+            "percentunit",
+            {
+                "{{instance}}": "1 - sum by (instance)"
+                f" (rate(pagewire:engine_device_busy_seconds_total{_MODEL}[$__rate_interval]))"
+            },
+        ),
     ),
     "What goes wrong": (
         Panel(

@@ -120,6 +120,14 @@ class EngineCollector(Collector):
         seconds.add_metric((*model, "host"), steps.host_s)
         seconds.add_metric((*model, "device"), steps.device_s)
         yield seconds
+        if steps.busy_s is not None:
+            busy = CounterMetricFamily(
+                "pagewire:engine_device_busy_seconds",
+                "What a GPU was at steps, by its own clock. The rest of the time it had none to compute.",
+                labels=_MODEL,
+            )
+            busy.add_metric(model, steps.busy_s)
+            yield busy
 
     def _gauges(self, stats: EngineStats, model: Sequence[str]) -> Iterator[Metric]:
         num_blocks = stats.num_free_blocks + stats.num_owned_blocks + stats.num_cached_blocks

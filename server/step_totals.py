@@ -25,6 +25,8 @@ class StepTotals:
         """The engine's loop worked."""
         self.device_s = 0.0
         """It waited for steps to end."""
+        self.busy_s: float | None = None
+        """A GPU was at steps; None on a CPU, and before the first step."""
 
     def add(self, work: StepWork | None) -> None:
         """A step has ended; None where none did."""
@@ -34,3 +36,5 @@ class StepTotals:
             self.tokens.observe(work.num_tokens)
         self.host_s += work.host_s
         self.device_s += work.device_s
+        if work.busy_s is not None:
+            self.busy_s = (self.busy_s or 0.0) + work.busy_s

@@ -38,6 +38,8 @@ TIMEOUT_S = 120.0
 _ACCEPTED = re.compile(
     r"metric names should not contain ':'|vllm:iteration_tokens_total non-counter metrics should not have"
 )
+# A GPU alone has it, and this runs on a CPU.
+_OF_GPUS = "pagewire:engine_device_busy_seconds_total"
 _VARIABLES = {"$model": ".*", "$instance": ".*", "$__rate_interval": "20s"}
 _TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -159,7 +161,7 @@ def queries() -> dict[str, str]:
 
 def check_dashboard(prometheus: Prometheus) -> None:
     """See that each query gives figures."""
-    missing = queries()
+    missing = {name: query for name, query in queries().items() if _OF_GPUS not in query}
 
     def all_answered() -> bool:
         for name, query in list(missing.items()):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from certificates import authority
 from fakes import FakeEngine, serve
+from google.protobuf.duration_pb2 import Duration
 
 from cli.__main__ import main
 from cli.top_figures import Watch
@@ -84,6 +85,19 @@ async def test_a_server_that_speaks_tls(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_server_that_is_not_there_ends_with_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["top", "--once", "--admin-target", "unix:/nowhere"], {}) == 1
     assert capsys.readouterr().err.startswith("pagewire top: unix:/nowhere: ")
+
+
+def test_a_gpu_without_a_step() -> None:
+    def response(*busy_s: int) -> admin_pb2.GetStatsResponse:
+        busy = Duration(seconds=busy_s[0]) if busy_s else None
+        return admin_pb2.GetStatsResponse(step_times=admin_pb2.StepTimes(device_busy=busy))
+
+    watch = Watch()
+    assert watch.take(response(), 10.0).device_idle is None
+    assert watch.take(response(), 20.0).device_idle is None  # a CPU
+    assert watch.take(response(3), 30.0).device_idle == 0.7
+    assert watch.take(response(14), 40.0).device_idle == 0.0  # a step that began before
+    assert watch.take(response(14), 50.0).device_idle == 1.0
 
 
 def test_rates_are_of_one_engine() -> None:

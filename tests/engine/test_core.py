@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
-from fake_runner import FakeRunner, solo_output
+from fake_runner import FakePendingStep, FakeRunner, solo_output
 from running_core import RunningCore
 
 import engine.core
@@ -25,8 +26,6 @@ from engine.messages import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from fake_runner import FakePendingStep
 
     from engine.step import StepPlan
 
@@ -89,6 +88,27 @@ def test_one_frame_for_each_step(core: RunningCore) -> None:
     assert sum(work.num_tokens for work in works) == 100 + 3
     assert len(works) == len(frames)
     assert all(work.host_s > 0 and work.device_s >= 0 for work in works)
+
+
+@pytest.mark.parametrize("max_steps_in_flight", [1, 2])
+def test_frames_say_how_long_a_gpu_was_at_the_step(
+    start: Callable[[FakeRunner], RunningCore], max_steps_in_flight: int
+) -> None:
+    class Timed(FakeRunner):
+        num_launched = 0
+
+        def launch(self, plan: StepPlan) -> FakePendingStep:
+            self.num_launched += 1
+            result = super().launch(plan).result
+            return FakePendingStep(msgspec.structs.replace(result, busy_s=float(self.num_launched)))
+
+    core = start(Timed(max_model_len=MAX_MODEL_LEN, max_steps_in_flight=max_steps_in_flight))
+    core.server.wait_ready()
+    core.server.send(Submit(make_request("r", max_tokens=6)))
+    frames = [core.server.receive() for _ in range(6)]
+    works = [frame.work for frame in frames if isinstance(frame, StepOutputs) and frame.work is not None]
+    assert [work.busy_s for work in works] == [float(number + 1) for number in range(len(works))]
+    assert len(works) >= 4
 
 
 def test_a_first_output_says_when_its_first_step_began(core: RunningCore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -75,6 +76,18 @@ def test_runs_in_16_bits(tmp_path: Path, family: Family, dtype: DataType) -> Non
             logits = model(torch.tensor([tokens[:-1]])).logits[0, -20:]
         chosen = logits.gather(1, torch.tensor(tokens[-20:])[:, None])[:, 0]
         assert (logits.amax(-1) - chosen).max() < 0.3
+
+
+def test_a_step_says_how_long_the_device_was_at_it(tmp_path: Path) -> None:
+    runner = load_on_gpu(make_tiny_model(tmp_path, "qwen3"), "bfloat16")
+    plans = HandPlans(runner)
+    row = plans.admit(range(70))
+    for _ in range(4):  # a prompt, then decodes from a graph
+        begun_s = time.perf_counter()
+        busy_s = plans.step([row]).busy_s
+        assert busy_s is not None
+        assert 0 < busy_s < time.perf_counter() - begun_s
+    plans.finish()
 
 
 def test_the_cache_takes_its_share_of_memory(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from exposition import Scrape
 from fakes import FakeEngine, saying, serve
 from prometheus_client import generate_latest
 
+from engine.messages import StepWork
 from server.dashboard import ROWS, dashboard, page
 
 FILE = Path(__file__).parents[2] / "deploy" / "grafana" / "pagewire.json"
@@ -27,6 +28,7 @@ def test_the_file_is_fresh() -> None:
 async def test_each_query_names_metrics_that_exist() -> None:
     engine = FakeEngine(saying(65))
     engine.last_step_age_s = 0.5
+    engine.steps.add(StepWork(1, 0.1, 0.2, busy_s=0.25))  # of a GPU
     async with serve(engine) as server:
         registry = server.services.metrics.registry
         scrape = Scrape(generate_latest(registry).decode())

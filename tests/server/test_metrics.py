@@ -241,7 +241,11 @@ async def test_what_steps_take_and_bring() -> None:
         for num_tokens in (3, 70, 0):
             watched.engine.steps.add(StepWork(num_tokens, 0.25, 0.5))
         watched.engine.steps.add(None)
+        assert "engine_device_busy" not in watched.text()  # a CPU is its own host
+        for _ in range(2):
+            watched.engine.steps.add(StepWork(0, 0.0, 0.0, busy_s=0.5))
         scrape = watched.scrape()
+        assert scrape.value("pagewire:engine_device_busy_seconds_total", **MODEL) == 1.0
         assert scrape.value("vllm:inter_token_latency_seconds_count", **MODEL) == 2 * 4
         assert scrape.value("vllm:iteration_tokens_total_count", **MODEL) == 2
         assert scrape.value("vllm:iteration_tokens_total_sum", **MODEL) == 73

@@ -16,6 +16,7 @@ from fakes import END_ID, FakeEngine, FakeServer, saying, serve
 from google.protobuf import duration_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from engine.messages import StepWork
 from pagewire.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -149,6 +150,17 @@ async def test_stats_are_the_engines() -> None:
         stubs.engine.crash("it ended")
         response = await stubs.admin.GetStats(admin_pb2.GetStatsRequest())
         assert (response.ready, response.not_ready_reason) == (False, "it ended")
+
+
+async def test_stats_tell_where_the_time_of_steps_went() -> None:
+    async with calling() as stubs:
+        stubs.engine.steps.add(StepWork(7, 0.25, 1.5))
+        times = (await stubs.admin.GetStats(admin_pb2.GetStatsRequest())).step_times
+        assert (times.host.ToMilliseconds(), times.wait.ToMilliseconds()) == (250, 1500)
+        assert not times.HasField("device_busy")  # a CPU
+        stubs.engine.steps.add(StepWork(7, 0.25, 1.5, busy_s=0.125))
+        times = (await stubs.admin.GetStats(admin_pb2.GetStatsRequest())).step_times
+        assert (times.host.ToMilliseconds(), times.device_busy.ToMilliseconds()) == (500, 125)
 
 
 async def test_an_operator_ends_a_request() -> None:

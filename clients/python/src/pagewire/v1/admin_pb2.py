@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17pagewire/v1/admin.proto\x12\x0bpagewire.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x11\n\x0fGetStatsRequest\"\xaf\x01\n\x10GetStatsResponse\x12(\n\x06\x65ngine\x18\x01 \x01(\x0b\x32\x18.pagewire.v1.EngineStats\x12\x1b\n\x13num_engine_restarts\x18\x02 \x01(\r\x12+\n\x07started\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05ready\x18\x04 \x01(\x08\x12\x18\n\x10not_ready_reason\x18\x05 \x01(\t\"\xaf\x03\n\x0b\x45ngineStats\x12\x13\n\x0bnum_running\x18\x01 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x02 \x01(\r\x12\x17\n\x0fnum_free_blocks\x18\x03 \x01(\r\x12\x18\n\x10num_owned_blocks\x18\x04 \x01(\r\x12\x19\n\x11num_cached_blocks\x18\x05 \x01(\r\x12\x12\n\nblock_size\x18\x06 \x01(\r\x12\x11\n\tnum_steps\x18\x07 \x01(\x04\x12\x19\n\x11num_prompt_tokens\x18\x08 \x01(\x04\x12\x1f\n\x17num_prefix_query_tokens\x18\t \x01(\x04\x12\x1d\n\x15num_prefix_hit_tokens\x18\n \x01(\x04\x12\x1c\n\x14num_generated_tokens\x18\x0b \x01(\x04\x12\x17\n\x0fnum_preemptions\x18\x0c \x01(\x04\x12\x14\n\x0cnum_finished\x18\r \x01(\x04\x12\x13\n\x0bnum_aborted\x18\x0e \x01(\x04\x12\x12\n\nnum_failed\x18\x0f \x01(\x04\x12\x30\n\rlast_step_age\x18\x10 \x01(\x0b\x32\x19.google.protobuf.Duration\")\n\x13\x41\x62ortRequestRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x16\n\x14\x41\x62ortRequestResponse\":\n\x0c\x44rainRequest\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"$\n\rDrainResponse\x12\x13\n\x0bnum_aborted\x18\x01 \x01(\r\"3\n\x07\x41\x64\x61pter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0c\n\x04rank\x18\x03 \x01(\r\"A\n\x12LoadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0f\n\x07replace\x18\x03 \x01(\x08\"<\n\x13LoadAdapterResponse\x12%\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x14.pagewire.v1.Adapter\"$\n\x14UnloadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x17\n\x15UnloadAdapterResponse\"\x15\n\x13ListAdaptersRequest\">\n\x14ListAdaptersResponse\x12&\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x14.pagewire.v1.Adapter\"\x19\n\x17ResetPrefixCacheRequest\"\x1a\n\x18ResetPrefixCacheResponse2\xcc\x04\n\x0c\x41\x64minService\x12G\n\x08GetStats\x12\x1c.pagewire.v1.GetStatsRequest\x1a\x1d.pagewire.v1.GetStatsResponse\x12S\n\x0c\x41\x62ortRequest\x12 .pagewire.v1.AbortRequestRequest\x1a!.pagewire.v1.AbortRequestResponse\x12>\n\x05\x44rain\x12\x19.pagewire.v1.DrainRequest\x1a\x1a.pagewire.v1.DrainResponse\x12P\n\x0bLoadAdapter\x12\x1f.pagewire.v1.LoadAdapterRequest\x1a .pagewire.v1.LoadAdapterResponse\x12V\n\rUnloadAdapter\x12!.pagewire.v1.UnloadAdapterRequest\x1a\".pagewire.v1.UnloadAdapterResponse\x12S\n\x0cListAdapters\x12 .pagewire.v1.ListAdaptersRequest\x1a!.pagewire.v1.ListAdaptersResponse\x12_\n\x10ResetPrefixCache\x12$.pagewire.v1.ResetPrefixCacheRequest\x1a%.pagewire.v1.ResetPrefixCacheResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17pagewire/v1/admin.proto\x12\x0bpagewire.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x11\n\x0fGetStatsRequest\"\xdb\x01\n\x10GetStatsResponse\x12(\n\x06\x65ngine\x18\x01 \x01(\x0b\x32\x18.pagewire.v1.EngineStats\x12\x1b\n\x13num_engine_restarts\x18\x02 \x01(\r\x12+\n\x07started\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05ready\x18\x04 \x01(\x08\x12\x18\n\x10not_ready_reason\x18\x05 \x01(\t\x12*\n\nstep_times\x18\x06 \x01(\x0b\x32\x16.pagewire.v1.StepTimes\"\x8d\x01\n\tStepTimes\x12\'\n\x04host\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x64\x65vice_busy\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xaf\x03\n\x0b\x45ngineStats\x12\x13\n\x0bnum_running\x18\x01 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x02 \x01(\r\x12\x17\n\x0fnum_free_blocks\x18\x03 \x01(\r\x12\x18\n\x10num_owned_blocks\x18\x04 \x01(\r\x12\x19\n\x11num_cached_blocks\x18\x05 \x01(\r\x12\x12\n\nblock_size\x18\x06 \x01(\r\x12\x11\n\tnum_steps\x18\x07 \x01(\x04\x12\x19\n\x11num_prompt_tokens\x18\x08 \x01(\x04\x12\x1f\n\x17num_prefix_query_tokens\x18\t \x01(\x04\x12\x1d\n\x15num_prefix_hit_tokens\x18\n \x01(\x04\x12\x1c\n\x14num_generated_tokens\x18\x0b \x01(\x04\x12\x17\n\x0fnum_preemptions\x18\x0c \x01(\x04\x12\x14\n\x0cnum_finished\x18\r \x01(\x04\x12\x13\n\x0bnum_aborted\x18\x0e \x01(\x04\x12\x12\n\nnum_failed\x18\x0f \x01(\x04\x12\x30\n\rlast_step_age\x18\x10 \x01(\x0b\x32\x19.google.protobuf.Duration\")\n\x13\x41\x62ortRequestRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x16\n\x14\x41\x62ortRequestResponse\":\n\x0c\x44rainRequest\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"$\n\rDrainResponse\x12\x13\n\x0bnum_aborted\x18\x01 \x01(\r\"3\n\x07\x41\x64\x61pter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0c\n\x04rank\x18\x03 \x01(\r\"A\n\x12LoadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0f\n\x07replace\x18\x03 \x01(\x08\"<\n\x13LoadAdapterResponse\x12%\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x14.pagewire.v1.Adapter\"$\n\x14UnloadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x17\n\x15UnloadAdapterResponse\"\x15\n\x13ListAdaptersRequest\">\n\x14ListAdaptersResponse\x12&\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x14.pagewire.v1.Adapter\"\x19\n\x17ResetPrefixCacheRequest\"\x1a\n\x18ResetPrefixCacheResponse2\xcc\x04\n\x0c\x41\x64minService\x12G\n\x08GetStats\x12\x1c.pagewire.v1.GetStatsRequest\x1a\x1d.pagewire.v1.GetStatsResponse\x12S\n\x0c\x41\x62ortRequest\x12 .pagewire.v1.AbortRequestRequest\x1a!.pagewire.v1.AbortRequestResponse\x12>\n\x05\x44rain\x12\x19.pagewire.v1.DrainRequest\x1a\x1a.pagewire.v1.DrainResponse\x12P\n\x0bLoadAdapter\x12\x1f.pagewire.v1.LoadAdapterRequest\x1a .pagewire.v1.LoadAdapterResponse\x12V\n\rUnloadAdapter\x12!.pagewire.v1.UnloadAdapterRequest\x1a\".pagewire.v1.UnloadAdapterResponse\x12S\n\x0cListAdapters\x12 .pagewire.v1.ListAdaptersRequest\x1a!.pagewire.v1.ListAdaptersResponse\x12_\n\x10ResetPrefixCache\x12$.pagewire.v1.ResetPrefixCacheRequest\x1a%.pagewire.v1.ResetPrefixCacheResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,35 +36,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATSREQUEST']._serialized_start=105
   _globals['_GETSTATSREQUEST']._serialized_end=122
   _globals['_GETSTATSRESPONSE']._serialized_start=125
-  _globals['_GETSTATSRESPONSE']._serialized_end=300
-  _globals['_ENGINESTATS']._serialized_start=303
-  _globals['_ENGINESTATS']._serialized_end=734
-  _globals['_ABORTREQUESTREQUEST']._serialized_start=736
-  _globals['_ABORTREQUESTREQUEST']._serialized_end=777
-  _globals['_ABORTREQUESTRESPONSE']._serialized_start=779
-  _globals['_ABORTREQUESTRESPONSE']._serialized_end=801
-  _globals['_DRAINREQUEST']._serialized_start=803
-  _globals['_DRAINREQUEST']._serialized_end=861
-  _globals['_DRAINRESPONSE']._serialized_start=863
-  _globals['_DRAINRESPONSE']._serialized_end=899
-  _globals['_ADAPTER']._serialized_start=901
-  _globals['_ADAPTER']._serialized_end=952
-  _globals['_LOADADAPTERREQUEST']._serialized_start=954
-  _globals['_LOADADAPTERREQUEST']._serialized_end=1019
-  _globals['_LOADADAPTERRESPONSE']._serialized_start=1021
-  _globals['_LOADADAPTERRESPONSE']._serialized_end=1081
-  _globals['_UNLOADADAPTERREQUEST']._serialized_start=1083
-  _globals['_UNLOADADAPTERREQUEST']._serialized_end=1119
-  _globals['_UNLOADADAPTERRESPONSE']._serialized_start=1121
-  _globals['_UNLOADADAPTERRESPONSE']._serialized_end=1144
-  _globals['_LISTADAPTERSREQUEST']._serialized_start=1146
-  _globals['_LISTADAPTERSREQUEST']._serialized_end=1167
-  _globals['_LISTADAPTERSRESPONSE']._serialized_start=1169
-  _globals['_LISTADAPTERSRESPONSE']._serialized_end=1231
-  _globals['_RESETPREFIXCACHEREQUEST']._serialized_start=1233
-  _globals['_RESETPREFIXCACHEREQUEST']._serialized_end=1258
-  _globals['_RESETPREFIXCACHERESPONSE']._serialized_start=1260
-  _globals['_RESETPREFIXCACHERESPONSE']._serialized_end=1286
-  _globals['_ADMINSERVICE']._serialized_start=1289
-  _globals['_ADMINSERVICE']._serialized_end=1877
+  _globals['_GETSTATSRESPONSE']._serialized_end=344
+  _globals['_STEPTIMES']._serialized_start=347
+  _globals['_STEPTIMES']._serialized_end=488
+  _globals['_ENGINESTATS']._serialized_start=491
+  _globals['_ENGINESTATS']._serialized_end=922
+  _globals['_ABORTREQUESTREQUEST']._serialized_start=924
+  _globals['_ABORTREQUESTREQUEST']._serialized_end=965
+  _globals['_ABORTREQUESTRESPONSE']._serialized_start=967
+  _globals['_ABORTREQUESTRESPONSE']._serialized_end=989
+  _globals['_DRAINREQUEST']._serialized_start=991
+  _globals['_DRAINREQUEST']._serialized_end=1049
+  _globals['_DRAINRESPONSE']._serialized_start=1051
+  _globals['_DRAINRESPONSE']._serialized_end=1087
+  _globals['_ADAPTER']._serialized_start=1089
+  _globals['_ADAPTER']._serialized_end=1140
+  _globals['_LOADADAPTERREQUEST']._serialized_start=1142
+  _globals['_LOADADAPTERREQUEST']._serialized_end=1207
+  _globals['_LOADADAPTERRESPONSE']._serialized_start=1209
+  _globals['_LOADADAPTERRESPONSE']._serialized_end=1269
+  _globals['_UNLOADADAPTERREQUEST']._serialized_start=1271
+  _globals['_UNLOADADAPTERREQUEST']._serialized_end=1307
+  _globals['_UNLOADADAPTERRESPONSE']._serialized_start=1309
+  _globals['_UNLOADADAPTERRESPONSE']._serialized_end=1332
+  _globals['_LISTADAPTERSREQUEST']._serialized_start=1334
+  _globals['_LISTADAPTERSREQUEST']._serialized_end=1355
+  _globals['_LISTADAPTERSRESPONSE']._serialized_start=1357
+  _globals['_LISTADAPTERSRESPONSE']._serialized_end=1419
+  _globals['_RESETPREFIXCACHEREQUEST']._serialized_start=1421
+  _globals['_RESETPREFIXCACHEREQUEST']._serialized_end=1446
+  _globals['_RESETPREFIXCACHERESPONSE']._serialized_start=1448
+  _globals['_RESETPREFIXCACHERESPONSE']._serialized_end=1474
+  _globals['_ADMINSERVICE']._serialized_start=1477
+  _globals['_ADMINSERVICE']._serialized_end=2065
 # @@protoc_insertion_point(module_scope)

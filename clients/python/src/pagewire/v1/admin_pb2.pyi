@@ -43,6 +43,7 @@ class GetStatsResponse(google.protobuf.message.Message):
     STARTED_FIELD_NUMBER: builtins.int
     READY_FIELD_NUMBER: builtins.int
     NOT_READY_REASON_FIELD_NUMBER: builtins.int
+    STEP_TIMES_FIELD_NUMBER: builtins.int
     num_engine_restarts: builtins.int
     """Times the engine process was started again after a failure."""
     ready: builtins.bool
@@ -57,6 +58,10 @@ class GetStatsResponse(google.protobuf.message.Message):
     def started(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When the server started."""
 
+    @property
+    def step_times(self) -> Global___StepTimes:
+        """Where the time of the engine's steps went."""
+
     def __init__(
         self,
         *,
@@ -65,11 +70,47 @@ class GetStatsResponse(google.protobuf.message.Message):
         started: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         ready: builtins.bool = ...,
         not_ready_reason: builtins.str = ...,
+        step_times: Global___StepTimes | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["engine", b"engine", "started", b"started"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["engine", b"engine", "not_ready_reason", b"not_ready_reason", "num_engine_restarts", b"num_engine_restarts", "ready", b"ready", "started", b"started"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["engine", b"engine", "started", b"started", "step_times", b"step_times"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["engine", b"engine", "not_ready_reason", b"not_ready_reason", "num_engine_restarts", b"num_engine_restarts", "ready", b"ready", "started", b"started", "step_times", b"step_times"]) -> None: ...
 
 Global___GetStatsResponse: typing_extensions.TypeAlias = GetStatsResponse
+
+@typing.final
+class StepTimes(google.protobuf.message.Message):
+    """What the steps of engines took, since the server started."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: builtins.int
+    WAIT_FIELD_NUMBER: builtins.int
+    DEVICE_BUSY_FIELD_NUMBER: builtins.int
+    @property
+    def host(self) -> google.protobuf.duration_pb2.Duration:
+        """What their loops worked: following commands, planning, launching, sending."""
+
+    @property
+    def wait(self) -> google.protobuf.duration_pb2.Duration:
+        """How long they then waited for steps to end."""
+
+    @property
+    def device_busy(self) -> google.protobuf.duration_pb2.Duration:
+        """How long a GPU was at steps, by its own clock, each from its inputs to the copy of its tokens; the rest of the
+        time it had none to compute. Absent on a CPU, and before the first step.
+        """
+
+    def __init__(
+        self,
+        *,
+        host: google.protobuf.duration_pb2.Duration | None = ...,
+        wait: google.protobuf.duration_pb2.Duration | None = ...,
+        device_busy: google.protobuf.duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["device_busy", b"device_busy", "host", b"host", "wait", b"wait"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["device_busy", b"device_busy", "host", b"host", "wait", b"wait"]) -> None: ...
+
+Global___StepTimes: typing_extensions.TypeAlias = StepTimes
 
 @typing.final
 class EngineStats(google.protobuf.message.Message):
