@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cli.bench_report import Floor
     from cli.load import Service
     from cli.machine import Machine
+    from cli.own_server import OwnServer
     from pagewire.v1 import models_pb2
 
 KINDS = ("serve", "latency", "throughput")
@@ -187,8 +188,8 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
                 word for flag in (*MODEL.flags, *ENGINE.flags) for word in flag.to_argv(flag.given(arguments))
             ]
             own = {field: value for field, value in values.items() if field not in TLS_FIELDS}
-            with own_server(["--log-level=warning", *flags]) as target:
-                _measure(target, own, workloads)
+            with own_server(["--log-level=warning", *flags]) as server:
+                _measure(server.target, own, workloads, server)
     except (DoorError, OwnServerError, PagewireError) as error:
         print(f"pagewire bench: {error}", file=sys.stderr)
         return 1
@@ -215,9 +216,13 @@ def workloads_of(kind: str, values: Mapping[str, Any]) -> dict[str, Workload]:
     return {kind: Workload(**described)}
 
 
-def _measure(target: str, values: Mapping[str, Any], workloads: Mapping[str, Workload]) -> None:
+def _measure(
+    target: str, values: Mapping[str, Any], workloads: Mapping[str, Workload], own: OwnServer | None = None
+) -> None:
+    """Run the workloads. Of a server of our `own` it is told what steps cost it, too."""
     from cli import bench_report
     from cli.load import send_load
+    from cli.step_costs import ask_stats, step_figures
 
     model = None if target.startswith(SCHEMES) else _describe_model(target, values)
     service = _service(target, model, values)
@@ -225,11 +230,14 @@ def _measure(target: str, values: Mapping[str, Any], workloads: Mapping[str, Wor
     warm_up = Workload(num_requests=2, concurrency=1, prompt_lens=(64, 64), output_lens=(8, 8))
     send_load(service, warm_up, 1)
     for name, workload in workloads.items():
+        before = None if own is None else ask_stats(own)
         result = send_load(service, workload, int(values.get("num_processes", _default_processes())))
         floor: Floor | None = None
         if model is not None and machine is not None and model.num_step_weights:
             floor = bench_report.floor_of(workload, model, machine)
         figures, bounds = bench_report.figures_of(result), bench_report.floor_figures(floor)
+        if own is not None and before is not None:
+            figures |= step_figures(before, ask_stats(own), result.wall_s)
         print(bench_report.table(name, figures, bounds), flush=True)
         if "output_json" in values:
             facts = {"workload": name, "target": target} | _facts(service, machine)

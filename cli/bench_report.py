@@ -103,6 +103,9 @@ def table(name: str, figures: Mapping[str, float], floor: Mapping[str, float]) -
         lines.append(f"{title:<28}{p50:>12,.2f}{p99:>12,.2f}{_shown(floor.get(key.format('p50')))}")
     for title, key in (("output tokens/s", "output_tok_s"), ("all tokens/s", "total_tok_s")):
         lines.append(f"{title:<28}{figures[key]:>12,.1f}{'':>12}{_shown(floor.get(key))}")
+    if "idle_between" in figures:
+        lines.append(f"{'work of the host a step, µs':<28}{figures['host_us']:>12,.1f}")
+        lines.append(f"{'GPU without a step, %':<28}{100 * figures['idle_between']:>12,.1f}")
     return "\n".join(lines)
 
 

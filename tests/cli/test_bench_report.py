@@ -57,5 +57,12 @@ def test_figures_and_table() -> None:
     assert line["floor_ttft_p50_ms"] == 50.0
 
 
+def test_what_steps_cost_is_shown_where_it_is_known() -> None:
+    figures = figures_of(LoadResult(Workload(), [Timing(10, 5, 0.1, 0.5, [0.1] * 4)], wall_s=2.0))
+    assert "GPU" not in table("mine", figures, {})
+    shown = table("mine", figures | {"host_us": 91.25, "wait_us": 900.0, "idle_between": 0.034}, {})
+    assert [line.split()[-1] for line in shown.splitlines()[-2:]] == ["91.2", "3.4"]
+
+
 def test_no_floor() -> None:
     assert floor_figures(None) == {}
