@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,8 @@ class KernelRecorder:
     """Records the kernels that are launched between `start` and `stop`. The host is slower meanwhile."""
 
     def __init__(self) -> None:
+        # CUPTI that is torn down and begun anew has been at odds with CUDA graphs.
+        os.environ.setdefault("TEARDOWN_CUPTI", "0")
         self._profiler = profile(activities=[ProfilerActivity.CUDA])
 
     def start(self) -> None:
