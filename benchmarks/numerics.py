@@ -59,7 +59,8 @@ def make_model(family: str, folder: Path) -> Any:
             scale = 1.0 if "embed" in name else parameter.shape[-1] ** -0.5
             parameter.copy_((1 + 0.1 * noise if "norm" in name else scale * noise).bfloat16())
     model.bfloat16().save_pretrained(folder)
-    return model.float().eval()
+    # Not model.float(): bfloat16() rounded the rotary frequencies too, which are no parameters.
+    return auto.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 @torch.inference_mode()
@@ -110,8 +111,8 @@ def compare(name: str, model: Any, runner: ModelRunner, token_ids: list[int]) ->
         "device": runner.info.device,
         "positions": len(described),
         "agreement": round(num_agreeing / len(described), 4),
-        "max_error": round(max(errors), 4),
-        "mean_error": round(sum(errors) / len(errors), 5),
+        "max_error": round(max(errors), 6),
+        "mean_error": round(sum(errors) / len(errors), 7),
         "spread": round(float(logits.std(-1).mean()), 3),
     }
 
