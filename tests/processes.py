@@ -80,11 +80,11 @@ def pagewire_up(
     return _running(["up", *flags, *more_flags], log, (grpc_port, admin_port, http_port))
 
 
-def pagewire_serve(log: Path) -> contextlib.AbstractContextManager[House]:
-    """Run `pagewire serve` with the default model on free ports."""
+def pagewire_serve(log: Path, *more_flags: str) -> contextlib.AbstractContextManager[House]:
+    """Run `pagewire serve` on free ports, with the default model unless flags say otherwise."""
     grpc_port, admin_port = free_ports(2)
     flags = [f"--port={grpc_port}", f"--admin-port={admin_port}", "--metrics-port=0"]
-    return _running(["serve", *flags], log, (grpc_port, admin_port, 0))
+    return _running(["serve", *flags, *more_flags], log, (grpc_port, admin_port, 0))
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """A server process over the engine of `engine_program.py`: `python tests/server_program.py SETTINGS`.
 
-SETTINGS is a JSON object with fields of ServerConfig; `engine` holds some of EngineConfig, and `restarts`
-some of RestartLimits.
+SETTINGS is a JSON object with fields of ServerConfig; `engine` holds some of EngineConfig, `restarts` some of
+RestartLimits, and `engine_program` the name of another program beside this one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from server.restart_policy import RestartLimits
 if __name__ == "__main__":
     set_up_logging({})
     settings = json.loads(sys.argv[1])
-    engine_command = (sys.executable, str(Path(__file__).with_name("engine_program.py")))
+    program = settings.pop("engine_program", "engine_program.py")
+    engine_command = (sys.executable, str(Path(__file__).with_name(program)))
     limits = RestartLimits(**settings.pop("restarts", {}))
     engine = EngineConfig(model_path="", **settings.pop("engine", {}))
     sys.exit(app.run(ServerConfig(**settings, engine=engine), engine_command, limits))
