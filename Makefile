@@ -29,7 +29,7 @@ COMPOSE = $$($(BIN)/python -c 'import compose; print(compose.__path__[0])')/dock
 
 export PYTHON
 
-.PHONY: soak metrics-check traces-check up test test-kernels test-slow check lint docs proto proto-check images-check manifests-check readme-check operations-check openapi-check console-check proxies-check clients smoke bench clean
+.PHONY: soak metrics-check traces-check up test test-gpu test-kernels test-slow check lint docs proto proto-check images-check manifests-check readme-check operations-check openapi-check console-check proxies-check clients smoke bench clean
 
 up: $(VENV)/.runtime
 	@$(BIN)/pagewire up $(ARGS)
@@ -40,6 +40,10 @@ test: $(VENV)/.dev test-kernels
 # Long searches for a counterexample; worth a night after the scheduler has changed.
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# On a machine with a CUDA device; what is measured goes to the file of PAGEWIRE_CHECKS_OUT too.
+test-gpu: $(VENV)/.dev
+	$(BIN)/python -m pytest -m gpu $(ARGS)
 
 # Before a release, and after a night of changes: an hour or more. `--parts chaos bugs` runs these alone.
 soak: $(VENV)/.dev $(FUZZ)/.installed

@@ -100,7 +100,7 @@ def page() -> str:
         "# What is checked",
         "",
         "Each line is a promise, and the modules of tests that would turn red if it were broken.",
-        "`make test` runs them; `make soak` runs the long ones. Written by `make docs`.",
+        "`make test` runs them, `make soak` the long ones, `make test-gpu` those of a GPU. Written by `make docs`.",
         "",
         "| | promise | tests |",
         "|---|---|---|",

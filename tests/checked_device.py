@@ -6,6 +6,7 @@ nothing about a GPU. With PAGEWIRE_CHECKS_OUT=FILE each check appends a line of 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -45,6 +46,8 @@ class Sizes:
     num_tokens: int
     """Of their answers."""
     num_tenants: int
+    num_parroted_tokens: int
+    """Of the answers that repeat their prompts."""
     long_prompt_len: int
     num_streams: int
     """Open at once while something befalls the server."""
@@ -66,6 +69,7 @@ _GPU = Sizes(
     prompt_lens=(1, 17, 63, 64, 65, 200, 511, 900),
     num_tokens=64,
     num_tenants=64,
+    num_parroted_tokens=192,
     long_prompt_len=65_536,
     num_streams=32,
     num_aborts=300,
@@ -91,6 +95,7 @@ _CPU = Sizes(
     prompt_lens=(1, 15, 16, 17, 60),
     num_tokens=24,
     num_tenants=12,
+    num_parroted_tokens=48,
     long_prompt_len=1800,
     num_streams=8,
     num_aborts=40,
@@ -106,10 +111,12 @@ def device_memory_bytes() -> tuple[int, int]:
     if not ON_CPU:
         free, total = torch.cuda.mem_get_info()
         return total - free, total
-    engines = [pid for pid in descendants(os.getpid()) if is_engine(pid)]
-    pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in engines]
+    num_pages = 0
+    for pid in filter(is_engine, descendants(os.getpid())):
+        with contextlib.suppress(OSError):  # it may have ended meanwhile
+            num_pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     page_bytes = os.sysconf("SC_PAGE_SIZE")
-    return sum(pages) * page_bytes, os.sysconf("SC_PHYS_PAGES") * page_bytes
+    return num_pages * page_bytes, os.sysconf("SC_PHYS_PAGES") * page_bytes
 
 
 def is_engine(pid: int) -> bool:

@@ -44,8 +44,7 @@ class Question:
         drawn = {"temperature": 0.0}
         if self.seed is not None:
             drawn = {"temperature": 1.0, "top_k": TOP_K, "seed": self.seed}
-        fixed = {"max_tokens": self.num_tokens, "ignore_eos": True, "token_ids": True, "logprobs": NUM_TOP}
-        return {**fixed, **drawn}
+        return {"max_tokens": self.num_tokens, "ignore_eos": True, "token_ids": True, **drawn}
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Answer:
 
     token_ids: tuple[int, ...]
     logprobs: tuple[dict[int, float], ...]
-    """Of the best tokens at each position."""
+    """Of the best tokens at each position, if they were asked for."""
     num_cached_tokens: int
 
 
@@ -109,6 +108,8 @@ def gap_at(place: int, one: Answer, two: Answer) -> float:
     """How far apart two answers' tokens are, in log probability, where either answer has them closest."""
     gaps = []
     for own, foreign in ((one, two), (two, one)):
+        if not own.logprobs:
+            continue
         known = own.logprobs[place]
         gaps.append(max(known.values()) - known.get(foreign.token_ids[place], -math.inf))
     return min(gaps)
@@ -142,10 +143,15 @@ def random_prompt(length: int, vocab_size: int, *name: object) -> tuple[int, ...
     return tuple(dice.randrange(vocab_size - 1) for _ in range(length))
 
 
-def ask(client: Client, question: Question, *, bypasses_cache: bool = False) -> Answer:
+def ask(
+    client: Client, question: Question, *, bypasses_cache: bool = False, has_logprobs: bool = True
+) -> Answer:
     """Ask, and wait for the whole answer."""
+    options = question.options
+    if has_logprobs:
+        options["logprobs"] = NUM_TOP
     response = client.generate(
-        list(question.prompt), bypass_prefix_cache=bypasses_cache, timeout=300, **question.options
+        list(question.prompt), bypass_prefix_cache=bypasses_cache, timeout=300, **options
     )
     (choice,) = response.choices
     assert len(choice.token_ids) == question.num_tokens
@@ -153,7 +159,7 @@ def ask(client: Client, question: Question, *, bypasses_cache: bool = False) -> 
     return Answer(tuple(choice.token_ids), top, response.usage.num_cached_tokens)
 
 
-def ask_together(client: Client, questions: Sequence[Question], **how: Any) -> list[Answer]:
+def ask_together(client: Client, questions: Sequence[Question], **how: bool) -> list[Answer]:
     """Ask all at once."""
     with ThreadPoolExecutor(len(questions)) as callers:
         return list(callers.map(lambda question: ask(client, question, **how), questions))

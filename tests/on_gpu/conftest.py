@@ -1,4 +1,7 @@
-"""One server at a time on the device, kept for as long as the next check asks for the same flags."""
+"""One server at a time on the device, kept for as long as the next check asks for the same flags.
+
+In the order of their files the checks need the fewest servers.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +32,13 @@ class Device:
         self._house: House | None = None
         self._stack = contextlib.ExitStack()
         self.model = write_qwen3_folder(folder / "qwen3", **SIZES.model)
-        self.used_before_bytes = 0
-        """Before the server started."""
+        self.empty_bytes, _ = device_memory_bytes()
+        """In use while there is no server."""
 
     def serve(self, *flags: str) -> House:
         """Return a server with these flags: the one that runs if it has them, else a fresh one."""
         if self._house is None or self._flags != flags or self._house.process.poll() is not None:
             self.clear()
-            self.used_before_bytes, _ = device_memory_bytes()
             log = self._folder / f"log{self._num_servers}"
             self._num_servers += 1
             model = (f"--model={self.model}", "--load-format=dummy")

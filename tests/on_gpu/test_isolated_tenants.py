@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from processes import House
 
-DURATION_S = float(os.environ.get("PAGEWIRE_CHECKS_SECONDS", "8" if ON_CPU else "40"))
+DURATION_S = float(os.environ.get("PAGEWIRE_CHECKS_SECONDS", "8" if ON_CPU else "30"))
 """1200 is what the check asks for; less finds less."""
 pytestmark = [*on_gpu, pytest.mark.check("G03"), pytest.mark.timeout(600 + DURATION_S)]
 
@@ -30,7 +30,6 @@ NUM_CANARIES = 16
 SHARED_LEN = SIZES.tight_len // 12
 LONGEST_TAIL = SIZES.tight_len // 8
 NUM_TOKENS = SIZES.num_tokens * 3 // 4
-NUM_PARROTED_TOKENS = SIZES.tight_len // 4
 NUM_CHOICES = 2
 PARROT_PENALTY = 0.01
 """Below 1 it favours what was said: a hundredfold, whatever the model thinks of it."""
@@ -83,12 +82,12 @@ class Tenant:
         """Let the model say nothing but what it was told in this request."""
         prompt = self.prompt(turn)
         response = client.generate(
-            list(prompt), max_tokens=NUM_PARROTED_TOKENS, ignore_eos=True, token_ids=True,
+            list(prompt), max_tokens=SIZES.num_parroted_tokens, ignore_eos=True, token_ids=True,
             prompt_token_ids=True, temperature=1.0, n=NUM_CHOICES, repetition_penalty=PARROT_PENALTY,
         )  # fmt: skip
         assert tuple(response.started.prompt_token_ids) == prompt
         for choice in response.choices:
-            assert len(choice.token_ids) == NUM_PARROTED_TOKENS
+            assert len(choice.token_ids) == SIZES.num_parroted_tokens
             said = set(choice.token_ids)
             assert said <= set(prompt), f"tenant {self.number} was told what is not its own"
             self.num_told += len(said & set(self.secrets))
