@@ -6,6 +6,7 @@ happens, so the next process serves.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,13 +56,11 @@ def break_device() -> None:
 
 
 def load(config: EngineConfig, on_progress: Callable[[str, int, int], None]) -> Any:
-    global folder
-    folder = Path(config.model_path)
-    return _Runner(ModelRunner.load(config, on_progress), folder)
+    return _Runner(ModelRunner.load(config, on_progress), Path(config.model_path))
 
 
-folder = Path()
 if __name__ == "__main__":
+    arguments = dict(word.split("=", 1) for word in sys.argv[1:])
     code = main(load=load)
-    (folder / "exit_code").write_text(str(code))
+    Path(json.loads(arguments["--config"])["model_path"], "exit_code").write_text(str(code))
     sys.exit(code)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from checked_device import ON_CPU, SIZES, is_engine, on_gpu, record
 from processes import STOP_TIMEOUT_S, House, descendants, free_ports, is_alive, wait_until
-from questions import Agreement, Question, ask, random_prompt, read
+from questions import Agreement, Question, ask, random_prompt, read_until_lost
 
 import pagewire
 
@@ -86,7 +86,7 @@ def test_a_device_error_ends_in_typed_errors_and_a_restart(device: Device, tmp_p
         for stream in streams:
             next(stream)
         with ThreadPoolExecutor(len(streams)) as readers:
-            ends = [readers.submit(end_of, stream) for stream in streams]
+            ends = [readers.submit(read_until_lost, stream) for stream in streams]
             begun_s = time.monotonic()
             (device.model / "fault").touch()
             errors = [end.result() for end in ends]
@@ -113,10 +113,3 @@ def test_a_device_error_ends_in_typed_errors_and_a_restart(device: Device, tmp_p
         ready_s=round(ready_s, 2),
         **agreement.figures(),
     )
-
-
-def end_of(stream: pagewire.Stream) -> tuple[pagewire.PagewireError, float]:
-    """How a stream is lost, and when."""
-    with pytest.raises(pagewire.UnavailableError) as raised:
-        read(stream)
-    return raised.value, time.monotonic()

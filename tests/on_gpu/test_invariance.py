@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -100,8 +101,8 @@ def test_answers_are_those_given_alone(
       none is another one. A number that lies within 0.001 of the border of two tokens' shares proves nothing,
       as rounding may put it on either side; such are counted.
     - A greedy answer parts from the one given alone only at a near tie of the two tokens, as reported beside
-      them. Batches of other sizes add in another order, which moves logits by a rounding step. Where one comes
-      without log probabilities, as the fastest way has it, those of the other one decide.
+      them. Batches of other sizes add in another order, which moves logits by a rounding step. Where one
+      comes without log probabilities, as the fastest way has it, those of the other one decide.
 
     What share of tokens is equal is recorded. It tells more of the weights than of the engine: logits of
     dummy weights are flat, one position in ten is a tie within a step of bfloat16, and any of them may end an
@@ -112,6 +113,9 @@ def test_answers_are_those_given_alone(
         alone = {question: ask(client, question, bypasses_cache=True) for question in QUESTIONS}
         trial = Trial(alone)
         trial.judge("alone", alone)
+        for question in DRAWN:
+            other = replace(question, seed=SEEDS[0] + 1)
+            assert misdraws(other, alone[question])[0] > 0, "another stream would not be seen"
         trial.judge("alone again", {each: ask(client, each, bypasses_cache=True) for each in QUESTIONS})
         with company(house, client, 1):
             trial.judge("batch of 2", {each: ask(client, each, bypasses_cache=True) for each in QUESTIONS})

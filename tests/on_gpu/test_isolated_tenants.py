@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DURATION_S = float(os.environ.get("PAGEWIRE_CHECKS_SECONDS", "8" if ON_CPU else "30"))
 """1200 is what the check asks for; less finds less."""
-pytestmark = [*on_gpu, pytest.mark.check("G03"), pytest.mark.timeout(600 + DURATION_S)]
+pytestmark = [pytest.mark.timeout(600 + DURATION_S), *on_gpu, pytest.mark.check("G03")]
 
 NUM_CANARIES = 16
 SHARED_LEN = SIZES.tight_len // 12

@@ -13,13 +13,13 @@ import grpc
 import pytest
 from checked_device import MEBIBYTE, ON_CPU, SIZES, device_memory_bytes, on_gpu, record
 from processes import is_alive, wait_until
-from questions import Agreement, Question, ask, ask_together, random_prompt, read
+from questions import Agreement, Question, ask, ask_together, random_prompt, read, read_until_lost
 
 import pagewire
 from pagewire.v1 import inference_pb2, inference_pb2_grpc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from on_gpu.conftest import Device
     from processes import House
@@ -39,8 +39,9 @@ def house(serve_tight: Callable[[], House]) -> House:
 
 
 @pytest.fixture
-def client(house: House, keys: list[str]) -> pagewire.Client:
-    return pagewire.Client(house.grpc_target, timeout=300, api_key=keys[0])
+def client(house: House, keys: list[str]) -> Iterator[pagewire.Client]:
+    with pagewire.Client(house.grpc_target, timeout=300, api_key=keys[0]) as client:
+        yield client
 
 
 def open_streams(client: pagewire.Client, max_tokens: int) -> list[pagewire.Stream]:
@@ -103,7 +104,7 @@ def test_a_killed_engine_gives_its_memory_back_and_is_replaced(
     streams = open_streams(client, SIZES.tight_len // 2)
     pid, num_restarts = house.engine_pid(), house.stats().num_engine_restarts
     with ThreadPoolExecutor(len(streams)) as readers:
-        ends = [readers.submit(end_of, stream) for stream in streams]
+        ends = [readers.submit(read_until_lost, stream) for stream in streams]
         killed_s = time.monotonic()
         os.kill(pid, signal.SIGKILL)
         errors = [end.result() for end in ends]
@@ -145,13 +146,6 @@ def refusal(house: House, key: str) -> str:
         except grpc.RpcError as error:
             return str(error.details())
     return ""
-
-
-def end_of(stream: pagewire.Stream) -> tuple[pagewire.PagewireError, float]:
-    """How a stream is lost, and when."""
-    with pytest.raises(pagewire.UnavailableError) as raised:
-        read(stream)
-    return raised.value, time.monotonic()
 
 
 def test_a_drain_loses_nothing_and_gives_the_memory_back(
