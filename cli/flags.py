@@ -44,6 +44,8 @@ class Flag:
     positional: bool = False
     """May also be given without its name."""
 
+    short: str | None = None
+    """Another name, typed after one dash."""
     more_variables: tuple[str, ...] = ()
     """Variables that stand in for it too, where its own is not set."""
     secret: bool = False
@@ -69,7 +71,8 @@ class Flag:
         elif self.many:
             parser.add_argument(name, help=text, metavar=self.metavar, nargs="+")
         else:
-            parser.add_argument(name, help=text, metavar=self.metavar)
+            names = [name] if self.short is None else [name, f"-{self.short}"]
+            parser.add_argument(*names, help=text, metavar=self.metavar)
         if self.positional:
             parser.add_argument(
                 f"{self.key}_positional", metavar=self.metavar, nargs="?", help=f"The same as {name}."
@@ -148,6 +151,11 @@ def read_groups(
     """
     values = {flag.field: flag.read(arguments, environ) for group in groups for flag in group.flags}
     return {field: value for field, value in values.items() if value is not None}
+
+
+def give_again(flags: Iterable[Flag], arguments: argparse.Namespace) -> list[str]:
+    """Return the words that give another command what this one was given of these flags."""
+    return [word for flag in flags for word in flag.to_argv(flag.given(arguments))]
 
 
 def parse_switch(text: str) -> bool:

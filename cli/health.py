@@ -45,10 +45,17 @@ GROUPS = (Group("health", (TARGET, CLIENT_KEY, *CLIENT_TLS)),)
 
 def answers_requests(base_url: str, context: ssl.SSLContext | None = None) -> bool:
     """Ask a translator whether requests can be answered. `context` is for TLS; None: the machine's own."""
+    return _answers_ok(f"{base_url}/health/ready", context)
+
+
+def is_live(base_url: str, context: ssl.SSLContext | None = None) -> bool:
+    """Ask a translator whether it is there, whatever the model server does."""
+    return _answers_ok(f"{base_url}/health/live", context)
+
+
+def _answers_ok(url: str, context: ssl.SSLContext | None) -> bool:
     try:
-        with urllib.request.urlopen(
-            f"{base_url}/health/ready", timeout=TIMEOUT_S, context=context
-        ) as response:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S, context=context) as response:
             return bool(response.status == 200)
     except (OSError, http.client.HTTPException):
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import TYPE_CHECKING
 
 from cli.flags import Flag
@@ -11,7 +12,7 @@ from cli.log_writer import LogWriter
 from cli.values import choice, number
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 FORMATTERS = {"text": TextFormatter, "json": JsonFormatter}
 LEVELS = ("debug", "info", "warning", "error")
@@ -42,9 +43,15 @@ DRAIN_TIMEOUT = Flag(
 )
 
 
-def set_up_logging(values: Mapping[str, object]) -> None:
-    """Log to standard error, at the given level and in the given form."""
+def set_up_logging(values: Mapping[str, object], process: int | None = None) -> None:
+    """Log to standard error, at the given level and in the given form. Lines tell which of several it is."""
     level = str(values.get("log_level", "info")).upper()
     handler = LogWriter()
-    handler.setFormatter(FORMATTERS[str(values.get("log_format", "text"))]())
+    handler.setFormatter(FORMATTERS[str(values.get("log_format", "text"))](process))
     logging.basicConfig(level=level, handlers=[handler])
+
+
+def pagewire_command(name: str, flags: Sequence[str]) -> list[str]:
+    """Return the words that start a command of ours."""
+    # -P: a folder called server/ or engine/ where the user stands must not be taken for ours.
+    return [sys.executable, "-P", "-m", "cli", name, *flags]

@@ -47,6 +47,7 @@ class Child:
         argv: Sequence[str],
         variables: Mapping[str, str] | None = None,
         final_codes: Collection[int] = (),
+        descriptors: Collection[int] = (),
     ) -> None:
         """Describe a process.
 
@@ -55,13 +56,15 @@ class Child:
             argv: starts it.
             variables: added to the environment, which others cannot read as they can a command line.
             final_codes: exit codes by which it says that starting it again is of no use.
+            descriptors: open files that it inherits.
         """
-        self._variables = variables or {}
+        self.variables = variables or {}
         self.name = name
         self.final_codes = final_codes
         self.failures = 0
         self.restart_at: float | None = None
         self._argv = argv
+        self._descriptors = descriptors
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
 
@@ -73,7 +76,8 @@ class Child:
         # A group of its own: Ctrl-C then reaches this process alone, which passes on one signal.
         self._process = subprocess.Popen(
             self._argv,
-            env={**os.environ, **self._variables},
+            env={**os.environ, **self.variables},
+            pass_fds=self._descriptors,
             process_group=0,
             preexec_fn=lambda: _in_child(parent),
         )

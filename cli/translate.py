@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import socket
 from typing import TYPE_CHECKING, Any
 
-from cli.flags import Flag, Group, read_groups
+import msgspec
+
+from cli.flags import Flag, Group, give_again, read_groups
 from cli.keys import TRANSLATOR_KEYS
 from cli.process import DRAIN_TIMEOUT, LOG_FORMAT, LOG_LEVEL, set_up_logging
-from cli.tls import CLIENT_TLS, HTTP_TLS, certificate_files, client_credentials
+from cli.supervisor import Supervisor
+from cli.tls import CLIENT_TLS, HTTP_TLS, certificate_files, client_credentials, probe_context
 from cli.traces import TRACES_ENDPOINT
 from cli.values import filled, integer, number, origin, target
+from cli.workers import API_SERVER_COUNT, num_processes, place_of, translators
 from translator.config import TranslatorConfig
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
+
+logger = logging.getLogger(__name__)
 
 GRPC_TARGET = Flag(
     name="grpc-target",
@@ -157,7 +165,7 @@ HTTP = (
 
 GROUPS = (
     Group("gRPC", (GRPC_TARGET,)),
-    Group("HTTP", (HOST, PORT, *HTTP, DRAIN_TIMEOUT)),
+    Group("HTTP", (HOST, PORT, API_SERVER_COUNT, *HTTP, DRAIN_TIMEOUT)),
     Group("keys", TRANSLATOR_KEYS),
     Group("HTTP with TLS", HTTP_TLS),
     Group("gRPC with TLS", CLIENT_TLS),
@@ -179,8 +187,28 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         UsageError: a flag or variable cannot be used.
     """
     values = read_groups(GROUPS, arguments, environ)
-    config = to_config(values)
-    set_up_logging(values)
-    from translator import app
+    config, place = to_config(values), place_of(environ)
+    worker = None if place is None else place.worker
+    set_up_logging(values, None if worker is None else worker.index)
+    count = num_processes(values)
+    if place is None and count > 1:
+        return _supervise(config, count, arguments)
+    from translator import process
 
-    return app.run(config)
+    if place is None:
+        return process.run(config)
+    return process.run(msgspec.structs.replace(config, worker=worker), socket.socket(fileno=place.listener))
+
+
+def _supervise(config: TranslatorConfig, count: int, arguments: argparse.Namespace) -> int:
+    """Run several processes until a signal, and start again those that die."""
+    from cli.health import is_live
+
+    flags = give_again((flag for group in GROUPS for flag in group.flags), arguments)
+    with translators(config, count, flags, {}) as http:
+        supervisor = Supervisor(
+            http.children,
+            probe=lambda: is_live(http.base_url, probe_context(config.tls)) or None,
+            on_ready=lambda _, seconds: logger.info("answering after %.1f s", seconds),
+        )
+        return supervisor.run()

@@ -5,22 +5,22 @@ from __future__ import annotations
 import http.client
 import json
 import shlex
-import sys
 import urllib.error
 import urllib.request
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cli import serve, translate
-from cli.flags import Flag, Group, UsageError, read_groups
+from cli.flags import Flag, Group, UsageError, give_again, read_groups
 from cli.health import TIMEOUT_S, answers_requests
 from cli.keys import ADMIN_API_KEY_FILE, API_KEY_FILE, UP_KEYS, key_header, key_to_show, variables_of
 from cli.model_flags import ENGINE, LORA, MODEL
-from cli.process import DRAIN_TIMEOUT, LOG_FORMAT, LOG_LEVEL, set_up_logging
+from cli.process import DRAIN_TIMEOUT, LOG_FORMAT, LOG_LEVEL, pagewire_command, set_up_logging
 from cli.supervisor import Child, Supervisor
 from cli.tenants import TENANT_FLAGS
 from cli.tls import CLIENT_TLS, GRPC_TLS, HTTP_TLS, certificate_files, probe_context
 from cli.traces import TRACES_ENDPOINT
+from cli.workers import API_SERVER_COUNT, num_processes, reachable, translators
 
 if TYPE_CHECKING:
     import argparse
@@ -38,7 +38,7 @@ GROUPS = (
     ENGINE,
     LORA,
     Group("gRPC", (GRPC_HOST, GRPC_PORT, *_SERVING)),
-    Group("HTTP", (translate.HOST, translate.PORT, *translate.HTTP)),
+    Group("HTTP", (translate.HOST, translate.PORT, API_SERVER_COUNT, *translate.HTTP)),
     Group("keys", (*UP_KEYS, *TENANT_FLAGS)),
     Group("HTTP with TLS", HTTP_TLS),
     Group("gRPC with TLS", (*GRPC_TLS, *CLIENT_TLS)),
@@ -71,33 +71,33 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     grpc_host = str(values.get("grpc_host", "127.0.0.1"))
     grpc_port = _fixed_port(values.get("grpc_port", 50051), GRPC_PORT)
     port = _fixed_port(config.port, translate.PORT)
-    grpc_target = f"{_reachable(grpc_host)}:{grpc_port}"
+    grpc_target = f"{reachable(grpc_host)}:{grpc_port}"
     if certificate_files(values, "grpc_") is not None and config.grpc_ca_certs is None:
         raise UsageError("--grpc-ssl-certfile: expected --grpc-ca-certs beside it, by which HTTP trusts gRPC")
     secrets, api_key = variables_of(values), key_to_show(values)
     set_up_logging(values)
     # Flags beat the environment, so these are always said; the rest is inherited or said again.
-    server = [f"--host={grpc_host}", f"--port={grpc_port}", *_again(_SERVER_FLAGS, arguments)]
+    server = [f"--host={grpc_host}", f"--port={grpc_port}", *give_again(_SERVER_FLAGS, arguments)]
     translator = [
         f"--grpc-target={grpc_target}",
         f"--host={config.host}",
         f"--port={port}",
         *stats_target(values),
-        *_again(_TRANSLATOR_FLAGS, arguments),
+        *give_again(_TRANSLATOR_FLAGS, arguments),
     ]
-    scheme = "http" if config.tls is None else "https"
-    base_url = f"{scheme}://{_reachable(config.host)}:{port}"
-    supervisor = Supervisor(
-        [
-            Child("pagewire serve", _command("serve", server), secrets, [_ENGINE_GIVEN_UP]),
-            Child("pagewire translate", _command("translate", translator), secrets),
-        ],
-        probe=lambda: served_model(base_url, api_key, probe_context(config.tls)),
-        on_ready=lambda card, seconds: print(
-            next_step(card, base_url, grpc_target, seconds, needs_key=api_key is not None), flush=True
-        ),
-    )
-    return supervisor.run()
+    with translators(config, num_processes(values), translator, secrets) as http:
+        base_url = http.base_url
+        supervisor = Supervisor(
+            [
+                Child("pagewire serve", pagewire_command("serve", server), secrets, [_ENGINE_GIVEN_UP]),
+                *http.children,
+            ],
+            probe=lambda: served_model(base_url, api_key, probe_context(config.tls)),
+            on_ready=lambda card, seconds: print(
+                next_step(card, base_url, grpc_target, seconds, needs_key=api_key is not None), flush=True
+            ),
+        )
+        return supervisor.run()
 
 
 def served_model(
@@ -140,15 +140,6 @@ def next_step(
     )
 
 
-def _command(name: str, flags: list[str]) -> list[str]:
-    # -P: a folder called server/ or engine/ where the user stands must not be taken for ours.
-    return [sys.executable, "-P", "-m", "cli", name, *flags]
-
-
-def _again(flags: tuple[Flag, ...], arguments: argparse.Namespace) -> list[str]:
-    return [word for flag in flags for word in flag.to_argv(flag.given(arguments))]
-
-
 def stats_target(values: Mapping[str, object]) -> list[str]:
     """Return the flag that lets the console show the engine.
 
@@ -157,7 +148,7 @@ def stats_target(values: Mapping[str, object]) -> list[str]:
     port = values.get("admin_port", 50052)
     if port == 0 or {"admin_target", "stats_target"} & values.keys():
         return []
-    host = _reachable(str(values.get("admin_host", "127.0.0.1")))
+    host = reachable(str(values.get("admin_host", "127.0.0.1")))
     return [f"--{translate.STATS_TARGET.name}={host}:{port}"]
 
 
@@ -167,8 +158,3 @@ def _fixed_port(value: object, flag: Flag) -> int:
     if value == 0:
         raise UsageError(f'--{flag.name}: expected a port from 1 to 65535, got "0"')
     return value
-
-
-def _reachable(host: str) -> str:
-    """The address by which a listener on this one can be called from this machine."""
-    return {"0.0.0.0": "127.0.0.1", "::": "[::1]", "[::]": "[::1]", "": "127.0.0.1"}.get(host, host)

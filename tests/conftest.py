@@ -16,6 +16,9 @@ from server.model_store import resolve_model
 if not any(Path("/dev").glob("nvidia[0-9]*")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# The same processes on every machine, however many cores it has. Tests that want several say so by a flag.
+os.environ.setdefault("PAGEWIRE_API_SERVER_COUNT", "1")
+
 # The same examples on every machine, however slow it is; a test that searches on asks for chance itself.
 settings.register_profile(
     "steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]

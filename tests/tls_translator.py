@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from translator.app import build_app
 from translator.backend import Backend
 from translator.config import TranslatorConfig
-from translator.http_server import make_server, open_listener
+from translator.http_server import make_server
+from translator.listener import open_listener
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PROGRAM = """
 import logging, sys
-from translator.app import run
+from translator.process import run
 from translator.config import TranslatorConfig
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 sys.exit(run(TranslatorConfig(port=int(sys.argv[1]), grpc_target=sys.argv[2])))

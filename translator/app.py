@@ -1,23 +1,18 @@
-"""The HTTP application, and the process that serves it."""
+"""The HTTP application."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gate.certificates import CertificateError
 from gate.credentials import is_loopback
 from gate.key_ring import KeyRing
-from gate.keys import KeyFileError
-from pagewire.channel import tls_credentials
 from translator import (
     adapters,
     chat,
@@ -33,33 +28,28 @@ from translator import (
     tokenize,
 )
 from translator.access_log import AccessLogMiddleware
-from translator.admin_backend import AdminBackend
-from translator.backend import Backend
 from translator.console import facts, page
 from translator.error_bodies import error_body
 from translator.errors import ApiError, ClientDisconnectedError, internal_error
 from translator.gate import HEALTH_PATHS, METRICS_PATHS, PAGE_PATHS, GateMiddleware
-from translator.http_server import make_server, open_listener
 from translator.metrics_middleware import MetricsMiddleware
 from translator.middleware import FaultMiddleware, RequestIdMiddleware, RequestLimitMiddleware
 from translator.requests import request_id_of
-from translator.tls import HttpTls
+from translator.response_shelf import ResponseShelf
 from translator.traces import TraceMiddleware
 
 if TYPE_CHECKING:
-    import socket
-
-    import grpc
     from starlette.requests import Request
     from starlette.types import ASGIApp
 
+    from translator.admin_backend import AdminBackend
+    from translator.backend import Backend
     from translator.config import TranslatorConfig
     from translator.http_spans import HttpSpans
-    from watch.tracing import Tracing
+    from translator.peers import Peers
 
 log = logging.getLogger("translator")
 
-_CANNOT_USE = 2
 _MAX_SHOWN = 200
 """Characters of a caller's own path in a message."""
 
@@ -115,6 +105,17 @@ def build_app(
     Raises:
         KeyFileError: a file of keys cannot be used.
     """
+    return surround(build_routes(config, backend, admin, stats), config, backend, spans)
+
+
+def build_routes(
+    config: TranslatorConfig,
+    backend: Backend,
+    admin: AdminBackend | None,
+    stats: AdminBackend | None,
+    peers: Peers | None = None,
+) -> Starlette:
+    """Return the routes alone. `peers` are the translator's other processes, where it has some."""
     handlers = {
         ApiError: _answer_error,
         HTTPException: _answer_http_exception,
@@ -129,7 +130,18 @@ def build_app(
     routed.state.stats = stats or admin
     needs_keys = bool(config.api_keys) or config.api_key_file is not None
     routed.state.openapi = openapi.OpenApi(ROUTES, _open_paths(config) if needs_keys else None)
-    routed.state.responses = responses.ResponseShelf(config)
+    routed.state.responses = ResponseShelf(config, peers)
+    return routed
+
+
+def surround(
+    routed: Starlette, config: TranslatorConfig, backend: Backend, spans: HttpSpans | None
+) -> ASGIApp:
+    """Return the routes behind all that requests pass through before them.
+
+    Raises:
+        KeyFileError: a file of keys cannot be used.
+    """
     app: ASGIApp = RequestLimitMiddleware(FaultMiddleware(routed), config.max_body_bytes)
     app = _guarded(app, config)
     app = MetricsMiddleware(app, backend.metrics)
@@ -197,68 +209,3 @@ async def _answer_nobody(request: Request, error: Exception) -> Response:
 async def _answer_fault(request: Request, error: Exception) -> Response:
     """Answer for a fault of ours, which is logged with its traceback."""
     return await _answer_error(request, internal_error())
-
-
-def run(config: TranslatorConfig) -> int:
-    """Serve until a signal, and return the exit code: 0, or 2 where address or files cannot be used."""
-    try:
-        listener = open_listener(config.host, config.port)
-    except OSError as error:
-        log.error("cannot listen on %s port %d: %s", config.host, config.port, error.strerror or error)
-        return _CANNOT_USE
-    listener.listen()  # connections wait from now on, as the line says
-    host, port = listener.getsockname()[:2]
-    scheme = "http" if config.tls is None else "https"
-    log.info("listening on %s://%s:%d, model server at %s", scheme, host, port, config.grpc_target)
-    factory = uvicorn.Config(app="", loop="auto").get_loop_factory()
-    try:
-        with listener, asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(serve(config, listener))
-    except (CertificateError, KeyFileError) as error:
-        log.error("%s", error)
-        return _CANNOT_USE
-    return 0
-
-
-def _own_secret(config: TranslatorConfig) -> str | None:
-    return config.admin_secrets[0].shown if config.admin_secrets else None
-
-
-def _client_credentials(config: TranslatorConfig) -> grpc.ChannelCredentials | None:
-    """What is shown to the model server, and whom it must be known by."""
-    if config.grpc_ca_certs is None:
-        return None
-    return tls_credentials(config.grpc_ca_certs, config.grpc_client_certfile, config.grpc_client_keyfile)
-
-
-async def serve(config: TranslatorConfig, listener: socket.socket) -> None:
-    """Serve on a bound socket until a signal."""
-    credentials = _client_credentials(config)
-    tls = None if config.tls is None else HttpTls(config.tls, config.ssl_cert_reqs)
-    backend = Backend(config.grpc_target, config.request_timeout_s, credentials)
-    admin, stats = (
-        AdminBackend(target, config.request_timeout_s, _own_secret(config), credentials) if target else None
-        for target in (config.admin_target, config.stats_target)
-    )
-    tracing, spans = _make_spans(config.otlp_traces_endpoint)
-    try:
-        app = build_app(config, backend, admin, stats, spans)
-        await make_server(app, backend, config, tls).serve(sockets=[listener])
-    finally:
-        await backend.close()
-        for opened in (admin, stats):
-            if opened is not None:
-                await opened.close()
-        if tracing is not None:
-            await asyncio.to_thread(tracing.close)
-
-
-def _make_spans(endpoint: str | None) -> tuple[Tracing | None, HttpSpans | None]:
-    if endpoint is None:
-        return None, None
-    # the packages that these need are an extra
-    from translator.http_spans import HttpSpans
-    from watch.tracing import open_tracing
-
-    tracing = open_tracing(endpoint, "pagewire-translator")
-    return tracing, HttpSpans(tracing)

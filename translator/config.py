@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from gate.certificates import CertificateFiles
     from gate.keys import Key, Secret
+
+
+class Worker(msgspec.Struct, frozen=True):
+    """Which one of a translator's processes this is. They share a port, and answer as one."""
+
+    index: int
+    count: int
+    """At least 2."""
+    folder: str
+    """Its path: where they find each other. Nobody else may look into it."""
+
+    @property
+    def connections_file(self) -> Path:
+        """Holds how many connections each of them has."""
+        return Path(self.folder, "connections")
+
+    def socket_of(self, index: int) -> str:
+        """The gRPC target by which one of them is asked by the others."""
+        return f"unix:{self.folder}/{index}"
 
 
 class TranslatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one translator process."""
 
+    worker: Worker | None = None
+    """None: it is the only one."""
     grpc_target: str = "127.0.0.1:50051"
     """Where the gRPC server listens."""
     admin_target: str | None = None

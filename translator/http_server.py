@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
-import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from translator.http1 import Http1Settings
+from translator.acceptor import Acceptor, ConnectionCounts
+from translator.http1 import Http1Protocol, Http1Settings
+from translator.listener import BACKLOG
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Generator
     from types import FrameType
 
@@ -26,22 +29,61 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("translator")
 
-STALLED_READER_S = 30
-MAX_UNSENT_BYTES = 64 * 1024
-
 
 class TranslatorServer(uvicorn.Server):
     """A uvicorn server that drains: the first signal refuses new work, the second ends at once."""
 
     def __init__(
-        self, settings: Http1Settings, backend: Backend, drain_timeout_s: float, tls: HttpTls | None
+        self,
+        settings: Http1Settings,
+        backend: Backend,
+        drain_timeout_s: float,
+        tls: HttpTls | None,
+        counts: ConnectionCounts | None = None,
     ) -> None:
+        """`counts` are of all processes that listen on the same socket, where there are several."""
         super().__init__(settings)
         self.settings = settings
         self._tls = tls
         self._backend = backend
         self._drain_timeout_s = drain_timeout_s
         self._drain_deadline_s: float | None = None
+        self._counts = counts
+        self._acceptors: list[Acceptor] = []
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to take connections from bound sockets."""
+        await super().startup(sockets=[])
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
+            self._acceptors.append(Acceptor(listener, self._connect, self._should_wait))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more, and end what there is."""
+        for acceptor in self._acceptors:
+            acceptor.close()
+        await super().shutdown(sockets)
+
+    async def _connect(self, connection: socket.socket) -> None:
+        def make_protocol() -> Http1Protocol:
+            return Http1Protocol(self.settings, self.server_state, self.lifespan.state)
+
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                make_protocol, connection, ssl=self.settings.ssl
+            )
+        except OSError as error:  # of TLS too: what the client did
+            log.debug("a connection came to nothing: %s", error)
+
+    def _should_wait(self) -> bool:
+        if self._counts is None:
+            return False
+        self._note_connections(self._counts)
+        return not self._counts.is_least
+
+    def _note_connections(self, counts: ConnectionCounts) -> None:
+        num_connecting = sum(acceptor.num_connecting for acceptor in self._acceptors)
+        counts.note(len(self.server_state.connections) + num_connecting)
 
     def stop(self) -> None:
         """Begin to drain."""
@@ -75,6 +117,8 @@ class TranslatorServer(uvicorn.Server):
         """Tell, about ten times a second, whether it is time to close."""
         if self._tls is not None:
             self._tls.refresh()
+        if self._counts is not None:
+            self._note_connections(self._counts)
         if self._drain_deadline_s is not None:
             if self._backend.num_running == 0:
                 return True
@@ -93,29 +137,6 @@ def make_server(
     if tls is not None:
         settings.load()
         settings.ssl = tls.context
-    return TranslatorServer(settings, backend, config.drain_timeout_s, tls)
-
-
-def open_listener(host: str, port: int) -> socket.socket:
-    """Return a socket bound to an address that nobody else listens on.
-
-    Raises:
-        OSError: the address is taken or not ours.
-    """
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            # Connections inherit it: a client that stops reading is cut by the kernel.
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_READER_S * 1000)
-        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            # Nor does the kernel keep megabytes for it.
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
-        listener.bind(address)
-    except OSError:
-        listener.close()
-        raise
-    return listener
+    worker = config.worker
+    counts = None if worker is None else ConnectionCounts(worker.connections_file, worker.index)
+    return TranslatorServer(settings, backend, config.drain_timeout_s, tls, counts)

@@ -76,13 +76,24 @@ def parse_items(
     return [_parse(item, f"input[{index}]", ids, find) for index, item in enumerate(given)]
 
 
+def referenced_ids(given: str | Sequence[InputItem]) -> list[str]:
+    """Return the ids of stored items that a request's input refers to."""
+    if isinstance(given, str):
+        return []
+    return [item.id for item in given if item.id is not None and _kind_of(item) == "item_reference"]
+
+
 def seal_reasoning(text: str) -> str:
     """Return reasoning as `encrypted_content`: to send back, not to read. It is encoded, no secret."""
     return _SEALED + base64.b64encode(text.encode()).decode()
 
 
+def _kind_of(item: InputItem) -> str:
+    return item.type or ("item_reference" if item.role is None and item.id else "message")
+
+
 def _parse(item: InputItem, where: str, ids: ItemIds, find: Callable[[str], Item | None]) -> Item:
-    kind = item.type or ("item_reference" if item.role is None and item.id else "message")
+    kind = _kind_of(item)
     match kind:
         case "message":
             return _message(item, where, ids)

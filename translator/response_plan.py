@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from pagewire.v1 import inference_pb2
     from translator.response_items import Item
     from translator.response_request import ResponseRequest
-    from translator.response_store import ResponseStore
+    from translator.response_shelf import EarlierResponses
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +34,27 @@ class ResponsePlan:
     is_stored: bool
 
 
-def plan_response(request: ResponseRequest, store: ResponseStore, owner: str, max_bytes: int) -> ResponsePlan:
-    """Prepare a response, for a conversation whose earlier turns have at most so many bytes.
+def plan_response(
+    request: ResponseRequest, response_id: str, known: EarlierResponses, owner: str, max_bytes: int
+) -> ResponsePlan:
+    """Prepare a response of this id, for a conversation whose earlier turns have at most so many bytes.
 
     Raises:
         ApiError: 400, 404 or 413; it names the field.
     """
-    if request.background and not store.is_on:
+    is_storing = known.store.is_on
+    if request.background and not is_storing:
         raise ApiError(
             400,
             "background: responses are not stored by this server.",
             param="background",
             code="unsupported_parameter",
         )
-    is_stored = store.is_on and request.store is not False
-    response_id = "resp_" + uuid.uuid4().hex
+    is_stored = is_storing and request.store is not False
     ids = ItemIds(response_id)
     toolbox = parse_tools(request.tools or ())
-    earlier = earlier_items(store, owner, request.previous_response_id, max_bytes)
-    items = parse_items(request.input or [], ids, lambda item_id: store.find_item(owner, item_id))
+    earlier = earlier_items(known, owner, request.previous_response_id, max_bytes)
+    items = parse_items(request.input or [], ids, lambda item_id: known.find_item(owner, item_id))
     spec = response_spec(request)
     write_conversation(spec.chat, request.instructions, (*earlier, *items), toolbox)
     write_options(spec.chat, request, toolbox)
@@ -67,7 +68,7 @@ def plan_response(request: ResponseRequest, store: ResponseStore, owner: str, ma
     return ResponsePlan(spec, writer, owner, items, is_stored)
 
 
-def earlier_items(store: ResponseStore, owner: str, response_id: str | None, max_bytes: int) -> list[Item]:
+def earlier_items(known: EarlierResponses, owner: str, response_id: str | None, max_bytes: int) -> list[Item]:
     """Return the input and output of a response and of all before it, oldest first.
 
     Raises:
@@ -76,7 +77,7 @@ def earlier_items(store: ResponseStore, owner: str, response_id: str | None, max
     turns: list[list[Item]] = []
     num_bytes = 0
     while response_id is not None:
-        stored = store.get(owner, response_id)
+        stored = known.get(owner, response_id)
         if stored is None:
             raise ApiError(
                 400,

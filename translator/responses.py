@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
+from starlette.requests import Request
 from starlette.responses import Response
 
 from pagewire.v1 import models_pb2
 from translator.errors import ApiError
 from translator.fields import Endpoint
 from translator.patience import patience_of
+from translator.peers import Relayed
 from translator.request_headers import apply_headers
 from translator.requests import (
     backend_of,
@@ -19,26 +23,28 @@ from translator.requests import (
     request_id_of,
     until_disconnect,
 )
-from translator.response_background import BackgroundRuns
+from translator.response_items import referenced_ids
 from translator.response_plan import earlier_items, plan_response
 from translator.response_request import parse_response_request
 from translator.response_run import ResponseRun
-from translator.response_store import ResponseStore
 from translator.sse import EventStream, StreamFormat, encode_event, encode_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from starlette.requests import Request
-
-    from translator.config import TranslatorConfig
+    from translator.peers import Peers
     from translator.response_background import BackgroundRun
     from translator.response_items import Item
     from translator.response_object import Body
+    from translator.response_plan import ResponsePlan
+    from translator.response_request import ResponseRequest
+    from translator.response_shelf import ResponseShelf
 
 # What is refused, is refused within milliseconds: so a background request can still be answered with 400.
 ADMISSION_WAIT_S = 1.0
 _MAX_PAGE = 100
+
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 def _fault_frame(error: ApiError, request_id: str) -> bytes:
@@ -49,14 +55,18 @@ def _fault_frame(error: ApiError, request_id: str) -> bytes:
 RESPONSE_STREAM = StreamFormat(_fault_frame, done=b"")
 
 
-class ResponseShelf:
-    """The responses that this process knows: finished ones, and those that run in the background."""
+def where_it_lies(handler: Handler) -> Handler:
+    """Let a response's own process answer, whichever one was asked."""
 
-    def __init__(self, config: TranslatorConfig) -> None:
-        self.store = ResponseStore(
-            config.response_store_size, config.response_store_bytes, config.response_store_age_s
-        )
-        self.runs = BackgroundRuns()
+    @functools.wraps(handler)
+    async def answer(request: Request) -> Response:
+        shelf = _shelf_of(request)
+        holder = shelf.holder_of(request.path_params["response_id"])
+        if holder is None or shelf.peers is None:
+            return await handler(request)
+        return await _relay(request, shelf.peers, holder)
+
+    return answer
 
 
 async def create_response(request: Request) -> Response:
@@ -64,7 +74,7 @@ async def create_response(request: Request) -> Response:
     asked = parse_response_request(await read_json_body(request))
     apply_headers(request, asked)
     shelf = _shelf_of(request)
-    plan = plan_response(asked, shelf.store, owner_of(request), config_of(request).max_body_bytes)
+    plan = await _plan(request, asked)
     patience = patience_of(request, streams=bool(asked.stream), background=bool(asked.background))
     generation = backend_of(request).generate(
         plan.spec, request_id_of(request), Endpoint.RESPONSES, asked.given, patience
@@ -84,6 +94,7 @@ async def create_response(request: Request) -> Response:
             run.close()
 
 
+@where_it_lies
 async def get_response(request: Request) -> Response:
     """Return a response, or the rest of its stream if it ran in the background."""
     shelf, response_id = _shelf_of(request), request.path_params["response_id"]
@@ -104,6 +115,7 @@ async def get_response(request: Request) -> Response:
     return _stream(request, _replay(stored.frames[after + 1 :]))
 
 
+@where_it_lies
 async def delete_response(request: Request) -> Response:
     """Forget a response; one that runs is cancelled first."""
     shelf, response_id = _shelf_of(request), request.path_params["response_id"]
@@ -115,6 +127,7 @@ async def delete_response(request: Request) -> Response:
     return _json({"id": response_id, "object": "response", "deleted": True})
 
 
+@where_it_lies
 async def cancel_response(request: Request) -> Response:
     """Cancel a response that runs in the background. One that has ended is returned as it is."""
     shelf, response_id = _shelf_of(request), request.path_params["response_id"]
@@ -130,9 +143,10 @@ async def cancel_response(request: Request) -> Response:
     return Response(stored.body_json, media_type="application/json")
 
 
+@where_it_lies
 async def list_input_items(request: Request) -> Response:
     """List what a response was made from: its own input, and the turns before it that are still kept."""
-    items = _input_of(request)
+    items = await _input_of(request)
     order = request.query_params.get("order", "desc")
     if order not in ("asc", "desc"):
         raise ApiError(400, f"order: expected asc or desc, got {order[:40]!a}.", param="order")
@@ -160,11 +174,16 @@ async def list_input_items(request: Request) -> Response:
 async def count_input_tokens(request: Request) -> Response:
     """Tell how many tokens a request's prompt has."""
     asked = parse_response_request(await read_json_body(request))
-    store, max_bytes = _shelf_of(request).store, config_of(request).max_body_bytes
-    plan = plan_response(asked, store, owner_of(request), max_bytes)
+    plan = await _plan(request, asked)
     question = models_pb2.TokenizeRequest(model=plan.spec.model, chat=plan.spec.chat)
     answer = await backend_of(request).tokenize(question, request_id_of(request), Endpoint.RESPONSES)
     return _json({"object": "response.input_tokens", "input_tokens": len(answer.token_ids)})
+
+
+async def _plan(request: Request, asked: ResponseRequest) -> ResponsePlan:
+    shelf, owner = _shelf_of(request), owner_of(request)
+    known = await shelf.earlier(owner, asked.previous_response_id, referenced_ids(asked.input or ""))
+    return plan_response(asked, shelf.new_id(), known, owner, config_of(request).max_body_bytes)
 
 
 async def _run_in_background(request: Request, run: ResponseRun, *, streams: bool) -> Response:
@@ -181,6 +200,26 @@ async def _run_in_background(request: Request, run: ResponseRun, *, streams: boo
     return _json(run.body)
 
 
+async def _relay(request: Request, peers: Peers, holder: int) -> Response:
+    scope = request.scope
+    asked = Relayed(
+        scope["method"], scope["path"], scope["query_string"], request_id_of(request), owner_of(request)
+    )
+    relay = peers.relay(holder, asked)
+    is_handed_over = False
+    try:
+        head = await until_disconnect(request.receive, relay.head())
+        if head.is_stream:
+            is_handed_over = True
+            return EventStream(relay.body(), relay.cancel, asked.request_id, 0, RESPONSE_STREAM)
+        response = Response(await until_disconnect(request.receive, relay.whole()), head.status)
+        response.raw_headers = list(head.headers)
+        return response
+    finally:
+        if not is_handed_over:
+            relay.cancel()
+
+
 async def _cancel(run: BackgroundRun) -> None:
     run.stop()
     await run.until_done()
@@ -190,7 +229,7 @@ async def _replay(frames: tuple[bytes, ...]) -> AsyncGenerator[bytes, None]:
     yield b"".join(frames)
 
 
-def _input_of(request: Request) -> list[Item]:
+async def _input_of(request: Request) -> list[Item]:
     shelf, owner = _shelf_of(request), owner_of(request)
     response_id = request.path_params["response_id"]
     run = shelf.runs.get(owner, response_id)
@@ -202,7 +241,8 @@ def _input_of(request: Request) -> list[Item]:
             raise _not_found(response_id)
         own, previous_id = stored.input_items(), stored.body()["previous_response_id"]
     max_bytes = config_of(request).max_body_bytes
-    return [*earlier_items(shelf.store, owner, previous_id, max_bytes), *own]
+    known = await shelf.earlier(owner, previous_id)
+    return [*earlier_items(known, owner, previous_id, max_bytes), *own]
 
 
 def _stream(

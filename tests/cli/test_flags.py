@@ -39,7 +39,7 @@ CLIENT_TLS_FLAGS = ["grpc-ca-certs", "grpc-client-certfile", "grpc-client-keyfil
 TENANT_FLAGS = ["tenant-weights", "max-requests-per-tenant"]
 KEY_FLAGS = ["api-key", "api-key-file", "admin-api-key", "admin-api-key-file"]
 TRANSLATE_FLAGS = [
-    "grpc-target", "admin-target", "stats-target", "host", "port", "max-body-bytes",
+    "grpc-target", "admin-target", "stats-target", "host", "port", "api-server-count", "max-body-bytes",
     "header-timeout", "body-timeout", "keep-alive-timeout", "request-timeout",
     "sse-keep-alive", "enable-force-include-usage", "allowed-origins", "response-store-size",
     "response-store-bytes", "response-store-age", "drain-timeout", "log-level", "log-format",

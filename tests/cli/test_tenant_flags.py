@@ -6,7 +6,7 @@ import pytest
 
 from cli import serve, up
 from cli.__main__ import make_parser
-from cli.flags import UsageError, read_groups
+from cli.flags import UsageError, give_again, read_groups
 from cli.tenants import tenants
 from server.tenants import Tenants
 
@@ -47,5 +47,5 @@ def test_what_cannot_be_used_is_named(words: list[str], said: str) -> None:
 
 def test_up_passes_them_on() -> None:
     words = ["--tenant-weights", "a=2", "b=3", "--max-requests-per-tenant", "5", "a=9"]
-    again = up._again(up._SERVER_FLAGS, make_parser().parse_args(["up", *words]))
+    again = give_again(up._SERVER_FLAGS, make_parser().parse_args(["up", *words]))
     assert again == words

@@ -17,10 +17,11 @@ from scripted_backend import MODEL, House, serving
 from gate.certificates import CertificateFiles
 from gate.key_ring import KeyRing
 from gate.keys import Secret, parse_key
-from translator.app import ROUTES, build_app, run
+from translator.app import ROUTES, build_app
 from translator.backend import Backend
 from translator.config import TranslatorConfig
 from translator.gate import HEALTH_PATHS, PAGE_PATHS
+from translator.process import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from scripted_backend import BYE, delta, serving, started
 
-from translator import http_server
+from translator import listener
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -69,7 +69,7 @@ def test_a_reader_that_stops_is_cut_and_costs_little(monkeypatch: pytest.MonkeyP
             num_bytes += 1000
             await asyncio.sleep(0)
 
-    monkeypatch.setattr(http_server, "STALLED_READER_S", 1)
+    monkeypatch.setattr(listener, "STALLED_READER_S", 1)
     with serving() as house, socket.socket() as connection:
         house.servicer.script = talks_for_ever
         # Its own share is its own matter, and small.
