@@ -100,6 +100,7 @@ _DECODE = {
 }
 _DECODE_ELSEWHERE = (32, 4, 2)
 _DECODE_MIN_SPLIT_TOKENS = 256
+_DECODE_LONG_SPLIT_TOKENS = 512
 _DECODE_MAX_SPLITS = 64
 _DECODE_PROGRAMS_PER_MULTIPROCESSOR = 2
 
@@ -142,13 +143,17 @@ def decode_launch(arch: str, head_dim: int, element_size: int, heads_per_kv_head
 def decode_splits(num_multiprocessors: int, num_groups: int, max_context_len: int) -> int:
     """How many programs share one sequence's context.
 
-    As many as fill the device once, but none with fewer than 256 tokens; a power of two, for each number
-    is a kernel of its own to compile. `num_groups` is the number of sequences times key/value heads.
+    As many as fill the device once, but none with fewer than 256 tokens; and twice as many where contexts
+    are split anyway and long, as twice the programs hide more of each other's waiting. A power of two, for
+    each number is a kernel of its own to compile. `num_groups` is the number of sequences times key/value
+    heads.
     """
     wanted = num_multiprocessors * _DECODE_PROGRAMS_PER_MULTIPROCESSOR // num_groups
     useful = -(-max_context_len // _DECODE_MIN_SPLIT_TOKENS)
     most = max(1, min(wanted, useful, _DECODE_MAX_SPLITS))
-    return 1 << (most.bit_length() - 1)
+    splits = 1 << (most.bit_length() - 1)
+    is_long = max_context_len >= 2 * splits * _DECODE_LONG_SPLIT_TOKENS
+    return 2 * splits if 1 < splits < _DECODE_MAX_SPLITS and is_long else splits
 
 
 def vector_launch(num_rows: int, num_columns: int) -> VectorLaunch | None:

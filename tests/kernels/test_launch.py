@@ -33,7 +33,9 @@ def test_all_query_heads_of_a_kv_head_fit_a_program() -> None:
         (8, 100, 1),  # too short to share
         (8, 4096, 16),  # 256 tokens each
         (1, 100_000, 64),  # the limit
-        (132, 100_000, 2),  # two programs fill a multiprocessor
+        (64, 2048, 4),  # two programs fill a multiprocessor
+        (64, 4096, 8),  # long contexts are for four
+        (132, 100_000, 4),
         (10_000, 100_000, 1),
         (8, 0, 1),
     ],
