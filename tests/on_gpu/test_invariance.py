@@ -104,8 +104,8 @@ def test_answers_are_those_given_alone(
       comes without log probabilities, as the fastest way has it, those of the other one decide.
 
     Before it parts, all of an answer's tokens that are no near tie are equal. What share is equal of all is
-    recorded, and no bound is set: it tells more of the weights than of the engine. Logits of dummy weights are
-    flat: of 354 positions of the published shape 5 % were ties, and 16 % within a step of bfloat16.
+    recorded, and no bound is set: it tells more of the weights than of the engine. Logits of dummy weights
+    are flat: of 354 positions of the published shape 5 % were ties, and 16 % within a step of bfloat16.
     """
     house = device.serve()
     with Client(house.grpc_target, timeout=300) as client:
