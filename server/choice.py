@@ -107,6 +107,11 @@ class Choice:
         """What is kept for the reader, about."""
         return self._gathered.num_bytes
 
+    @property
+    def is_done(self) -> bool:
+        """Whether it has ended, and all that it brought was taken."""
+        return self.end is not None and not self._gathered
+
     def pop_delta(self) -> inference_pb2.ChoiceDelta | None:
         """Return what was gathered since the last call, if it is enough for a delta or the last one."""
         gathered = self._gathered

@@ -79,14 +79,16 @@ class Generation:
             self._start()
             await self._until_admitted()
             yield inference_pb2.StreamGenerateResponse(started=self._started())
-            while True:
+            self._changed.set()  # the admission may have come with tokens
+            while not all(choice.is_done for choice in self._choices):
+                if self._error is None:
+                    await self._changed.wait()
+                self._changed.clear()
                 delta = self._pop_delta()
                 if delta.choices:
                     yield inference_pb2.StreamGenerateResponse(delta=delta)
-                elif all(choice.end for choice in self._choices):
-                    break
-                else:
-                    await self._change()
+                elif self._error is not None:
+                    raise self._error
             yield inference_pb2.StreamGenerateResponse(finished=self._finished())
         finally:
             self.abort()

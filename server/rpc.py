@@ -58,6 +58,9 @@ class Call:
         self._context = context
         self._opening: asyncio.Task[None] | None = None
         self._write_timeout_s = write_timeout_s
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._written: asyncio.Future[None] = self._loop.create_future()
         self._task = asyncio.current_task()
         self._error: Exception | None = None
 
@@ -69,16 +72,40 @@ class Call:
         """
         # A task: gRPC never frees a message whose `await` was cancelled. Headers go with the first one.
         writing = asyncio.ensure_future(self._context.write(message))
-        writing.add_done_callback(_note_failure)
         self._opening = self._opening or writing
         self._writes_since_s = time.monotonic()
+        self._written = self._loop.create_future()
+        writing.add_done_callback(self._on_written)
+        if self._write_timer is None:
+            self._write_timer = self._loop.call_later(self._write_timeout_s, self._look_at_write)
         try:
-            await asyncio.wait({writing}, timeout=self._write_timeout_s)
+            await self._written
         finally:
             self._writes_since_s = None
-        if not writing.done():
-            raise errors.SlowReaderError(f"the stream was not read for {self._write_timeout_s:g} seconds")
         writing.result()
+
+    def close(self) -> None:
+        """Watch no more. Whoever serves the call says so in the end."""
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+
+    def _on_written(self, writing: asyncio.Task[None]) -> None:
+        if not writing.cancelled():
+            writing.exception()  # which nobody waits for, if the caller has gone
+        if not self._written.done():
+            self._written.set_result(None)
+
+    def _look_at_write(self) -> None:
+        """Fail a write that takes too long. One timer watches all of a call's writes, one after the other."""
+        self._write_timer = None
+        if self._writes_since_s is None or self._written.done():
+            return
+        remaining_s = self._writes_since_s + self._write_timeout_s - time.monotonic()
+        if remaining_s > 0:
+            self._write_timer = self._loop.call_later(remaining_s, self._look_at_write)
+            return
+        text = f"the stream was not read for {self._write_timeout_s:g} seconds"
+        self._written.set_exception(errors.SlowReaderError(text))
 
     async def opened(self) -> None:
         """Wait for headers that are on their way: until they are out, gRPC sends no status."""
@@ -150,12 +177,6 @@ def generic_handler(
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
 
-def _note_failure(writing: asyncio.Task[None]) -> None:
-    """Take the error of a write that its handler does not wait for any more: the caller has gone."""
-    if not writing.cancelled():
-        writing.exception()
-
-
 def _snake_case(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
@@ -175,6 +196,8 @@ def _method_handler(
         except (Exception, asyncio.CancelledError) as raised:
             await _answer(descriptor.name, call, context, raised, on_end)
             raise asyncio.CancelledError from raised
+        finally:
+            call.close()
         on_end(_end(descriptor.name, call))
         return response
 

@@ -67,6 +67,7 @@ class Generation:
         self._given = given
         self._meter = meter
         self._cut: ApiError | None = None
+        self._arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> inference_pb2.Started:
         """Wait until the server has admitted the request.
@@ -112,9 +113,10 @@ class Generation:
     async def _read(self) -> inference_pb2.StreamGenerateResponse | None:
         # A task: gRPC never frees a message whose `await` was cancelled.
         reading = asyncio.ensure_future(self._call.read())
-        reading.add_done_callback(_note_failure)
+        self._arrived = self._arrived.get_loop().create_future()
+        reading.add_done_callback(self._on_read)
         try:
-            await asyncio.wait({reading})
+            await self._arrived
             response = reading.result()
         except grpc.aio.AioRpcError as error:
             failure = from_rpc_error(error, self._endpoint, self._given)
@@ -129,11 +131,11 @@ class Generation:
             return None
         return cast("inference_pb2.StreamGenerateResponse", response)
 
-
-def _note_failure(reading: asyncio.Future[object]) -> None:
-    """Take the error of a read that nobody waits for any more: the call was given up."""
-    if not reading.cancelled():
-        reading.exception()
+    def _on_read(self, reading: asyncio.Future[object]) -> None:
+        if not reading.cancelled():
+            reading.exception()  # which nobody waits for, if the call was given up
+        if not self._arrived.done():
+            self._arrived.set_result(None)
 
 
 class Backend:

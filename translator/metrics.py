@@ -148,12 +148,13 @@ class GenerationMeter:
         self._metrics.prompt_tokens.labels(self._model).inc(started.num_prompt_tokens)
         self._metrics.cached_tokens.labels(self._model).inc(started.num_cached_tokens)
         self._metrics.request_prompt_tokens.labels(self._model).observe(started.num_prompt_tokens)
+        self._generation_tokens = self._metrics.generation_tokens.labels(self._model)
 
     def add(self, delta: Delta) -> None:
         """There is new output."""
         num_tokens = sum(choice.num_tokens for choice in delta.choices)
         self._num_tokens += num_tokens
-        self._metrics.generation_tokens.labels(self._model).inc(num_tokens)
+        self._generation_tokens.inc(num_tokens)
         if self._first_s is None and num_tokens:
             self._first_s = time.monotonic()
             self._metrics.first_token_seconds.labels(self._model).observe(self._first_s - self._arrived_s)
