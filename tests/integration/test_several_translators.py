@@ -14,7 +14,7 @@ import pytest
 from exposition import Scrape, problems
 from fake_house import START_TIMEOUT_S, FakeHouse
 from open_calls import http_stream
-from processes import descendants, is_alive, wait_until
+from processes import descendants, is_alive, pagewire_up, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -249,3 +249,25 @@ def children_of(house: FakeHouse) -> list[int]:
 
 def log_of(house: FakeHouse) -> str:
     return house.log.read_text()
+
+
+def test_up_runs_several_beside_one_server(tmp_path: Path) -> None:
+    with pagewire_up(tmp_path / "log", "-asc", "2") as house:
+        house.wait_until_ready()
+
+        def answered() -> set[str]:
+            with contextlib.suppress(httpx.TransportError):
+                figures = Scrape(httpx.get(f"{house.base_url}/metrics", timeout=TIMEOUT_S).text)
+                return {labels["process"] for labels in figures.labels("process_resident_memory_bytes")}
+            return set()
+
+        wait_until(lambda: answered() == {"0", "1"}, "both answer", START_TIMEOUT_S)
+        assert house.process.stdout is not None
+        assert house.process.stdout.readline().startswith("Ready in ")
+        answer = httpx.post(
+            f"{house.base_url}/v1/completions",
+            json={"model": "smollm2-135m-instruct", "prompt": "hi", "max_tokens": 2},
+            timeout=TIMEOUT_S,
+        )
+        assert answer.status_code == 200, answer.text
+    assert (tmp_path / "log").read_text().count("; processes: 2") == 1
