@@ -70,6 +70,8 @@ class Detokenizer:
     def push(self, token_ids: Sequence[int]) -> Piece:
         """Take the next tokens and return the text that is certain."""
         assert not self._stopped, "the text has ended"
+        if self._stops.are_none and self.token_starts is None:
+            return Piece(self._decode(b"".join(map(self._bytes_of, token_ids))), len(token_ids))
         texts = []
         for index, token_id in enumerate(token_ids):
             if self.token_starts is not None:

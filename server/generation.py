@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 # What may gather for one reader while a message is written to it, which was gathered before and is no larger.
 MAX_GATHERED_BYTES = 112 * 1024
 
+TOKENS_PER_LOOK = 8
+"""How many tokens may come for a reader who is behind before it is seen how much has gathered."""
+
 _serial_numbers = itertools.count()
 
 
@@ -64,6 +67,7 @@ class Generation:
             Choice(index, request, model.tokenizer, prompt.token_ids) for index in range(request.num_choices)
         ]
         self._pumps: list[asyncio.Task[None]] = []
+        self._num_tokens_behind = 0
         self._num_kept_bytes = 0  # by choice, since the reader wants larger deltas
         self._changed = asyncio.Event()
         self._error: BaseException | None = None
@@ -170,8 +174,11 @@ class Generation:
     def _note(self, output: RequestOutput) -> None:
         self._note_time(output)
         is_reader_behind = self._changed.is_set()
-        if is_reader_behind and self._num_gathered_bytes > self._num_kept_bytes + MAX_GATHERED_BYTES:
-            raise SlowReaderError("the stream is read too slowly for the output that it asks for")
+        self._num_tokens_behind = self._num_tokens_behind + len(output.token_ids) if is_reader_behind else 0
+        if self._num_tokens_behind >= TOKENS_PER_LOOK:
+            self._num_tokens_behind = 0
+            if self._num_gathered_bytes > self._num_kept_bytes + MAX_GATHERED_BYTES:
+                raise SlowReaderError("the stream is read too slowly for the output that it asks for")
         self._changed.set()
 
     @property

@@ -34,6 +34,11 @@ class StopStrings:
         self._matched = [0] * len(self._stops)
         self._held = ""
 
+    @property
+    def are_none(self) -> bool:
+        """Whether there is nothing to look for."""
+        return not self._stops
+
     def push(self, text: str) -> Released:
         """Take the next piece and return what is certain."""
         if not self._held and self._first_characters.isdisjoint(text):
