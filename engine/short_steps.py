@@ -1,14 +1,15 @@
-"""Forward passes over few tokens of few sequences, as CUDA graphs: a short prompt, and a few decodes.
+"""Forward passes over few prompt tokens, alone or beside decodes, as CUDA graphs.
 
 The device takes less time for such a pass than the host takes to launch its kernels one by one. There is a
-graph for each of a ladder of token counts. A pass is padded to the next: with tokens that have no slot in the
-cache and belong to no sequence, and with sequences that have no query. All queries go to the prefill kernel.
+graph for each shape of two ladders: slots for decodes, and prompt tokens. A pass is padded to the next shape:
+with decodes that have no context, with tokens that have no slot in the cache and belong to no sequence, and
+with prompts that have no query. Where decodes and prompts are few together, all go to the prefill kernel.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -23,18 +24,40 @@ if TYPE_CHECKING:
 
     from engine.cuda_graphs import CapturedGraph, GraphCapturer
     from engine.kv_cache import LayerCache
+    from engine.limits import Limits
     from engine.models.causal_lm import CausalLM
 
-MAX_NUM_SEQS = 8
+MAX_NUM_PROMPTS = 8
+"""Sequences with a query for the prefill kernel."""
 SIZES = (64, 128, 192, 256, 384, 512, 640, 768, 1024)
-"""Numbers of tokens."""
+"""Numbers of tokens where all go to the prefill kernel."""
+SIZES_BESIDE_DECODES = (128, 256, 512, 1024)
+"""Numbers of prompt tokens beside decodes."""
+DECODE_SLOTS = (32, 64, 128, 256)
+
+
+class Shape(NamedTuple):
+    """What a graph has room for."""
+
+    num_decodes: int
+    """The first tokens: each is a sequence's only one, and goes to the decode kernel."""
+    num_tokens: int
+    """The others."""
+
+
+def decode_slots(max_num_seqs: int) -> list[int]:
+    """Return the ladder of slots for decodes, ascending; none where all sequences may go as prompts."""
+    if max_num_seqs <= MAX_NUM_PROMPTS:
+        return []
+    largest = min(max_num_seqs, DECODE_SLOTS[-1])
+    return [slots for slots in DECODE_SLOTS if slots < largest] + [largest]
 
 
 class ShortSteps:
     """Static inputs of short passes, and the graphs that read them.
 
     Args:
-        max_num_batched_tokens: no pass has more tokens.
+        limits: of batches and sequences.
         max_blocks: of a sequence.
     """
 
@@ -42,58 +65,99 @@ class ShortSteps:
         self,
         model: CausalLM,
         caches: Sequence[LayerCache],
-        max_num_batched_tokens: int,
+        limits: Limits,
         max_blocks: int,
         device: torch.device,
     ) -> None:
         self._model = model
         self._caches = caches
-        self._sizes = [size for size in SIZES if size <= max_num_batched_tokens]
+        self._max_model_len = limits.max_model_len
+        most = limits.max_num_batched_tokens
+        self._sizes = [size for size in SIZES if size <= most]
+        self._sizes_beside = [size for size in SIZES_BESIDE_DECODES if size <= most]
+        self._slots_of_decodes = decode_slots(limits.max_num_seqs)
         self._size_of = list(rounded_up(self._sizes))
-        largest = self._sizes[-1] if self._sizes else 0
-        self._token_ids = torch.zeros(largest, dtype=torch.int32, device=device)
-        self._positions = torch.zeros(largest, dtype=torch.int64, device=device)
-        self._slots = torch.full((largest,), -1, dtype=torch.int64, device=device)
-        self._query_start = torch.zeros(MAX_NUM_SEQS + 1, dtype=torch.int32, device=device)
-        self._context_lens = torch.zeros(MAX_NUM_SEQS, dtype=torch.int32, device=device)
-        self._block_tables = torch.zeros(MAX_NUM_SEQS, max_blocks, dtype=torch.int32, device=device)
-        self._graphs: dict[int, CapturedGraph] = {}
+        self._size_beside_of = list(rounded_up(self._sizes_beside))
+        self._slots_of = list(rounded_up(self._slots_of_decodes))
+        num_decodes = max(self._slots_of_decodes, default=0)
+        num_tokens = num_decodes + max(self._sizes, default=0)
+        num_seqs = num_decodes + MAX_NUM_PROMPTS
+        self._token_ids = torch.zeros(num_tokens, dtype=torch.int32, device=device)
+        self._positions = torch.zeros(num_tokens, dtype=torch.int64, device=device)
+        self._slots = torch.full((num_tokens,), -1, dtype=torch.int64, device=device)
+        self._query_start = torch.zeros(num_seqs + 1, dtype=torch.int32, device=device)
+        self._context_lens = torch.zeros(num_seqs, dtype=torch.int32, device=device)
+        self._block_tables = torch.zeros(num_seqs, max_blocks, dtype=torch.int32, device=device)
+        self._graphs: dict[Shape, CapturedGraph] = {}
+
+    def shapes(self) -> list[Shape]:
+        """Return all shapes, the largest first."""
+        beside = [Shape(slots, size) for slots in self._slots_of_decodes for size in self._sizes_beside]
+        return sorted([Shape(0, size) for size in self._sizes] + beside, key=sum, reverse=True)
 
     def capture(self, capturer: GraphCapturer) -> None:
         """Capture all graphs."""
-        for size in reversed(self._sizes):
-            self._graphs[size] = capturer.capture(partial(self._compute, size))
+        for shape in self.shapes():
+            self._graphs[shape] = capturer.capture(partial(self._compute, shape))
 
-    def suit(self, num_tokens: int, num_seqs: int) -> bool:
-        """Whether there is a graph for a pass of this size."""
-        return bool(self._graphs) and num_tokens < len(self._size_of) and num_seqs <= MAX_NUM_SEQS
+    def suit(self, inputs: ForwardInputs) -> bool:
+        """Whether there is a graph for a pass."""
+        return self.shape_of(inputs) in self._graphs
+
+    def shape_of(self, inputs: ForwardInputs) -> Shape | None:
+        """Return the least shape that a pass fits into."""
+        num_tokens, num_seqs = len(inputs.token_ids), len(inputs.attention.query_lens)
+        if num_seqs <= MAX_NUM_PROMPTS:
+            return Shape(0, self._size_of[num_tokens]) if num_tokens < len(self._size_of) else None
+        num_decodes = inputs.attention.num_decodes
+        num_tokens -= num_decodes
+        if num_seqs - num_decodes > MAX_NUM_PROMPTS or num_decodes >= len(self._slots_of):
+            return None
+        if num_tokens >= len(self._size_beside_of):
+            return None
+        return Shape(self._slots_of[num_decodes], self._size_beside_of[num_tokens])
 
     def run(self, inputs: ForwardInputs) -> Tensor:
         """Run a pass; returns hidden states [num_tokens, hidden_size], which the next one overwrites."""
+        shape = self.shape_of(inputs)
+        assert shape is not None
         num_tokens, attention = len(inputs.token_ids), inputs.attention
-        num_seqs, num_blocks = attention.block_tables.shape
-        self._token_ids[:num_tokens] = inputs.token_ids
-        self._positions[:num_tokens] = inputs.positions
-        self._slots.fill_(-1)
-        self._slots[:num_tokens] = inputs.slots
-        self._query_start.fill_(num_tokens)
-        self._query_start[: num_seqs + 1] = attention.query_start
-        self._context_lens[:num_seqs] = attention.context_lens
-        self._block_tables[:num_seqs, :num_blocks] = attention.block_tables
-        return self._graphs[self._size_of[num_tokens]].replay()[:num_tokens]
+        num_decodes = attention.num_decodes if shape.num_decodes else 0
+        padding = shape.num_decodes - num_decodes
+        num_blocks = attention.block_tables.shape[1]
 
-    def _compute(self, size: int) -> Tensor:
+        def place(static: Tensor, values: Tensor) -> None:
+            if num_decodes:
+                static[:num_decodes] = values[:num_decodes]
+            static[shape.num_decodes : len(values) + padding] = values[num_decodes:]
+
+        self._slots.fill_(-1)
+        self._context_lens.zero_()
+        self._query_start.fill_(num_tokens + padding)
+        place(self._token_ids, inputs.token_ids)
+        place(self._positions, inputs.positions)
+        place(self._slots, inputs.slots)
+        place(self._context_lens, attention.context_lens)
+        place(self._block_tables[:, :num_blocks], attention.block_tables)
+        place(self._query_start, attention.query_start + padding)
+        hidden = self._graphs[shape].replay()
+        if padding == 0:
+            return hidden[:num_tokens]
+        return torch.cat((hidden[:num_decodes], hidden[shape.num_decodes : num_tokens + padding]))
+
+    def _compute(self, shape: Shape) -> Tensor:
+        num_tokens, num_seqs = sum(shape), shape.num_decodes + MAX_NUM_PROMPTS
         inputs = ForwardInputs(
-            token_ids=self._token_ids[:size],
-            positions=self._positions[:size],
-            slots=self._slots[:size],
+            token_ids=self._token_ids[:num_tokens],
+            positions=self._positions[:num_tokens],
+            slots=self._slots[:num_tokens],
             attention=AttentionMetadata(
-                query_start=self._query_start,
-                context_lens=self._context_lens,
-                block_tables=self._block_tables,
-                query_lens=[size] * MAX_NUM_SEQS,
-                context_lens_list=[size] * MAX_NUM_SEQS,
-                num_decodes=0,
+                query_start=self._query_start[: num_seqs + 1],
+                context_lens=self._context_lens[:num_seqs],
+                block_tables=self._block_tables[:num_seqs],
+                query_lens=[1] * shape.num_decodes + [shape.num_tokens] * MAX_NUM_PROMPTS,
+                context_lens_list=[self._max_model_len] * num_seqs,
+                num_decodes=shape.num_decodes,
             ),
         )
         hidden: Tensor = self._model(inputs, self._caches)

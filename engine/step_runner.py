@@ -73,7 +73,7 @@ class StepRunner:
             self._device_sampler = DeviceSampler(self._batch, self.vocab_size)
             state = self._device_sampler.state
             self._decodes = DecodeSteps(model, caches, self._batch, state, limits.max_num_seqs, adapters)
-            self._short_steps = ShortSteps(model, caches, limits.max_num_batched_tokens, max_blocks, device)
+            self._short_steps = ShortSteps(model, caches, limits, max_blocks, device)
 
     @property
     def vocab_size(self) -> int:
@@ -113,8 +113,7 @@ class StepRunner:
 
     def _forward(self, inputs: StepInputs) -> Tensor:
         forward, is_base = inputs.forward, inputs.adapter_slots is None
-        num_tokens, num_seqs = len(forward.token_ids), len(forward.attention.query_lens)
-        if self._short_steps is not None and is_base and self._short_steps.suit(num_tokens, num_seqs):
+        if self._short_steps is not None and is_base and self._short_steps.suit(forward):
             return self._short_steps.run(forward)
         hidden: Tensor = self._model(forward, self._caches)
         return hidden

@@ -28,19 +28,23 @@ pytestmark = [
 ]
 
 
-def load_on_gpu(folder: Path, dtype: DataType) -> ModelRunner:
+FEW, MANY = (1, 8, 13, 37, 70), (1, 8, 13, 9, 3, 5, 60, 2, 17, 70, 4, 6, 80)
+"""Lengths of prompts. Of many, the short ones decode beside the others' chunks."""
+
+
+def load_on_gpu(folder: Path, dtype: DataType, max_num_seqs: int = 8) -> ModelRunner:
     config = EngineConfig(
-        model_path=str(folder), dtype=dtype, device="cuda", block_size=16, max_num_seqs=8,
+        model_path=str(folder), dtype=dtype, device="cuda", block_size=16, max_num_seqs=max_num_seqs,
         gpu_memory_utilization=0.5,
     )  # fmt: skip
     return ModelRunner.load(config, lambda *_: None)
 
 
-def run_mixed_batch(runner: ModelRunner, sampling: SamplingParams) -> list[list[int]]:
+def run_mixed_batch(
+    runner: ModelRunner, sampling: SamplingParams, lens: tuple[int, ...] = FEW
+) -> list[list[int]]:
     """Generate 20 tokens for prompts of several lengths, prefilled in chunks beside decodes."""
-    prompts = [
-        [(7 * i * i + 3 * length) % VOCAB_SIZE for i in range(length)] for length in (1, 8, 13, 37, 70)
-    ]
+    prompts = [[(7 * i * i + 3 * length) % VOCAB_SIZE for i in range(length)] for length in lens]
     plans = HandPlans(runner)
     rows = [plans.admit(prompt, sampling=sampling) for prompt in prompts]
     ends = {row: len(prompt) + 20 for row, prompt in zip(rows, prompts, strict=True)}
@@ -50,10 +54,12 @@ def run_mixed_batch(runner: ModelRunner, sampling: SamplingParams) -> list[list[
     return [plans.tokens[row] for row in rows]
 
 
+@pytest.mark.parametrize("lens", [FEW, MANY], ids=["few", "many"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_equals_transformers(tmp_path: Path, family: Family) -> None:
+def test_greedy_equals_transformers(tmp_path: Path, family: Family, lens: tuple[int, ...]) -> None:
     folder = make_tiny_model(tmp_path, family)
-    outputs = run_mixed_batch(load_on_gpu(folder, "float32"), SamplingParams(max_tokens=1, temperature=0.0))
+    runner = load_on_gpu(folder, "float32", max_num_seqs=len(lens) + 3)
+    outputs = run_mixed_batch(runner, SamplingParams(max_tokens=1, temperature=0.0), lens)
     auto: Any = transformers.AutoModelForCausalLM
     model = auto.from_pretrained(folder, dtype=torch.float32)
     for tokens in outputs:

@@ -71,6 +71,28 @@ def test_reference_matches_dense_attention(
     assert_close(out, batch.expected)
 
 
+def test_padding_changes_nothing(device: torch.device) -> None:
+    """As in a CUDA graph: decodes without context, sequences without query, and bounds that are too large."""
+    batch = make_paged_batch(SHAPES[0], BATCHES["mixed"], torch.float32, device)
+    metadata = batch.metadata
+    q = torch.full((44, *batch.q.shape[1:]), torch.nan, device=device)
+    context_lens = torch.zeros(7, dtype=torch.int32, device=device)
+    block_tables = metadata.block_tables.new_zeros(7, metadata.block_tables.shape[1])
+    query_start = torch.full((8,), 31, dtype=torch.int32, device=device)
+    for padded, values in (
+        (q, batch.q),
+        (context_lens, metadata.context_lens),
+        (block_tables, metadata.block_tables),
+        (query_start, metadata.query_start + 2),
+    ):
+        padded[:2], padded[4 : len(values) + 2] = values[:2], values[2:]
+    padded_metadata = AttentionMetadata(
+        query_start, context_lens, block_tables, [1] * 4 + [40] * 3, [200] * 7, 4
+    )
+    out = paged_attention_triton(q, batch.k_cache, batch.v_cache, padded_metadata, batch.scale)
+    assert_close(torch.cat((out[:2], out[4:31])), batch.expected)
+
+
 def make_variant(name: str, num_heads: int, device: torch.device) -> AttentionVariant:
     sinks = torch.linspace(-2.0, 3.0, num_heads, device=device)
     return {
