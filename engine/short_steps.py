@@ -3,7 +3,7 @@
 The device takes less time for such a pass than the host takes to launch its kernels one by one. There is a
 graph for each shape of two ladders: slots for decodes, and prompt tokens. A pass is padded to the next shape:
 with decodes that have no context, with tokens that have no slot in the cache and belong to no sequence, and
-with prompts that have no query. Where decodes and prompts are few together, all go to the prefill kernel.
+with prompts that have no query. Where there are few sequences, all go to the prefill kernel.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from engine.limits import Limits
     from engine.models.causal_lm import CausalLM
 
-MAX_NUM_PROMPTS = 8
-"""Sequences with a query for the prefill kernel."""
+FEW_SEQS = 8
+"""Sequences that go to the prefill kernel together, decodes too."""
+MAX_NUM_PROMPTS = 32
+"""Sequences that go to it beside decodes."""
 SIZES = (64, 128, 192, 256, 384, 512, 640, 768, 1024)
 """Numbers of tokens where all go to the prefill kernel."""
 SIZES_BESIDE_DECODES = (128, 256, 512, 1024)
@@ -44,10 +46,15 @@ class Shape(NamedTuple):
     num_tokens: int
     """The others."""
 
+    @property
+    def num_prompts(self) -> int:
+        """Sequences of the others."""
+        return MAX_NUM_PROMPTS if self.num_decodes else FEW_SEQS
+
 
 def decode_slots(max_num_seqs: int) -> list[int]:
-    """Return the ladder of slots for decodes, ascending; none where all sequences may go as prompts."""
-    if max_num_seqs <= MAX_NUM_PROMPTS:
+    """Return the ladder of slots for decodes, ascending; none for few sequences."""
+    if max_num_seqs <= FEW_SEQS:
         return []
     largest = min(max_num_seqs, DECODE_SLOTS[-1])
     return [slots for slots in DECODE_SLOTS if slots < largest] + [largest]
@@ -107,7 +114,7 @@ class ShortSteps:
     def shape_of(self, inputs: ForwardInputs) -> Shape | None:
         """Return the least shape that a pass fits into."""
         num_tokens, num_seqs = len(inputs.token_ids), len(inputs.attention.query_lens)
-        if num_seqs <= MAX_NUM_PROMPTS:
+        if num_seqs <= FEW_SEQS:
             return Shape(0, self._size_of[num_tokens]) if num_tokens < len(self._size_of) else None
         num_decodes = inputs.attention.num_decodes
         num_tokens -= num_decodes
@@ -146,7 +153,7 @@ class ShortSteps:
         return torch.cat((hidden[:num_decodes], hidden[shape.num_decodes : num_tokens + padding]))
 
     def _compute(self, shape: Shape) -> Tensor:
-        num_tokens, num_seqs = sum(shape), shape.num_decodes + MAX_NUM_PROMPTS
+        num_tokens, num_seqs = sum(shape), shape.num_decodes + shape.num_prompts
         inputs = ForwardInputs(
             token_ids=self._token_ids[:num_tokens],
             positions=self._positions[:num_tokens],
@@ -155,7 +162,7 @@ class ShortSteps:
                 query_start=self._query_start[: num_seqs + 1],
                 context_lens=self._context_lens[:num_seqs],
                 block_tables=self._block_tables[:num_seqs],
-                query_lens=[1] * shape.num_decodes + [shape.num_tokens] * MAX_NUM_PROMPTS,
+                query_lens=[1] * shape.num_decodes + [shape.num_tokens] * shape.num_prompts,
                 context_lens_list=[self._max_model_len] * num_seqs,
                 num_decodes=shape.num_decodes,
             ),
