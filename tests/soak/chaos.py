@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from processes import pagewire_up
+from processes import num_files, pagewire_up
 from soak import oracle, validator
 from soak.callers import Crowd, Doors
 from soak.history import DEADLINE_S, History
 from soak.http_calls import HttpDoor
-from soak.nemesis import CALM_S, Nemesis, num_files
+from soak.nemesis import CALM_S, Nemesis
 from soak.proxy import Proxy
 from tiny_model import make_tiny_model
 

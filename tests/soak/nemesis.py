@@ -9,12 +9,11 @@ import resource
 import signal
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
 import httpx
-from processes import command_line, descendants
+from processes import command_line, descendants, num_files
 from soak.history import History, Window
 
 if TYPE_CHECKING:
@@ -139,11 +138,6 @@ class Nemesis:
             for pid in [*self.pids("serve"), *self.pids("translate")]:
                 stack.enter_context(_limited(pid, resource.RLIMIT_FSIZE, size))
             yield
-
-
-def num_files(pid: int) -> int:
-    """Open file descriptors of a process."""
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 @contextlib.contextmanager
