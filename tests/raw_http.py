@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import socket
 from typing import NamedTuple
 
@@ -22,6 +23,13 @@ class RawAnswer(NamedTuple):
 
 def connect(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=BYE)
+
+
+def allow_open_files(number: int) -> None:
+    """Let this process have so many, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < number:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(number, hard), hard))
 
 
 def read_all(connection: socket.socket) -> bytes:

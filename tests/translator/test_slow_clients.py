@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import selectors
 import threading
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from raw_http import JSON_POST, connect, read_all
+from raw_http import JSON_POST, allow_open_files, connect, read_all
 from scripted_backend import BYE, serving
 
 if TYPE_CHECKING:
@@ -29,19 +28,13 @@ MANY = [100, pytest.param(500, marks=pytest.mark.slow)]
 @contextlib.contextmanager
 def clients(house: House, number: int, sent: bytes) -> Iterator[list[socket.socket]]:
     """Connections that have all begun to send something."""
-    _allow_open_files(2 * number + 1000)
+    allow_open_files(2 * number + 1000)
     with contextlib.ExitStack() as stack:
         opened = []
         for _ in range(number):
             opened.append(stack.enter_context(connect(house.port)))
             opened[-1].sendall(sent)
         yield opened
-
-
-def _allow_open_files(number: int) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < number:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(number, hard), hard))
 
 
 def drip_until_closed(connections: Sequence[socket.socket], drop: bytes) -> list[bytes]:
