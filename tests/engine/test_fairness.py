@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import msgspec
 import pytest
+from figures import percentile, show
 from scheduler_simulation import MOST_BYPASSES, Profile, Simulation
 
 from engine.messages import EngineRequest, FinishReason, SamplingParams
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 pytestmark = pytest.mark.check("R18")
 
@@ -56,6 +66,73 @@ def test_a_light_tenant_waits_for_one_place_and_not_for_a_flood(priority: int) -
     assert max(waits) <= 11
     assert sum(waits) / len(waits) <= 4
     simulation.finish()
+
+
+@dataclass(frozen=True)
+class Flood:
+    """A hundred requests of one tenant, each followed by the next when it has ended."""
+
+    num_rows: int
+    num_prompt: int
+    max_tokens: int
+
+    def keep_up(self, simulation: Simulation, numbers: Iterator[int]) -> None:
+        """Replace what has ended. They do not end together."""
+        live = sum(each.request.tenant == "flood" for each in simulation.live.values())
+        for number in itertools.islice(numbers, 100 - live):
+            max_tokens = self.max_tokens + number % 8
+            simulation.add(unlike_any(f"flood{number}", self.num_prompt, max_tokens, "flood"))
+
+
+def unlike_any(name: str, num_prompt: int, max_tokens: int, tenant: str) -> EngineRequest:
+    """A request that finds nothing in the cache, as prompts of others do."""
+    return request(name, tenant, num_prompt, max_tokens, bypass_prefix_cache=True)
+
+
+def waits_of_a_light_tenant(flood: Flood | None, num_rows: int, num_prompt: int) -> list[int]:
+    """Steps until the first token of each of its requests, which come one at a time, after any pause."""
+    simulation = Simulation(Profile(4096, 4, num_rows, max_num_batched_tokens=256, max_model_len=256))
+    dice, numbers, waits = random.Random(0), itertools.count(), []
+
+    def step() -> None:
+        if flood is not None:
+            flood.keep_up(simulation, numbers)
+        simulation.step()
+
+    for number in range(20):
+        for _ in range(dice.randint(10, 30)):
+            step()
+        name = f"light{number}"
+        simulation.add(unlike_any(name, num_prompt, 2, "light"))
+        transcript = simulation.live[name]
+        waits.append(0)
+        while not transcript.token_ids:
+            step()
+            waits[-1] += 1
+    return waits
+
+
+FLOODS = {
+    "long prompts": Flood(128, 200, 8),
+    "short prompts": Flood(128, 8, 8),
+    "long prompts, few rows": Flood(8, 200, 4),
+    "short prompts, few rows": Flood(8, 8, 4),
+}
+FIRST, *REST = itertools.product(FLOODS, [100, 8])
+
+
+@pytest.mark.parametrize(
+    ("flood", "num_prompt"), [FIRST, *(pytest.param(*each, marks=pytest.mark.slow) for each in REST)]
+)
+def test_under_a_flood_a_light_tenant_waits_at_most_twice_as_long_as_alone(
+    flood: str, num_prompt: int
+) -> None:
+    """The flood's answers are so short that places become free all the time; else it waits for the first."""
+    num_rows = FLOODS[flood].num_rows
+    alone = waits_of_a_light_tenant(None, num_rows, num_prompt)
+    beside = waits_of_a_light_tenant(FLOODS[flood], num_rows, num_prompt)
+    show(flood=flood, num_prompt=num_prompt, alone=Counter(alone), beside=Counter(beside))
+    assert percentile(beside, 0.99) <= 2 * percentile(alone, 0.99)
 
 
 def test_while_both_wait_they_are_served_by_their_weights() -> None:
