@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 NUM_AT_ONCE = 32
 MAX_TOKENS = 1200
+TIMEOUT_S = 1000.0
+"""Of one answer: on a busy core the longest take minutes. pytest ends the test before."""
 CUT = f"cut after {MAX_TOKENS} tokens"
 
 
@@ -32,10 +34,10 @@ def ask(client: Client, schema: Any, temperature: float, streams: bool) -> tuple
         constraint=inference_pb2.Constraint(json_schema=json.dumps(schema)),
     )
     if not streams:
-        choice = client.generate(spec=spec).choices[0]
+        choice = client.generate(spec=spec, timeout=TIMEOUT_S).choices[0]
         return choice.text, choice.end.finish_reason == inference_pb2.FINISH_REASON_LENGTH
     text, is_cut = "", False
-    with client.stream(spec=spec) as events:
+    with client.stream(spec=spec, timeout=TIMEOUT_S) as events:
         for event in events:
             text += "".join(delta.text for delta in event.delta.choices)
             if event.HasField("finished"):
