@@ -28,7 +28,7 @@ from engine.encoder_scheduler import EncoderScheduler
 from engine.errors import ChannelClosedError, ModelLoadError
 from engine.grammars import Grammars
 from engine.host import limit_spinning
-from engine.messages import Fatal, Heartbeat, Loading
+from engine.messages import Fatal, FatalCause, Heartbeat, Loading
 from engine.pulse import Pulse
 from engine.scheduler import Scheduler
 
@@ -134,15 +134,15 @@ def _report(error: Exception, channel: EngineChannel) -> None:
         channel.send(Fatal(message, _cause_of(error)))
 
 
-def _cause_of(error: Exception) -> str:
-    """What may be told to anybody. torch's errors are known by name, as torch may not be imported."""
+def _cause_of(error: Exception) -> FatalCause:
+    """What anybody may be told. torch's errors are known by name, as torch may not be imported."""
     if isinstance(error, ModelLoadError):
-        return "the model cannot be loaded"
+        return FatalCause.LOADING
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "out of memory"
+        return FatalCause.OUT_OF_MEMORY
     if type(error).__name__ == "AcceleratorError":
-        return "an error of the device"
-    return "an internal error"
+        return FatalCause.DEVICE
+    return FatalCause.INTERNAL
 
 
 def _end_orphan(channel: EngineChannel) -> None:

@@ -305,13 +305,21 @@ class Heartbeat(_Tagged, frozen=True):
     stats: EngineStats
 
 
+class FatalCause(enum.StrEnum):
+    """What an engine may fail by, in words that anybody may read."""
+
+    LOADING = "the model cannot be loaded"
+    OUT_OF_MEMORY = "out of memory"
+    DEVICE = "an error of the device"
+    INTERNAL = "an internal error"
+
+
 class Fatal(_Tagged, frozen=True):
     """The engine cannot go on; its process ends."""
 
     message: str
     """For the operator's log."""
-    cause: str = "an internal error"
-    """What kind of failure it is, in words that anybody may read."""
+    cause: FatalCause = FatalCause.INTERNAL
 
 
 Frame = Loading | Ready | StepOutputs | AdapterLoaded | AdapterRefused | Heartbeat | Fatal

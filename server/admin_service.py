@@ -46,7 +46,7 @@ class AdminService:
             engine.last_step_age.CopyFrom(_duration(age_s))
         return admin_pb2.GetStatsResponse(
             engine=engine,
-            num_engine_restarts=self._engine.num_restarts,
+            num_engine_restarts=sum(self._engine.restarts.values()),
             started=started,
             ready=reason is None,
             not_ready_reason=reason or "",

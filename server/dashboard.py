@@ -147,7 +147,9 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "short",
             {
                 "ready {{instance}}": f"pagewire:ready{_PROCESS}",
-                "restarts {{instance}}": f"increase(pagewire:engine_restarts_total{_PROCESS}[1h])",
+                "restarts {{instance}}, {{reason}}": (
+                    f"increase(pagewire:engine_restarts_total{_PROCESS}[1h]) > 0"
+                ),
             },
         ),
         Panel(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Mapping
 
     from engine.messages import EngineInfo, EngineRequest, EngineStats, RequestOutput
+    from server.engine_failure import FailureReason
     from server.step_totals import StepTotals
 
 
@@ -39,8 +40,8 @@ class Engine(Protocol):
         """What the steps of all engines took since the server started."""
 
     @property
-    def num_restarts(self) -> int:
-        """Times the engine process was started again after a failure."""
+    def restarts(self) -> Mapping[FailureReason, int]:
+        """Times the engine process was started again, by what it had failed by. A value of its own."""
 
     @property
     def not_ready_reason(self) -> str | None:

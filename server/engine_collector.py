@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
+from server.engine_failure import FailureReason
 from server.metrics import ENGINE
 
 if TYPE_CHECKING:
@@ -85,9 +86,11 @@ class EngineCollector(Collector):
         yield InfoMetricFamily("pagewire:build", "The version.", {"version": version("pagewire")})
         is_ready = self._readiness.not_ready_reason is None
         yield GaugeMetricFamily("pagewire:ready", "Whether requests are accepted.", float(is_ready))
-        yield CounterMetricFamily(
-            "pagewire:engine_restarts", "Times the engine was started again.", engine.num_restarts
-        )
+        what = "Times the engine was started again, by what it had failed by."
+        restarts = CounterMetricFamily("pagewire:engine_restarts", what, labels=("reason",))
+        for reason in FailureReason:
+            restarts.add_metric((reason,), engine.restarts.get(reason, 0))
+        yield restarts
         num_running, num_waiting, num_stalled = self._admission.census()
         yield GaugeMetricFamily(
             "pagewire:live_requests", "Requests that are being served.", num_running + num_waiting

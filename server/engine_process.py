@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from engine.messages import (
 )
 from server.engine import EngineUnavailableError
 from server.engine_adapters import EngineAdapters
+from server.engine_failure import EngineFailure
 from server.engine_history import EngineHistory
 from server.engine_link import ENGINE_COMMAND, EngineLink
 from server.mailbox import Mailbox
@@ -33,10 +33,11 @@ from server.step_totals import StepTotals
 from server.watchdog import STEP_TIMEOUT_S, TICK_S, Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
     from engine.config import EngineConfig
     from engine.messages import EngineInfo, EngineRequest, EngineStats, Frame, Vocabulary
+    from server.engine_failure import FailureReason
 
 logger = logging.getLogger(__name__)
 
@@ -88,12 +89,12 @@ class EngineProcess:
         self._not_ready_reason: str | None = _LOADING
         self._mailboxes: dict[str, Mailbox] = {}
         self._adapters = EngineAdapters()
-        self._fatal: Fatal | None = None
+        self._failure: EngineFailure | None = None
         self._loaded = asyncio.Event()
         self._stopping = asyncio.Event()
         self._history = EngineHistory()
         self._last_step_s: float | None = None
-        self.num_restarts = 0
+        self.restarts: Mapping[FailureReason, int] = {}
         self.steps = StepTotals()
 
     @property
@@ -188,7 +189,7 @@ class EngineProcess:
             failure = await self._run_process(config)
             if self._stopping.is_set():
                 return
-            if self._info is None and self._fatal is not None:
+            if self._info is None and self._failure is not None:
                 self._become(f"the engine cannot be started ({failure.cause})")
                 raise EngineStartError(failure.message)
             delay_s = self._policy.delay_after_failure(asyncio.get_running_loop().time())
@@ -200,7 +201,7 @@ class EngineProcess:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay_s):
                     await self._stopping.wait()
-            self.num_restarts += 1
+            self._count_restart(failure.reason)
 
     async def stop(self, grace_s: float) -> None:
         """End the process, by force if it takes longer than `grace_s`. `run` then returns."""
@@ -208,13 +209,13 @@ class EngineProcess:
         if self._link is not None:
             await self._link.shut_down(grace_s)
 
-    async def _run_process(self, config: EngineConfig) -> Fatal:
+    async def _run_process(self, config: EngineConfig) -> EngineFailure:
         """Run one process to its end, and return why it ended."""
-        self._fatal = None
+        self._failure = None
         try:
             link = self._link = await EngineLink.start(config, self._command)
         except OSError as error:
-            return Fatal(f"no process: {error}", f"no process: {error.strerror}")
+            return EngineFailure.not_started(error)
         self._watchdog = Watchdog(self._step_timeout_s)
         if self._vocabulary is not None:
             link.send(self._vocabulary)
@@ -233,11 +234,12 @@ class EngineProcess:
             exit_code = await link.close()
         return self._why_ended(exit_code)
 
-    def _why_ended(self, exit_code: int) -> Fatal:
-        if self._fatal is not None:
-            return self._fatal
-        how = f"exit code {exit_code}" if exit_code >= 0 else f"signal {signal.Signals(-exit_code).name}"
-        return Fatal(how, how)
+    def _why_ended(self, exit_code: int) -> EngineFailure:
+        return self._failure or EngineFailure.ended(exit_code)
+
+    def _count_restart(self, reason: FailureReason) -> None:
+        """A new mapping each time, as the metrics are read on a thread of their own."""
+        self.restarts = {**self.restarts, reason: self.restarts.get(reason, 0) + 1}
 
     def _take(self, frame: Frame) -> None:
         match frame:
@@ -262,7 +264,7 @@ class EngineProcess:
                 if self._adapters.take(frame):
                     self._become(None)
             case Fatal():
-                self._fatal = frame
+                self._failure = EngineFailure.reported(frame)
 
     def _note(self, stats: EngineStats) -> None:
         if stats.num_steps != self.stats.num_steps:
@@ -298,7 +300,7 @@ class EngineProcess:
             why = self._watchdog.tick(has_work=bool(self._mailboxes))
             if why is not None:
                 logger.error("the engine is stuck: %s", why)
-                self._fatal = Fatal(f"it was stuck: {why}", why)
+                self._failure = EngineFailure.stuck(why)
                 self._lose("the engine was stuck")
                 link.kill()
                 return

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     import grpc
 
     from gate.key_ring import KeyRing
+    from server.engine_failure import FailureReason
 
     Script = Callable[[EngineRequest], Sequence[int]]
 
@@ -136,7 +137,7 @@ class FakeEngine:
     def __init__(self, script: Script = echo, *, manual: bool = False, info: EngineInfo = INFO) -> None:
         self.info = info
         self.stats = EngineStats(num_free_blocks=info.num_blocks, block_size=info.block_size)
-        self.num_restarts = 0
+        self.restarts: dict[FailureReason, int] = {}
         self.steps = StepTotals()
         self.last_step_age_s: float | None = None
         self.not_ready_reason: str | None = None

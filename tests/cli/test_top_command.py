@@ -16,6 +16,7 @@ from cli.top_figures import Watch
 from gate.key_ring import KeyRing
 from gate.keys import parse_key
 from pagewire.v1 import admin_pb2
+from server.engine_failure import FailureReason
 from server.tls import server_credentials
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def busy_engine() -> FakeEngine:
         num_cached_blocks=8, num_prefix_query_tokens=200, num_prefix_hit_tokens=50, num_preemptions=7,
         num_finished=11,
     )  # fmt: skip
-    engine.num_restarts = 1
+    engine.restarts = {FailureReason.KILLED: 1}
     return engine
 
 

@@ -16,6 +16,7 @@ from server_end import ServerEnd
 from engine.messages import (
     EngineRequest,
     Fatal,
+    FatalCause,
     FinishReason,
     Heartbeat,
     Loading,
@@ -162,7 +163,7 @@ def test_an_interrupt_is_left_to_the_server(start: Start) -> None:
 def test_a_model_that_cannot_be_loaded(start: Start) -> None:
     server, process = start("missing")
     server.receive()
-    assert server.receive() == Fatal("no such model", "the model cannot be loaded")
+    assert server.receive() == Fatal("no such model", FatalCause.LOADING)
     assert "Traceback" not in errors_of(process)
     assert process.returncode == 1
 
@@ -184,4 +185,4 @@ def test_an_unexpected_error_is_fatal(start: Start) -> None:
 def test_the_cause_of_a_failure_tells_no_secrets(start: Start) -> None:
     server, _ = start("full")
     server.receive()
-    assert server.receive() == Fatal("MemoryError: 0x7f00 of /etc/passwd", "out of memory")
+    assert server.receive() == Fatal("MemoryError: 0x7f00 of /etc/passwd", FatalCause.OUT_OF_MEMORY)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from engine.config import EngineConfig
-from engine.messages import EngineRequest, FinishReason, SamplingParams
+from engine.messages import EngineRequest, Fatal, FatalCause, FinishReason, SamplingParams
 from server.engine import EngineUnavailableError
+from server.engine_failure import EngineFailure, FailureReason
 from server.engine_process import EngineGivenUpError, EngineProcess, EngineStartError
 from server.restart_policy import RestartLimits, RestartPolicy
 from server.watchdog import TICK_S
@@ -151,7 +152,7 @@ async def test_a_killed_engine_fails_its_streams_and_is_started_again() -> None:
                 [output async for output in stream]
         await watched.until(ready=True)
         assert "the engine failed (signal SIGKILL) and is being started again" in watched.reasons
-        assert engine.num_restarts == 1
+        assert engine.restarts == {FailureReason.KILLED: 1}
         lost = engine.totals
         assert (lost.num_running, engine.stats.num_steps) == (0, 0)
         assert lost.num_steps >= before.num_steps > 0
@@ -173,7 +174,7 @@ async def test_a_short_pause_is_harmless() -> None:
         assert sum([len(output.token_ids) async for output in stream]) > 0
         await ticks.let_pass(2)
         assert len(await tokens_of(watched.engine, "s", 5)) == 5
-        assert watched.engine.num_restarts == 0
+        assert not watched.engine.restarts
 
 
 @pytest.mark.check("R02")
@@ -193,6 +194,7 @@ async def test_a_stopped_engine_is_not_ready_within_five_seconds_and_replaced() 
             [output async for output in stream]
         await watched.until(ready=True)
         assert "the engine failed (no heartbeat) and is being started again" in watched.reasons
+        assert engine.restarts == {FailureReason.STUCK: 1}
         assert len(await tokens_of(engine, "again", 5)) == 5
 
 
@@ -225,6 +227,7 @@ async def test_a_step_that_raises_ends_the_process_and_its_text_stays_in_the_log
         await watched.until(ready=True)
         assert "the engine failed (an internal error) and is being started again" in watched.reasons
         assert "secret" not in repr(watched.reasons)
+        assert watched.engine.restarts == {FailureReason.INTERNAL: 1}
         assert "RuntimeError: secret" in caplog.text
 
 
@@ -233,7 +236,7 @@ async def test_a_model_that_cannot_be_loaded_is_not_tried_again() -> None:
     watched = Watched()
     with pytest.raises(EngineStartError, match="no weights here"):
         await watched.engine.run(EngineConfig(model_path="fatal"))
-    assert watched.engine.num_restarts == 0
+    assert not watched.engine.restarts
     assert watched.reasons[-1] == "the engine cannot be started (the model cannot be loaded)"
 
 
@@ -242,7 +245,7 @@ async def test_an_engine_that_keeps_crashing_is_given_up() -> None:
     watched = Watched(limits=RestartLimits(first_delay_s=0.01))
     with pytest.raises(EngineGivenUpError, match="at last: exit code 9"):
         await watched.engine.run(EngineConfig(model_path="crash"))
-    assert watched.engine.num_restarts == 4
+    assert watched.engine.restarts == {FailureReason.EXITED: 4}
     assert watched.reasons.count("the engine failed (exit code 9) and is being started again") == 4
     assert watched.reasons[-1] == "the engine failed too often and is given up (at last: exit code 9)"
 
@@ -252,7 +255,7 @@ async def test_a_process_that_cannot_be_started_counts_as_a_failure() -> None:
     watched = Watched(command=("/nowhere/python",), limits=RestartLimits(first_delay_s=0.01))
     with pytest.raises(EngineGivenUpError):
         await watched.engine.run(EngineConfig(model_path="well"))
-    assert watched.engine.num_restarts == 4
+    assert watched.engine.restarts == {FailureReason.NOT_STARTED: 4}
     assert watched.reasons[-1] is not None
     assert "No such file or directory" in watched.reasons[-1]
     assert "nowhere" not in watched.reasons[-1]
@@ -264,6 +267,13 @@ async def test_a_loading_engine_can_be_stopped() -> None:
     await watched.progress.get()
     await watched.engine.stop(0)
     await run
+
+
+@pytest.mark.parametrize("cause", FatalCause)
+def test_every_cause_that_an_engine_tells_has_a_reason(cause: FatalCause) -> None:
+    failure = EngineFailure.reported(Fatal("last words", cause))
+    assert (failure.message, failure.cause) == ("last words", str(cause))
+    assert failure.reason in FailureReason
 
 
 @pytest.mark.check("R19")

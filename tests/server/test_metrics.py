@@ -25,6 +25,7 @@ from engine.messages import FinishReason, RequestOutput, StepWork
 from gate.key_ring import KeyRing
 from gate.keys import parse_key
 from pagewire.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
+from server.engine_failure import FailureReason
 from server.listeners import PortError
 from server.metrics_port import MetricsPort
 
@@ -375,14 +376,16 @@ async def test_gauges_are_those_of_the_moment() -> None:
             engine.stats, num_running=3, num_free_blocks=30, num_owned_blocks=16, num_cached_blocks=18,
             num_preemptions=2, num_prefix_query_tokens=10, num_prefix_hit_tokens=4,
         )  # fmt: skip
-        engine.num_restarts = 1
+        engine.restarts = {FailureReason.STUCK: 1}
         scrape = watched.scrape()
         assert scrape.value("vllm:num_requests_running", **MODEL) == 3
         assert scrape.value("vllm:kv_cache_usage_perc", **MODEL) == 0.25
         assert scrape.value("vllm:num_preemptions_total", **MODEL) == 2
         assert scrape.value("vllm:prefix_cache_hits_total", **MODEL) == 4
         assert scrape.value("pagewire:kv_blocks", state="cached", **MODEL) == 18
-        assert scrape.value("pagewire:engine_restarts_total") == 1
+        for reason in FailureReason:
+            num_restarts = 1 if reason is FailureReason.STUCK else 0
+            assert scrape.value("pagewire:engine_restarts_total", reason=reason) == num_restarts
         assert scrape.value("pagewire:ready") == 1
         (config,) = scrape.labels("vllm:cache_config_info")
         assert config == MODEL | {"block_size": "4", "num_gpu_blocks": "64"}

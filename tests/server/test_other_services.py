@@ -26,6 +26,7 @@ from pagewire.v1 import (
     models_pb2,
     models_pb2_grpc,
 )
+from server.engine_failure import FailureReason
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -138,7 +139,7 @@ async def test_admin_is_not_on_the_public_port() -> None:
 async def test_stats_are_the_engines() -> None:
     async with calling() as stubs:
         stubs.engine.stats = msgspec.structs.replace(stubs.engine.stats, num_running=3, num_steps=2**40)
-        stubs.engine.num_restarts = 2
+        stubs.engine.restarts = {FailureReason.KILLED: 1, FailureReason.DEVICE: 1}
         response = await stubs.admin.GetStats(admin_pb2.GetStatsRequest())
         assert (response.engine.num_running, response.engine.num_steps) == (3, 2**40)
         assert response.engine.num_free_blocks == 64
