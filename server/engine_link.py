@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 # -P: a folder called "engine" where the server was started is not ours.
 ENGINE_COMMAND = (sys.executable, "-P", "-m", "engine")
+
+logger = logging.getLogger(__name__)
 
 
 class EngineLink:
@@ -104,12 +107,14 @@ class EngineLink:
             self.kill()
 
     async def close(self) -> int:
-        """End the process if it still runs, and return its exit code."""
+        """End the process if it still runs, and return its exit code, or minus the signal that ended it."""
         self.kill()
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
-        return await self._process.wait()
+        exit_code = await self._process.wait()
+        logger.info("the engine process %d ended with exit code %d", self.pid, exit_code)
+        return exit_code
 
 
 def child_environment() -> dict[str, str]:

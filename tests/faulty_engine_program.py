@@ -1,12 +1,10 @@
 """The engine process with the real runner, whose device fails once a file `fault` is in the model's folder.
 
-What `main` returns is written into a file `exit_code` beside it. The file of the fault is gone when it
-happens, so the next process serves.
+The file is gone when it happens, so the next process serves.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +58,4 @@ def load(config: EngineConfig, on_progress: Callable[[str, int, int], None]) -> 
 
 
 if __name__ == "__main__":
-    arguments = dict(word.split("=", 1) for word in sys.argv[1:])
-    code = main(load=load)
-    Path(json.loads(arguments["--config"])["model_path"], "exit_code").write_text(str(code))
-    sys.exit(code)
+    sys.exit(main(load=load))
