@@ -31,7 +31,7 @@ def call(**fields: Any) -> Call:
 
 
 def judged(*calls: Call, windows: tuple[Window, ...] = ()) -> list[str]:
-    return validator.violations(History(list(calls), list(windows)), ANSWERS)
+    return validator.violations(History(calls=list(calls), windows=list(windows)), ANSWERS)
 
 
 LEFT = {"outcome": Outcome.LEFT, "ends": [], "token_ids": [1], "text": "a"}

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 12
 """That a dawdler reads."""
-HANG_S = DEADLINE_S + 1.0
 PAUSE_S = 0.02
 """After a call that failed, as a patient client does."""
 
@@ -99,7 +98,7 @@ class Crowd:
 
     async def _note(self, call: Call, way: Way) -> None:
         try:
-            async with asyncio.timeout(HANG_S):
+            async with asyncio.timeout(DEADLINE_S + self._history.patience_s):
                 await way(call)
         except TimeoutError:
             call.outcome = Outcome.HUNG

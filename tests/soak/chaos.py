@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from processes import num_files, pagewire_up
 from soak import oracle, validator
 from soak.callers import Crowd, Doors
-from soak.history import DEADLINE_S, History
+from soak.history import DEADLINE_S, PATIENCE_S, History
 from soak.http_calls import HttpDoor
 from soak.nemesis import CALM_S, Nemesis
 from soak.proxy import Proxy
@@ -23,9 +23,10 @@ from tiny_model import make_tiny_model
 from pagewire import AsyncClient
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from processes import House
+    from soak.nemesis import Fault
     from soak.oracle import Answer, Question
 
 MODEL = "tiny"
@@ -44,8 +45,13 @@ class Report:
     violations: list[str]
 
 
-def run(minutes: float, seed: int, log: Path) -> Report:
-    """Run for so long, and judge. What the processes log goes to the file `log`."""
+def run(
+    minutes: float, seed: int, log: Path, faults: Sequence[str] = (), patience_s: float = PATIENCE_S
+) -> Report:
+    """Run for so long, and judge. What the processes log goes to the file `log`.
+
+    Where `faults` are named, each comes once, in this order, and the minutes are the most that it may take.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_tiny_model(folder / "model")
@@ -58,13 +64,12 @@ def run(minutes: float, seed: int, log: Path) -> Report:
         )
         with pagewire_up(log, *flags) as house:
             house.wait_until_ready()
-            report = asyncio.run(_run(house, minutes * 60, seed))
+            report = asyncio.run(_run(house, minutes * 60, seed, faults, History(patience_s)))
             house.wait_until_idle()
         return report
 
 
-async def _run(house: House, seconds: float, seed: int) -> Report:
-    history = History()
+async def _run(house: House, seconds: float, seed: int, faults: Sequence[str], history: History) -> Report:
     dice = random.Random(seed)
     grpc_port, http_port = (int(url.rpartition(":")[2]) for url in (house.grpc_target, house.base_url))
     async with AsyncExitStack() as stack:
@@ -85,20 +90,28 @@ async def _run(house: House, seconds: float, seed: int) -> Report:
                 tasks.create_task(crowd.ask(number))
             for number in range(NUM_DAWDLERS):
                 tasks.create_task(crowd.dawdle(number))
-            await _harm(nemesis, seconds, dice)
+            await _harm(nemesis, seconds, _order(nemesis, faults, dice))
             crowd.stop()
     return _judge(house, history, answers, files_before, _files(nemesis))
 
 
-async def _harm(nemesis: Nemesis, seconds: float, dice: random.Random) -> None:
-    """Every fault in turn, in another order each time, with calm between them."""
+def _order(nemesis: Nemesis, names: Sequence[str], dice: random.Random) -> Iterator[Fault]:
+    """The faults of these names; without names every fault in turn, in another order each time."""
+    by_name = {fault.name: fault for fault in nemesis.faults}
+    yield from (by_name[name] for name in names)
+    while not names:
+        yield from dice.sample(nemesis.faults, len(nemesis.faults))
+
+
+async def _harm(nemesis: Nemesis, seconds: float, faults: Iterator[Fault]) -> None:
+    """With calm before and after each of them."""
     end_s = time.monotonic() + seconds
-    while True:
-        for fault in dice.sample(nemesis.faults, len(nemesis.faults)):
-            await asyncio.sleep(CALM_S)
-            if time.monotonic() > end_s:
-                return
-            await nemesis.strike(fault)
+    await asyncio.sleep(CALM_S)
+    for fault in faults:
+        if time.monotonic() > end_s:
+            return
+        await nemesis.strike(fault)
+        await asyncio.sleep(CALM_S)
 
 
 def _files(nemesis: Nemesis) -> dict[str, int]:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 30.0
 """Of every call."""
+PATIENCE_S = 1.0
+"""After its deadline a call hangs."""
 
 
 class Outcome(enum.Enum):
@@ -71,5 +73,6 @@ class Window:
 class History:
     """Everything, in the order in which it ended."""
 
+    patience_s: float = PATIENCE_S
     calls: list[Call] = field(default_factory=list)
     windows: list[Window] = field(default_factory=list)

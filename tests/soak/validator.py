@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 LEAST_AVAILABILITY = 0.99
 _FAULTS_OF_OURS = ("UNKNOWN", "INTERNAL", "500", "502")
-_PATIENCE_S = 1.0
 
 
 def violations(history: History, answers: Mapping[Question, Answer]) -> list[str]:
@@ -59,7 +58,8 @@ def _windows(call: Call, history: History) -> list[str]:
 
 def _problems(call: Call, history: History, answers: Mapping[Question, Answer]) -> Iterator[str]:
     where = f"{call.kind}, {call.question}, during {_windows(call, history) or 'no fault'}"
-    if call.outcome is Outcome.HUNG or call.ended_s - call.started_s > DEADLINE_S + _PATIENCE_S:
+    longest_s = DEADLINE_S + history.patience_s
+    if call.outcome is Outcome.HUNG or call.ended_s - call.started_s > longest_s:
         yield f"hung for {call.ended_s - call.started_s:.1f} s: {where}"
     if call.outcome is Outcome.BROKEN:
         allowed = any(window.breaks_connections and window.touches(call) for window in history.windows)
