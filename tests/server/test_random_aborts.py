@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING, Any, cast
 
 import grpc.aio
 import pytest
-from fakes import FakeEngine, FakeServer, serve
+from fakes import FakeServer, serve
 from open_calls import spec
+from real_engine import real_engine
 from resetting_proxy import ResettingProxy
 
-from engine.config import EngineConfig
 from pagewire.v1 import inference_pb2, inference_pb2_grpc
-from server.engine_process import EngineProcess
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from fakes import FakeEngine
+
+    from server.engine_process import EngineProcess
 
 pytestmark = pytest.mark.check("R06")
 
@@ -37,17 +40,11 @@ OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
 @contextlib.asynccontextmanager
 async def serving() -> AsyncIterator[tuple[FakeServer, EngineProcess]]:
     """The real services over a real engine process, whose scheduler is real too."""
-    engine = EngineProcess(
-        lambda *_: None,
-        lambda: None,
-        command=(sys.executable, str(TESTS / "engine_program.py")),
-    )
-    run = asyncio.create_task(engine.run(EngineConfig(model_path="well", max_num_seqs=NUM_SEQS)))
-    await engine.loaded()
-    async with serve(cast("FakeEngine", engine), max_queued_requests=10_000) as server:
+    async with (
+        real_engine(NUM_SEQS) as engine,
+        serve(cast("FakeEngine", engine), max_queued_requests=10_000) as server,
+    ):
         yield server, engine
-    await engine.stop(10)
-    await run
 
 
 async def open_stream(channel: grpc.aio.Channel, dice: random.Random, **call: Any) -> Any:
