@@ -43,9 +43,8 @@ class EncoderScheduler:
         self._max_num_batched_tokens = max_num_batched_tokens
         self._max_model_len = max_model_len
         self._requests: dict[str, Request] = {}
-        self._waiting = WaitingQueue()
+        self._waiting = WaitingQueue(clock)
         self._in_flight: deque[tuple[StepPlan, list[Request]]] = deque()
-        self._clock = clock
         self._expired: list[RequestOutput] = []  # since the last call of `end_early`
         self._num_arrivals = 0
         self._num_steps = 0
@@ -119,9 +118,6 @@ class EncoderScheduler:
 
         def admit(request: Request) -> bool:
             nonlocal budget
-            if request.is_too_late(self._clock):
-                self._expire(request)
-                return True
             if len(requests) == self._max_num_seqs or request.num_prompt_tokens > budget:
                 return False
             request.row = len(requests)
@@ -139,7 +135,8 @@ class EncoderScheduler:
             )
             return True
 
-        self._waiting.offer(admit)
+        for request in self._waiting.offer(admit):
+            self._expire(request)
         if not requests:
             return None
         plan = StepPlan(released_rows=(), admissions=tuple(admissions), chunks=())
@@ -158,7 +155,7 @@ class EncoderScheduler:
         ]
 
     def _expire(self, request: Request) -> None:
-        """Forget a sequence that is leaving the queue."""
+        """Forget a sequence that has left the queue."""
         del self._requests[request.request_id]
         self._num_aborted += 1
         self._expired.append(RequestOutput(request.request_id, finish_reason=FinishReason.EXPIRED))

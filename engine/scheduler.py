@@ -11,9 +11,8 @@
   which it is. So a sequence that ends by its token wastes what was planned for it meanwhile; one that ends
   by its length does not.
 - When a running sequence needs a block and none is available, the last in order loses its blocks and is
-  computed again later; steps in flight come to their end before. After a few times it becomes safe from
-  that, and is admitted only where all safe sequences together can grow to their full length; so a safe one,
-  or the first in order, always gets on.
+  computed again later; steps in flight come to their end before. How all get on none the less stands in
+  `running_set.py`.
 """
 
 from __future__ import annotations
@@ -24,11 +23,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.adapter_slots import AdapterSlots
-from engine.block_pool import BlockPool
 from engine.errors import RequestTooLargeError
 from engine.messages import EngineStats, FinishReason, RequestOutput
 from engine.request import Request
+from engine.running_set import RunningSet
 from engine.step import Admission
 from engine.step_draft import StepDraft
 from engine.waiting_queue import MAX_BYPASSES, WaitingQueue, rank_of
@@ -40,8 +38,6 @@ if TYPE_CHECKING:
     from engine.step import SampledToken, StepPlan, StepResult
     from engine.token_matcher import TokenMatcher
 
-MAX_PREEMPTIONS = 8
-"""Times that a sequence may lose its blocks."""
 _SAMPLING_ERRORS = {-1: "numerical_error", -2: "no_token"}
 
 
@@ -60,7 +56,7 @@ class _Counters(msgspec.Struct):
 
 
 class Scheduler:
-    """Owns the sequences, their rows and their blocks. One thread calls it.
+    """Owns the sequences. One thread calls it.
 
     A step is `schedule()`, then the runner, then `update()`. Steps may overlap, and are updated in the order
     of their plans; `add` and `abort` may come at any time.
@@ -80,21 +76,16 @@ class Scheduler:
         """`clock` is that of the deadlines."""
         assert max_num_seqs > 0, max_num_seqs
         assert max_num_batched_tokens > 0, max_num_batched_tokens
-        self._pool = BlockPool(num_blocks, block_size)
-        self._adapter_slots = AdapterSlots(max_loras)
         self._max_num_batched_tokens = max_num_batched_tokens
         self._max_model_len = max_model_len
         self._enable_prefix_caching = enable_prefix_caching
         self._requests: dict[str, Request] = {}
         self._matched: dict[str, Request] = {}  # those with a grammar
-        self._waiting = WaitingQueue()
-        self._running: dict[int, Request] = {}  # by row, in order of admission
+        self._waiting = WaitingQueue(clock)
         num_rows = min(max_num_seqs, max_num_batched_tokens)
-        self._free_rows = list(range(num_rows - 1, -1, -1))
-        self._released_rows: list[int] = []  # since the last plan
+        self._running = RunningSet(num_rows, num_blocks, block_size, max_loras)
         self._in_flight: deque[tuple[StepPlan, list[Request]]] = deque()  # with the sequence of each chunk
         self._num_arrivals = 0
-        self._clock = clock
         self._expired: list[RequestOutput] = []  # since the last call of `end_early`
         self._counters = _Counters()
 
@@ -105,13 +96,14 @@ class Scheduler:
 
     def stats(self) -> EngineStats:
         """Gauges of this moment and counters since the start."""
+        pool = self._running.pool
         return EngineStats(
             num_running=len(self._running),
             num_waiting=len(self._waiting),
-            num_free_blocks=self._pool.num_free,
-            num_owned_blocks=self._pool.num_owned,
-            num_cached_blocks=self._pool.num_cached,
-            block_size=self._pool.block_size,
+            num_free_blocks=pool.num_free,
+            num_owned_blocks=pool.num_owned,
+            num_cached_blocks=pool.num_cached,
+            block_size=pool.block_size,
             **msgspec.structs.asdict(self._counters),
         )
 
@@ -131,10 +123,10 @@ class Scheduler:
             raise RequestTooLargeError(
                 f"{request.num_prompt_tokens} prompt tokens leave no room in {self._max_model_len}"
             )
-        if self._num_blocks_at_end(request) > self._pool.num_blocks:
+        if not self._running.can_ever_hold(request):
+            pool = self._running.pool
             raise RequestTooLargeError(
-                f"{request.max_num_tokens} tokens do not fit {self._pool.num_blocks} blocks"
-                f" of {self._pool.block_size}"
+                f"{request.max_num_tokens} tokens do not fit {pool.num_blocks} blocks of {pool.block_size}"
             )
         self._num_arrivals += 1
         self._counters.num_prompt_tokens += request.num_prompt_tokens
@@ -163,60 +155,34 @@ class Scheduler:
 
     def reset_prefix_cache(self) -> None:
         """Forget all cached blocks that no running sequence owns."""
-        self._pool.forget_cached()
+        self._running.pool.forget_cached()
 
     # Planning
 
     def schedule(self) -> StepPlan | None:
         """Plan a step; None if there is nothing to run, or nothing before a step in flight is updated."""
         draft = StepDraft(self._max_num_batched_tokens)
-        num_preemptions = self._counters.num_preemptions
-        if not self._grow_running():
+        preempted = self._running.grow(may_preempt=not self._in_flight)
+        if preempted is None:
             return None
+        for request in preempted:
+            self._waiting.add(request)
+        self._counters.num_preemptions += len(preempted)
         self._continue_running(draft)
-        if self._counters.num_preemptions == num_preemptions:
+        if not preempted:
             self._admit_waiting(draft)
-        plan = draft.finish(self._released_rows)
+        plan = draft.finish(self._running.released_rows)
         if plan is None:
             is_stuck = self._requests and not self._in_flight and not self._matched
             assert not is_stuck, "nothing can run, yet something waits"
         else:
-            self._released_rows.clear()
-            self._in_flight.append((plan, [self._running[chunk.row] for chunk in plan.chunks]))
+            self._running.released_rows.clear()
+            self._in_flight.append((plan, self._running.computed_by(plan)))
         return plan
-
-    def _grow_running(self) -> bool:
-        """Give a block to each running sequence whose next token has no place, the first in order first.
-
-        Returns False where a sequence must be preempted and a step in flight may still compute it.
-        """
-        block_size = self._pool.block_size
-        full = [
-            request
-            for request in self._running.values()
-            if len(request.block_ids) * block_size < request.num_expected_tokens < request.max_num_tokens
-        ]
-        for request in sorted(full, key=lambda request: request.rank):
-            while request.row is not None and not self._pool.num_available:
-                if self._in_flight:
-                    return False
-                self._preempt_one()
-            if request.row is not None:
-                request.block_ids += self._pool.allocate(1)
-        return True
-
-    def _preempt_one(self) -> None:
-        victims = [r for r in self._running.values() if r.num_preemptions < MAX_PREEMPTIONS]
-        assert victims, "safe sequences were admitted beyond the pool's size"
-        victim = max(victims, key=lambda request: request.rank)
-        self._vacate(victim)
-        victim.restart()
-        self._waiting.add(victim)
-        self._counters.num_preemptions += 1
 
     def _continue_running(self, draft: StepDraft) -> None:
         decodes, prefills = [], []
-        for request in self._running.values():
+        for request in self._running:
             num_tokens = 0 if request.is_held else request.num_unplanned_tokens
             if num_tokens == 1:
                 decodes.append(request)
@@ -240,42 +206,31 @@ class Scheduler:
         num_tokens = prefills[0].num_unplanned_tokens
         if any(request.num_unplanned_tokens < num_tokens for request in prefills):
             return True
-        return len(self._free_rows) > 0 and self._waiting.has_shorter(num_tokens)
+        return self._running.has_free_row and self._waiting.has_shorter(num_tokens)
 
     def _admit_waiting(self, draft: StepDraft) -> None:
-        if not self._waiting or not self._free_rows or not draft.budget:
+        if not self._waiting or not self._running.has_free_row or not draft.budget:
             return
-        for request in self._running.values():
+        for request in self._running:
             self._add_to_frontier(draft, request)
-        self._waiting.offer(lambda request: self._admit(request, draft))
+        for request in self._waiting.offer(lambda request: self._admit(request, draft)):
+            self._expire(request)
 
     def _add_to_frontier(self, draft: StepDraft, request: Request) -> None:
-        index = request.num_computed_tokens // self._pool.block_size
+        index = request.num_computed_tokens // self._running.pool.block_size
         if index < len(request.block_keys):
             draft.frontier.add(request.block_keys[index])
 
     def _admit(self, request: Request, draft: StepDraft) -> bool:
-        """Start a waiting sequence if it can run now, or give it up if it is too late; and say so."""
-        if request.is_too_late(self._clock):
-            self._expire(request)
-            return True
-        if not self._free_rows or not draft.budget or request.is_held:
+        """Start a waiting sequence if it can run now, and say so."""
+        if not self._running.has_free_row or not draft.budget or request.is_held:
             return False
-        keys = request.reusable_keys(self._pool.block_size)
+        keys = request.reusable_keys(self._running.pool.block_size)
         if request.num_bypasses < MAX_BYPASSES and not draft.frontier.isdisjoint(keys):
             return False  # a running sequence is computing its prefix; soon that is a cache hit
-        hits = self._pool.match(keys)
-        slot = self._adapter_slots.find(request.adapter)
-        if slot is None or not self._fits(request, hits):
+        if not self._running.seat(request):
             return False
-        self._adapter_slots.hold(request.adapter, slot)
-        request.adapter_slot = slot
-        self._pool.share(hits)
-        num_new_blocks = self._pool.num_blocks_for(len(request.token_ids)) - len(hits)
-        request.block_ids = hits + self._pool.allocate(num_new_blocks)
-        request.start(len(hits) * self._pool.block_size)
-        request.row = self._free_rows.pop()
-        self._running[request.row] = request
+        assert request.row is not None
         self._count_first_admission(request)
         draft.admissions.append(
             Admission(
@@ -284,26 +239,13 @@ class Scheduler:
                 request.num_prompt_tokens,
                 request.sampling,
                 request.adapter,
-                slot,
+                request.adapter_slot,
                 request.pooling,
             )
         )
         draft.give(request, draft.budget)
         self._add_to_frontier(draft, request)
         return True
-
-    def _fits(self, request: Request, hits: list[int]) -> bool:
-        """Whether a waiting sequence's known tokens fit, and a block more for each running one."""
-        if request.num_preemptions == MAX_PREEMPTIONS:
-            safe = [r for r in self._running.values() if r.num_preemptions == MAX_PREEMPTIONS]
-            if sum(map(self._num_blocks_at_end, (request, *safe))) > self._pool.num_blocks:
-                return False
-        num_new_blocks = self._pool.num_blocks_for(len(request.token_ids)) - len(hits)
-        num_taken = num_new_blocks + self._pool.num_unowned(hits)
-        return num_taken + len(self._running) <= self._pool.num_available
-
-    def _num_blocks_at_end(self, request: Request) -> int:
-        return self._pool.num_blocks_for(request.max_num_tokens - 1)
 
     def _count_first_admission(self, request: Request) -> None:
         if request.is_announced:
@@ -322,12 +264,13 @@ class Scheduler:
         outputs = []
         sampled_tokens = iter(result.sampled)
         planned, requests = self._in_flight.popleft()
+        advance = self._running.advance
         assert planned is plan, "steps are updated in the order of their plans"
         for chunk, request in zip(plan.chunks, requests, strict=True):
             sampled = next(sampled_tokens) if chunk.samples else None
             if request.row is None:
                 continue  # it ended after the step was planned
-            self._advance(request, chunk.num_tokens)
+            advance(request, chunk.num_tokens)
             if request.sampling.num_prompt_logprobs is not None:
                 request.prompt_logprobs += result.prompt_logprobs.get(chunk.row, [])
             if sampled is not None:
@@ -339,18 +282,6 @@ class Scheduler:
                 num_cached_tokens = request.take_num_cached_tokens()
                 outputs.append(RequestOutput(request.request_id, num_cached_tokens=num_cached_tokens))
         return outputs
-
-    def _advance(self, request: Request, num_tokens: int) -> None:
-        """Count computed tokens, and make the blocks that they filled findable."""
-        block_size = self._pool.block_size
-        first = request.num_computed_tokens // block_size
-        request.num_computed_tokens += num_tokens
-        last = request.num_computed_tokens // block_size
-        if first == last or not request.uses_cache:
-            return
-        request.extend_block_keys(block_size)
-        for index in range(first, last):
-            self._pool.publish(request.block_ids[index], request.block_keys[index])
 
     def _take_token(self, request: Request, sampled: SampledToken) -> RequestOutput:
         if sampled.token_id < 0:
@@ -386,7 +317,7 @@ class Scheduler:
 
     def _fail(self, request: Request, error: str = "numerical_error") -> RequestOutput:
         """End a sequence whose result cannot be used."""
-        self._pool.forget(request.block_ids)  # they may hold NaN
+        self._running.pool.forget(request.block_ids)  # they may hold NaN
         self._counters.num_failed += 1
         self._end(request)
         return RequestOutput(
@@ -416,23 +347,11 @@ class Scheduler:
         if request.row is None:
             self._waiting.remove(request)
         else:
-            self._vacate(request)
+            self._running.vacate(request)
 
     def _expire(self, request: Request) -> None:
-        """Forget a sequence that is leaving the queue."""
+        """Forget a sequence that has left the queue."""
         del self._requests[request.request_id]
         self._matched.pop(request.request_id, None)
         self._counters.num_aborted += 1
         self._expired.append(RequestOutput(request.request_id, finish_reason=FinishReason.EXPIRED))
-
-    def _vacate(self, request: Request) -> None:
-        """Take a running sequence's row and blocks."""
-        assert request.row is not None
-        del self._running[request.row]
-        self._free_rows.append(request.row)
-        self._released_rows.append(request.row)
-        request.row = None
-        self._adapter_slots.release(request.adapter_slot)
-        self._pool.release(request.block_ids)
-        request.block_ids = []
-        request.num_planned_blocks = 0

@@ -10,6 +10,8 @@ it was away it is owed nothing.
 Within a tenant, and so where there is but one, waiting makes up for priority, at the same rate for all. The
 order of two sequences never changes, so a rank is fixed on arrival.
 
+A sequence that was to begin by a time that has passed leaves the queue when its turn comes.
+
 A sequence that cannot be admitted yet may be bypassed by a few of those behind it; then they wait with it.
 
 To put a sequence in its place or to find the next one takes as many comparisons as the logarithm of the
@@ -18,6 +20,7 @@ number of those that wait.
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left, insort
 from contextlib import closing
 from heapq import heappop, heappush, heapreplace
@@ -53,7 +56,9 @@ def rank_of(priority: int, num_steps: int, num_arrivals: int) -> Rank:
 class WaitingQueue:
     """The sequences without a row, in the order in which they are to be admitted."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` is that of the deadlines."""
+        self._clock = clock
         self._accounts: dict[str, Account] = {}
         # A heap of the accounts with waiting sequences, by (served, number). Both only grow, so an entry that
         # is too low is put right when it comes to the top.
@@ -98,23 +103,32 @@ class WaitingQueue:
         with closing(self.in_order()) as order:
             return any(len(request.token_ids) < num_tokens for request in islice(order, MAX_SCANNED))
 
-    def offer(self, admit: Callable[[Request], bool]) -> None:
-        """Call `admit` with one sequence after another; where it returns True, the sequence leaves."""
+    def offer(self, admit: Callable[[Request], bool]) -> list[Request]:
+        """Call `admit` with one sequence after another; where it returns True, the sequence leaves.
+
+        Returns:
+            Those that left without being offered, as it was too late for them to begin.
+        """
         passed: list[Request] = []
+        expired: list[Request] = []
         with closing(self.in_order()) as order:
             for request in order:
+                if request.is_too_late(self._clock):
+                    self.remove(request)
+                    expired.append(request)
+                    continue
                 least_served = (passed or [request])[0].account.served
                 if not admit(request):
                     passed.append(request)
                 else:
                     self.remove(request)
                     request.num_bypasses = 0
-                    if request.row is not None:
-                        self._least_served = max(self._least_served, least_served)
-                        for each in passed:
-                            each.num_bypasses += 1
+                    self._least_served = max(self._least_served, least_served)
+                    for each in passed:
+                        each.num_bypasses += 1
                 if len(passed) == MAX_SCANNED or any(each.num_bypasses >= MAX_BYPASSES for each in passed):
                     break
+        return expired
 
     def in_order(self) -> Generator[Request]:
         """Yield the sequences, each as if all before it had been admitted and their known tokens served.

@@ -185,7 +185,7 @@ class Simulation:
         for output in self.scheduler.update(plan, pending.collect()):
             self.fair.charge(requests[output.request_id], len(output.token_ids))
             self._take(output)
-        keys = self.scheduler._pool._keys
+        keys = self.scheduler._running.pool._keys
         assert not any(keys[block_id] for block_id in suspect_blocks), "NaN may be shared"
 
     def finish_live(self) -> None:
@@ -237,8 +237,8 @@ class Simulation:
 
     def check(self) -> None:
         scheduler = self.scheduler
-        running = list(scheduler._running.values())
-        scheduler._pool.check_integrity([request.block_ids for request in running])  # I1
+        running = list(scheduler._running)
+        scheduler._running.pool.check_integrity([request.block_ids for request in running])  # I1
         stats = scheduler.stats()
         num_blocks = stats.num_free_blocks + stats.num_owned_blocks + stats.num_cached_blocks
         assert num_blocks == self.profile.num_blocks, "I1"
@@ -254,7 +254,7 @@ class Simulation:
         assert waiting == self.fair.in_order(), "F1: the queue is out of order"
         ids = [request.request_id for request in (*running, *waiting)]
         assert sorted(ids) == sorted(self.live) == sorted(self.scheduler._requests), "I4: not in one place"
-        rows = sorted([*self.scheduler._running, *self.scheduler._free_rows])
+        rows = sorted([*self.scheduler._running._by_row, *self.scheduler._running._free_rows])
         num_rows = min(self.profile.max_num_seqs, self.profile.max_num_batched_tokens)
         assert rows == list(range(num_rows)), "I4: a row is lost or taken twice"
 
@@ -263,7 +263,7 @@ class Simulation:
         assert request.num_computed_tokens <= capacity, "I3: computed tokens without a place"
         assert capacity < request.max_num_tokens - 1 + self.profile.block_size, "I3: more than it can need"
         if not request.uses_cache:
-            keys = self.scheduler._pool._keys
+            keys = self.scheduler._running.pool._keys
             assert not any(keys[block_id] for block_id in request.block_ids), "bypasses, yet writes the cache"
 
     def _check_sharing(self, running: list[Request]) -> None:
@@ -296,11 +296,11 @@ class Simulation:
 
     def _check_plan(self, plan: StepPlan) -> None:
         scheduler = self.scheduler
-        pool = scheduler._pool
+        pool = scheduler._running.pool
         assert sum(chunk.num_tokens for chunk in plan.chunks) <= self.profile.max_num_batched_tokens, "I4"
         chunks = {chunk.row: chunk for chunk in plan.chunks}
         has_oldest_prefill = False
-        for row, request in scheduler._running.items():
+        for row, request in scheduler._running._by_row.items():
             chunk = chunks.get(row)
             is_whole = chunk is not None and chunk.samples
             num_lacking = (chunk.num_tokens if chunk else 0) + (
@@ -314,14 +314,14 @@ class Simulation:
         for chunk in plan.chunks:
             first = chunk.start // self.profile.block_size
             last = (chunk.start + chunk.num_tokens - 1) // self.profile.block_size
-            for block_id in scheduler._running[chunk.row].block_ids[first : last + 1]:
+            for block_id in scheduler._running._by_row[chunk.row].block_ids[first : last + 1]:
                 assert pool._ref_counts[block_id] == 1, "I2: a write to a shared block"
                 assert pool._keys[block_id] is None, "I2: a write to a findable block"
 
     def _follow_queue(self, queue: list[Request]) -> None:
         """L4: count who was admitted past whom. Also take out who expired, and who was preempted back in."""
         scheduler = self.scheduler
-        running = set(map(id, scheduler._running.values()))
+        running = set(map(id, scheduler._running))
         admitted = [request for request in queue if id(request) in running]
         for place, request in enumerate(queue):
             if request.row is None and request.request_id in scheduler._requests:

@@ -81,7 +81,8 @@ def generate(
     while (plan := scheduler.schedule()) is not None:
         for output in scheduler.update(plan, runner.execute(plan)):
             outputs[int(output.request_id)] += output.token_ids
-    runner.execute(StepPlan(tuple(scheduler._released_rows), (), ()))  # leaves the rows to the next test
+    released_rows = tuple(scheduler._running.released_rows)
+    runner.execute(StepPlan(released_rows, (), ()))  # leaves the rows to the next test
     return outputs
 
 

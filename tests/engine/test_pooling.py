@@ -72,10 +72,10 @@ def run(scheduler: Scheduler, runner: ModelRunner) -> dict[str, list[RequestOutp
 def release_rows(scheduler: Scheduler, runner: ModelRunner) -> None:
     """Another scheduler is to take over: let a last sequence carry the released rows."""
     plans = HandPlans(runner)
-    for row in scheduler._released_rows:
+    for row in scheduler._running.released_rows:
         plans.release(row)
     plans.step({})
-    scheduler._released_rows.clear()
+    scheduler._running.released_rows.clear()
 
 
 def vector_of(outputs: Sequence[RequestOutput]) -> np.ndarray[Any, Any]:

@@ -12,12 +12,14 @@ from scheduler_simulation import Profile, Simulation
 
 import engine.block_pool
 import engine.request
+import engine.running_set
 import engine.scheduler
 import engine.waiting_queue
 from engine.account import Account
 from engine.block_pool import BlockPool
 from engine.messages import EngineRequest, FinishReason, RequestOutput, SamplingParams
 from engine.request import Request
+from engine.running_set import RunningSet
 from engine.scheduler import Scheduler
 from engine.step_draft import StepDraft
 from engine.waiting_queue import WaitingQueue
@@ -193,8 +195,8 @@ def announces_again_after_preemption(patch: pytest.MonkeyPatch) -> None:
 
 
 def shares_blocks_that_are_not_full(patch: pytest.MonkeyPatch) -> None:
-    def advance(scheduler: Scheduler, request: Request, num_tokens: int) -> None:
-        pool = scheduler._pool
+    def advance(running: RunningSet, request: Request, num_tokens: int) -> None:
+        pool = running.pool
         first = pool.num_blocks_for(request.num_computed_tokens)
         request.num_computed_tokens += num_tokens
         if request.uses_cache:
@@ -203,7 +205,7 @@ def shares_blocks_that_are_not_full(patch: pytest.MonkeyPatch) -> None:
             for index in begun[: max(len(request.block_keys) - first, 0)]:
                 pool.publish(request.block_ids[index], request.block_keys[index])
 
-    patch.setattr(Scheduler, "_advance", advance)
+    patch.setattr(RunningSet, "advance", advance)
 
 
 def ends_twice(patch: pytest.MonkeyPatch) -> None:
@@ -242,11 +244,12 @@ def accepts_what_never_fits(patch: pytest.MonkeyPatch) -> None:
     add = Scheduler.add
 
     def add_anyway(scheduler: Scheduler, source: EngineRequest) -> None:
-        num_blocks, scheduler._pool.num_blocks = scheduler._pool.num_blocks, 10**6
+        pool = scheduler._running.pool
+        num_blocks, pool.num_blocks = pool.num_blocks, 10**6
         try:
             add(scheduler, source)
         finally:
-            scheduler._pool.num_blocks = num_blocks
+            pool.num_blocks = num_blocks
 
     patch.setattr(Scheduler, "add", add_anyway)
 
@@ -262,7 +265,7 @@ def ignores_the_wish_to_bypass_the_cache(patch: pytest.MonkeyPatch) -> None:
 
 
 def preempts_without_end(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(engine.scheduler, "MAX_PREEMPTIONS", 10**6)
+    patch.setattr(engine.running_set, "MAX_PREEMPTIONS", 10**6)
 
 
 def lets_small_ones_pass_for_ever(patch: pytest.MonkeyPatch) -> None:
@@ -319,9 +322,10 @@ def forgets_the_weights(patch: pytest.MonkeyPatch) -> None:
 def rewards_those_who_were_away(patch: pytest.MonkeyPatch) -> None:
     offer = WaitingQueue.offer
 
-    def offer_from_zero(queue: WaitingQueue, admit: Callable[[Request], bool]) -> None:
-        offer(queue, admit)
+    def offer_from_zero(queue: WaitingQueue, admit: Callable[[Request], bool]) -> list[Request]:
+        expired = offer(queue, admit)
         queue._least_served = 0.0
+        return expired
 
     patch.setattr(WaitingQueue, "offer", offer_from_zero)
 

@@ -75,14 +75,26 @@ def test_a_few_may_pass_one_that_is_refused_then_all_wait_with_it() -> None:
     assert big.num_bypasses == 0
 
 
-def test_those_who_leave_without_a_row_pass_nobody() -> None:
-    queue = WaitingQueue()
-    requests = [make_request(f"r{number}", number) for number in range(MAX_BYPASSES + 3)]
-    for request in requests:
+def test_those_that_came_too_late_leave_unasked_and_pass_nobody() -> None:
+    queue = WaitingQueue(clock=lambda: 5.0)
+    first = make_request("first", 0)
+    late = [make_request(f"late{number}", number) for number in range(1, MAX_BYPASSES + 3)]
+    for request in late:
+        request.deadline_s = 5.0
+    early = make_request("early", MAX_BYPASSES + 3)
+    early.deadline_s = 5.1
+    for request in (first, *late, early):
         queue.add(request)
-    queue.offer(lambda request: request is not requests[0])
-    assert len(queue) == 1
-    assert requests[0].num_bypasses == 0
+    asked: list[Request] = []
+
+    def refuse(request: Request) -> bool:
+        asked.append(request)
+        return False
+
+    assert queue.offer(refuse) == late
+    assert asked == [first, early]
+    assert len(queue) == 2
+    assert first.num_bypasses == 0
 
 
 def serve(queue: WaitingQueue, num_admitted: int) -> list[str]:
