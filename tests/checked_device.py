@@ -56,8 +56,13 @@ class Sizes:
     """Flags of a server with a small pool, which computes prompts in small chunks."""
     tight_len: int
     """Context length of that server."""
-    patient: tuple[str, ...]
-    """Flags of a server that gives prompts little of a step."""
+    precise: tuple[str, ...]
+    """Flags of a server in float32 whose pool has room for its rows, until they grow. A step has room for the
+    longest question, not for all."""
+    precise_num_seqs: int
+    """Of that server."""
+    patient: tuple[tuple[str, ...], ...]
+    """Flags of servers that give prompts little of a step."""
 
 
 _GPU = Sizes(
@@ -75,7 +80,15 @@ _GPU = Sizes(
     num_aborts=300,
     tight=("--num-gpu-blocks-override=96", "--max-model-len=2048", "--max-num-batched-tokens=256"),
     tight_len=2048,
-    patient=("--max-num-batched-tokens=256",),
+    precise=(
+        "--dtype=float32",
+        "--max-num-seqs=64",
+        "--num-gpu-blocks-override=128",
+        "--max-model-len=2048",
+        "--max-num-batched-tokens=1024",
+    ),
+    precise_num_seqs=64,
+    patient=(("--max-num-batched-tokens=256",), ("--max-num-batched-tokens=160",)),
 )
 _CPU = Sizes(
     model={
@@ -101,7 +114,14 @@ _CPU = Sizes(
     num_aborts=40,
     tight=("--num-gpu-blocks-override=24", "--max-model-len=192", "--max-num-batched-tokens=32"),
     tight_len=192,
-    patient=("--max-num-batched-tokens=64",),
+    precise=(
+        "--dtype=float32",
+        "--num-gpu-blocks-override=40",
+        "--max-model-len=192",
+        "--max-num-batched-tokens=64",
+    ),
+    precise_num_seqs=16,
+    patient=(("--max-num-batched-tokens=64",), ("--max-num-batched-tokens=24",)),
 )
 SIZES = _CPU if ON_CPU else _GPU
 
