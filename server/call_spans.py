@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
 from opentelemetry.trace import SpanKind, Status, StatusCode
@@ -13,6 +13,8 @@ from watch.tracing import context_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from opentelemetry.trace import Span
 
     from server.request_record import CallEnd, RequestRecord
     from watch.trace_context import TraceContext
@@ -43,24 +45,46 @@ class CallSpans:
         began_ns = ended_ns - round(end.seconds * 1e9)
         name = f"{settings['gen_ai.operation.name']} {settings['gen_ai.request.model']}"
         span = self._tracing.start(name, end.trace, SpanKind.SERVER, settings | _outcome(end), began_ns)
-        if end.code in _FAULTS:
-            span.set_status(Status(StatusCode.ERROR, end.reason))
+        _set_status(span, end)
         context = context_of(span)
         if span.is_recording():
-            for phase, from_s, to_s in _phases(end.record):
+            phases = list(_phases(end))
+            for phase, from_s, to_s in phases:
                 child = self._tracing.start(phase, context, at_ns=began_ns + round(from_s * 1e9))
+                if end.reason and phase == phases[-1].name:
+                    child.set_attribute("error.type", end.reason)
+                    _set_status(child, end)
                 child.end(began_ns + round(to_s * 1e9))
         span.end(ended_ns)
         return context
 
 
-def _phases(record: RequestRecord) -> Iterator[tuple[str, float, float]]:
-    """The phases of a generation, each with its beginning and end in seconds since arrival."""
-    if record.queue_s is None or record.first_token_s is None or record.total_s is None:
+def _set_status(span: Span, end: CallEnd) -> None:
+    if end.code in _FAULTS:
+        span.set_status(Status(StatusCode.ERROR, end.reason))
+
+
+class _Phase(NamedTuple):
+    """Times in seconds since arrival."""
+
+    name: str
+    from_s: float
+    to_s: float
+
+
+def _phases(end: CallEnd) -> Iterator[_Phase]:
+    """The phases that a generation reached. A call that failed ended in the last of them."""
+    record = end.record
+    if not record.is_queued:
         return
-    yield "queue", 0.0, record.queue_s
-    yield "prefill", record.queue_s, record.first_token_s
-    yield "decode", record.first_token_s, record.total_s
+    ended_s = end.seconds if record.total_s is None else record.total_s
+    yield _Phase("queue", 0.0, ended_s if record.queue_s is None else record.queue_s)
+    if record.queue_s is not None:
+        yield _Phase(
+            "prefill", record.queue_s, ended_s if record.first_token_s is None else record.first_token_s
+        )
+    if record.first_token_s is not None:
+        yield _Phase("decode", record.first_token_s, ended_s)
 
 
 def _settings(end: CallEnd) -> Settings | None:

@@ -109,6 +109,16 @@ class Generation:
             if choice.end is None:
                 self._engine.abort(self._sequence_id(choice))
 
+    @property
+    def queue_s(self) -> float | None:
+        """From the call's arrival to the beginning of the first step; None before that."""
+        return self._since_arrival_s(self._first_step_s)
+
+    @property
+    def first_token_s(self) -> float | None:
+        """From the call's arrival to the first token; None before that."""
+        return self._since_arrival_s(self._first_token_s)
+
     def _start(self) -> None:
         for work in [self._search()] if self._is_search else map(self._pump, self._choices):
             self._pumps.append(asyncio.create_task(work))
@@ -243,18 +253,22 @@ class Generation:
                 num_cached_tokens=self._choices[0].num_cached_tokens or 0,
                 num_completion_tokens=sum(choice.num_tokens for choice in self._choices),
                 num_reasoning_tokens=sum(choice.num_reasoning_tokens for choice in self._choices),
-                queue_time=self._since_arrival(self._first_step_s),
-                time_to_first_token=self._since_arrival(self._first_token_s),
-                total_time=self._since_arrival(time.monotonic()),
+                queue_time=_duration(self.queue_s),
+                time_to_first_token=_duration(self.first_token_s),
+                total_time=_duration(self._since_arrival_s(time.monotonic())),
             ),
         )
 
-    def _since_arrival(self, at_s: float | None) -> duration_pb2.Duration | None:
-        if at_s is None:
-            return None
-        duration = duration_pb2.Duration()
-        duration.FromNanoseconds(round((at_s - self._caller.arrived_s) * 1e9))
-        return duration
+    def _since_arrival_s(self, at_s: float | None) -> float | None:
+        return None if at_s is None else at_s - self._caller.arrived_s
+
+
+def _duration(seconds: float | None) -> duration_pb2.Duration | None:
+    if seconds is None:
+        return None
+    duration = duration_pb2.Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration
 
 
 def effective_sampling(sampling: SamplingParams, num_choices: int) -> inference_pb2.Sampling:

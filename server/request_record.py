@@ -38,6 +38,8 @@ class RequestRecord:
     num_completion_tokens: int | None = None
     finish_reasons: tuple[str, ...] = ()
     """Of its choices."""
+    is_queued: bool = False
+    """Whether it is a generation that was found right, and waited to begin."""
     queue_s: float | None = None
     """From arrival to the beginning of the first step that ran it."""
     first_token_s: float | None = None
@@ -48,7 +50,6 @@ class RequestRecord:
         """Take what an event of a generation tells."""
         if event.HasField("started"):
             started = event.started
-            self.model = started.model
             self.num_choices = started.sampling.n
             self.max_tokens = started.max_tokens
             self.sampling = started.sampling
@@ -60,10 +61,11 @@ class RequestRecord:
             self.finish_reasons = tuple(
                 _FINISH_REASONS.get(choice.finish_reason, "stop") for choice in event.finished.choices
             )
-            self.queue_s = _seconds(usage.queue_time) if usage.HasField("queue_time") else None
-            if usage.HasField("time_to_first_token"):
-                self.first_token_s = _seconds(usage.time_to_first_token)
             self.total_s = _seconds(usage.total_time)
+
+    def note_progress(self, queue_s: float | None, first_token_s: float | None) -> None:
+        """Take how far a generation came, to whatever end."""
+        self.queue_s, self.first_token_s = queue_s, first_token_s
 
     def finish_embedding(self, response: inference_pb2.EmbedResponse) -> None:
         """Take what a response of Embed tells."""

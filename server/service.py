@@ -119,13 +119,17 @@ class InferenceService:
         spec = request.spec
         with self._admission.admit(call) as ticket, self._adapters.use(spec.model, spec.adapter) as model:
             ticket.adapter = "" if model.adapter is None else model.name
+            call.record.model = model.name
             generation = await self._prepare(request, model, call)
             call.on_end(generation.abort)
-            async with contextlib.aclosing(generation.events()) as events:
-                async for event in events:
-                    ticket.stop_waiting()
-                    call.record.note(event)
-                    yield event
+            try:
+                async with contextlib.aclosing(generation.events()) as events:
+                    async for event in events:
+                        ticket.stop_waiting()
+                        call.record.note(event)
+                        yield event
+            finally:
+                call.record.note_progress(generation.queue_s, generation.first_token_s)
 
     async def _prepare(
         self,
@@ -139,6 +143,7 @@ class InferenceService:
             raise UnsupportedByModelError(f"the model {model.name!r} makes embeddings, and generates no text")
         checked = validate(request.spec, model, self._max_logprobs)
         checked = replace(checked, queue_timeout_s=self._patience_s(checked))
+        call.record.is_queued = True
         caller = self._caller(call)
         async with in_time(caller, checked.queue_timeout_s):
             prompt = await self._templates.rendered(checked.prompt, model)

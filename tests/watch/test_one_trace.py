@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -168,6 +169,85 @@ async def test_a_refusal_says_why_and_has_no_phases(collector: Collector) -> Non
     assert (unknown.attributes["rpc.grpc.status_code"], unknown.status) == (5, 0)
     assert unknown.attributes["error.type"] == "MODEL_NOT_FOUND"
     assert (lost.attributes["error.type"], lost.status) == ("NOT_READY", 2)
+
+
+def reached(engine: FakeEngine, phase: str) -> None:
+    """Let the engine bring every live sequence as far as that."""
+    if phase in ("prefill", "decode"):
+        engine.admit()
+    if phase == "decode":
+        engine.step()
+
+
+PHASES = ("queue", "prefill", "decode")
+
+
+async def phases_of(collector: Collector, num_phases: int) -> tuple[SeenSpan, list[SeenSpan]]:
+    """A failed call and its phases, which end in the failure and nowhere else."""
+    spans = by_name(await arrived(collector, 1 + num_phases))
+    call = spans.pop("text_completion fake-model")
+    assert set(spans) == set(PHASES[:num_phases])
+    phases = [spans[name] for name in PHASES[:num_phases]]
+    assert {span.parent_id for span in phases} == {call.span_id}
+    for before, after in itertools.pairwise(phases):
+        assert call.begin_ns <= before.begin_ns <= before.end_ns == after.begin_ns
+        assert (before.attributes, before.status) == ({}, 0)
+    last = phases[-1]
+    assert abs(last.end_ns - call.end_ns) < 1000  # both are rounded
+    assert last.attributes == {"error.type": call.attributes["error.type"]}
+    assert last.status == call.status
+    return call, phases
+
+
+@pytest.mark.parametrize("num_phases", [1, 2, 3])
+async def test_a_lost_engine_ends_the_phase_that_was_reached(collector: Collector, num_phases: int) -> None:
+    async with calling(FakeEngine(saying(65), manual=True), collector) as caller:
+        stream = caller.stream(inference_pb2.GenerationSpec(text="hi"))
+        await caller.engine.until(num_live=1)
+        reached(caller.engine, PHASES[num_phases - 1])
+        if num_phases > 1:
+            await stream.read()  # `started`
+        if num_phases > 2:
+            await stream.read()
+        caller.engine.crash()
+        await status_of(stream)
+        call, _ = await phases_of(collector, num_phases)
+    assert (call.attributes["error.type"], call.status) == ("ENGINE_UNAVAILABLE", 2)
+
+
+@pytest.mark.parametrize("num_phases", [1, 3])
+async def test_a_caller_that_leaves_ends_the_phase_that_was_reached(
+    collector: Collector, num_phases: int
+) -> None:
+    async with calling(FakeEngine(saying(65), manual=True), collector) as caller:
+        stream = caller.stream(inference_pb2.GenerationSpec(text="hi"))
+        await caller.engine.until(num_live=1)
+        reached(caller.engine, PHASES[num_phases - 1])
+        if num_phases > 1:
+            await stream.read()
+            await stream.read()
+        stream.cancel()
+        call, _ = await phases_of(collector, num_phases)
+    assert (call.attributes["error.type"], call.status) == ("CALLER_GONE", 0)
+
+
+async def test_who_waited_in_vain_has_waited(collector: Collector) -> None:
+    async with calling(FakeEngine(manual=True), collector, queue_timeout_s=0.05) as caller:
+        await status_of(caller.generate(inference_pb2.GenerationSpec(text="hi")))
+        call, (queue,) = await phases_of(collector, 1)
+    assert call.attributes["error.type"] == "QUEUE_TIMEOUT"
+    assert queue.end_ns - queue.begin_ns >= 0.05e9
+
+
+async def test_a_deadline_ends_the_phase_that_was_reached(collector: Collector) -> None:
+    async with calling(FakeEngine(saying(65), manual=True), collector) as caller:
+        stream = caller.stream(inference_pb2.GenerationSpec(text="hi"), timeout=3)
+        await caller.engine.until(num_live=1)
+        reached(caller.engine, "decode")
+        error = await status_of(stream)
+        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        call, _ = await phases_of(collector, 3)
+    assert (call.attributes["error.type"], call.status) == ("DEADLINE_PASSED", 2)
 
 
 async def test_embeddings_have_a_span(collector: Collector) -> None:
