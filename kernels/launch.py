@@ -114,8 +114,7 @@ _LORA = {
 }
 
 _BITMASK = BlockLaunch(block=2048, num_warps=4)
-_SEARCH = BlockLaunch(block=512, num_warps=8)
-_SEARCH_UNDER_INTERPRETER = BlockLaunch(block=4096, num_warps=8)
+_TILE_PROGRAMS = 2048
 
 
 def row_launch(num_columns: int) -> Launch:
@@ -166,9 +165,10 @@ def bitmask_launch() -> BlockLaunch:
     return _BITMASK
 
 
-def search_launch(arch: str) -> BlockLaunch:
-    """For searches of thresholds: tokens that a program holds beside all pivots at once."""
-    return _SEARCH_UNDER_INTERPRETER if arch == "interpreter" else _SEARCH
+def programs_each(num_tiles: int, num_seqs: int) -> int:
+    """How many programs share the tiles of a sequence, where most rows may have nothing to do."""
+    tiles_each = -(-num_tiles * num_seqs // _TILE_PROGRAMS)
+    return -(-num_tiles // tiles_each)
 
 
 def lora_launch(element_size: int) -> LoraLaunch:

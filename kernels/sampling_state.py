@@ -21,6 +21,8 @@ REPORTED = tl.constexpr(16)
 
 TILE = 4096
 """Tokens of the vocabulary that a program goes over."""
+GROUP = 256
+"""Tokens of a tile whose largest logit is known."""
 MAX_EDITS = 512
 """Logit biases, and tokens that end a sequence, of a row."""
 MAX_TOP = 256
@@ -113,6 +115,12 @@ def order_key(x):
     """An int32 for each float32 but NaN: equal for equal numbers, and in the same order."""
     bits = tl.where(x == 0, 0.0, x).to(tl.int32, bitcast=True)
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+@triton.jit
+def key_value(key):
+    """The float32 of a key of a number: the inverse of `order_key`."""
+    return (key ^ ((key >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
 
 
 @triton.jit

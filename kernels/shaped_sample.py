@@ -19,9 +19,19 @@ import triton.language as tl
 
 from kernels.adjust_logits import adjust_logits_reference, adjust_logits_triton
 from kernels.find_threshold import find_threshold_triton
+from kernels.launch import programs_each
 from kernels.sample import draw_in_tile, draw_tile, first_best, summarise_tile
-from kernels.sampling_state import ADJUSTED, FILTERED, PENALISED, TILE, SamplingState, load_logits, order_key
-from kernels.threshold_search import LOWEST, load_peak
+from kernels.sampling_state import (
+    ADJUSTED,
+    FILTERED,
+    GROUP,
+    PENALISED,
+    TILE,
+    SamplingState,
+    load_logits,
+    order_key,
+)
+from kernels.threshold_search import LOWEST
 from kernels.token_filters import draw_reference
 from kernels.uniform import uniform, uniform_reference
 
@@ -65,14 +75,19 @@ def reduce_logits_kernel(
     flags_ptr,
     temperatures_ptr,
     peaks_ptr,
+    group_peaks_ptr,
     places_ptr,
     weights_ptr,
     logits_stride,
     VOCAB: tl.constexpr,
     NUM_TILES: tl.constexpr,
     TILE: tl.constexpr,
+    GROUP: tl.constexpr,
 ):
-    """One program for each (tile, sequence). As `reduce_tiles_kernel`, of logits that may be adjusted."""
+    """One program for each (tile, sequence). As `reduce_tiles_kernel`, of logits that may be adjusted.
+
+    group_peaks: [num_seqs, NUM_TILES, TILE // GROUP] float32, the largest logit of each GROUP of tokens.
+    """
     tile = tl.program_id(0)
     seq = tl.program_id(1).to(tl.int64)
     row = tl.load(rows_ptr + seq)
@@ -84,6 +99,8 @@ def reduce_logits_kernel(
     out = seq * NUM_TILES + tile
     temperature = tl.load(temperatures_ptr + row)
     summarise_tile(x, tokens, temperature, out, peaks_ptr, places_ptr, weights_ptr, VOCAB)
+    group_peaks = tl.max(tl.reshape(x, [TILE // GROUP, GROUP]), axis=1)
+    tl.store(group_peaks_ptr + out * (TILE // GROUP) + tl.arange(0, TILE // GROUP), group_peaks)
 
 
 @triton.jit
@@ -101,8 +118,7 @@ def weigh_kept_kernel(
     NUM_TILES: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """One program for each (tile, sequence): the weights of a FILTERED row, of what passed alone."""
-    tile = tl.program_id(0)
+    """Some programs a sequence, which share its tiles: a FILTERED row's weights, of what passed alone."""
     seq = tl.program_id(1).to(tl.int64)
     row = tl.load(rows_ptr + seq)
     if row < 0:
@@ -110,17 +126,19 @@ def weigh_kept_kernel(
     flags = tl.load(flags_ptr + row)
     if (flags & FILTERED) == 0:
         return
-    out = seq * NUM_TILES + tile
-    peak = tl.load(peaks_ptr + out)
+    is_adjusted = (flags & ADJUSTED) != 0
+    temperature = tl.load(temperatures_ptr + row)
     threshold = tl.load(thresholds_ptr + seq)
-    weight = 0.0
-    if order_key(peak) >= threshold:
-        tokens = tile * TILE + tl.arange(0, TILE)
-        is_adjusted = (flags & ADJUSTED) != 0
-        x = load_logits(logits_ptr, adjusted_ptr, is_adjusted, seq, tokens, logits_stride, VOCAB)
-        share = tl.exp((x - peak) / tl.load(temperatures_ptr + row))
-        weight = tl.sum(tl.where(order_key(x) >= threshold, share, 0.0), axis=0)
-    tl.store(weights_ptr + out, weight)
+    for tile in range(tl.program_id(0), NUM_TILES, tl.num_programs(0)):
+        out = seq * NUM_TILES + tile
+        peak = tl.load(peaks_ptr + out)
+        weight = 0.0
+        if order_key(peak) >= threshold:
+            tokens = tile * TILE + tl.arange(0, TILE)
+            x = load_logits(logits_ptr, adjusted_ptr, is_adjusted, seq, tokens, logits_stride, VOCAB)
+            share = tl.exp((x - peak) / temperature)
+            weight = tl.sum(tl.where(order_key(x) >= threshold, share, 0.0), axis=0)
+        tl.store(weights_ptr + out, weight)
 
 
 @triton.jit
@@ -160,7 +178,8 @@ def choose_shaped_kernel(
     peak = tl.max(peaks, axis=0)
     raw_peak = peak
     if is_adjusted:
-        raw_peak = load_peak(raw_peaks_ptr + seq * NUM_TILES, NUM_TILES, BLOCK_TILES)
+        raw_peaks_ptr += seq * NUM_TILES
+        raw_peak = tl.max(tl.load(raw_peaks_ptr + tiles, mask=is_tile, other=float("-inf")), axis=0)
     num_tokens = tl.load(num_tokens_ptr + row)
     tl.store(num_tokens_ptr + row, num_tokens + 1)
     table_ptr = token_table_ptr + row * table_stride + num_tokens
@@ -204,12 +223,17 @@ def shaped_sample_triton(logits: torch.Tensor, rows: torch.Tensor, state: Sampli
     peaks = torch.empty((num_seqs, num_tiles), dtype=torch.float32, device=logits.device)
     places = torch.empty((num_seqs, num_tiles), dtype=torch.int32, device=logits.device)
     weights = torch.empty_like(peaks)
+    group_peaks = torch.empty((*peaks.shape, TILE // GROUP), dtype=torch.float32, device=logits.device)
     shape = {"VOCAB": vocab, "NUM_TILES": num_tiles, "TILE": TILE, "num_warps": NUM_WARPS}
     adjusted, raw_peaks = adjust_logits_triton(logits, rows, state)
     inputs = (logits, adjusted, rows, state.flags, state.temperatures)
-    reduce_logits_kernel[(num_tiles, num_seqs)](*inputs, peaks, places, weights, logits.stride(0), **shape)
-    thresholds = find_threshold_triton(logits, adjusted, rows, state, peaks)
-    weigh_kept_kernel[(num_tiles, num_seqs)](*inputs, thresholds, peaks, weights, logits.stride(0), **shape)
+    reduce_logits_kernel[(num_tiles, num_seqs)](
+        *inputs, peaks, group_peaks, places, weights, logits.stride(0), **shape, GROUP=GROUP
+    )
+    thresholds = find_threshold_triton(logits, adjusted, rows, state, peaks, group_peaks, weights)
+    weigh_kept_kernel[(programs_each(num_tiles, num_seqs), num_seqs)](
+        *inputs, thresholds, peaks, weights, logits.stride(0), **shape
+    )
     choose_shaped_kernel[(num_seqs,)](
         *inputs,
         state.keys,

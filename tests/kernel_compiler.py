@@ -24,18 +24,29 @@ from kernels.adjust_logits import adjust_logits_kernel, edit_logits_kernel
 from kernels.decode_attention import decode_attention_kernel, merge_parts_kernel
 from kernels.decode_inputs import decode_inputs_kernel
 from kernels.describe_tokens import describe_tiles_kernel, merge_lists_kernel
-from kernels.find_threshold import NUM_PIVOTS, finish_search_kernel, search_kernel
+from kernels.find_threshold import (
+    CAPACITY,
+    MAX_CANDIDATES,
+    MAX_GROUPS,
+    MAX_REGISTERS,
+    NUM_PIVOTS,
+    NUM_PIVOTS_AMONG_FEW,
+    ROWS_AT_ONCE,
+    begin_search_kernel,
+    narrow_search_kernel,
+    search_kernel,
+)
 from kernels.fp8_linear import fp8_vector_linear_kernel
 from kernels.fp8_quantize import fp8_quantize_kernel
 from kernels.kv_write import kv_write_kernel
-from kernels.launch import decode_launch, lora_launch, prefill_launch, row_launch, search_launch
+from kernels.launch import decode_launch, lora_launch, prefill_launch, row_launch
 from kernels.lora import lora_expand_kernel, lora_shrink_kernel
 from kernels.prefill_attention import prefill_attention_kernel
 from kernels.rms_norm import rms_norm_kernel
 from kernels.rotary import rotary_kernel
 from kernels.rotary_write import rotary_write_kernel
 from kernels.sample import choose_token_kernel, reduce_tiles_kernel
-from kernels.sampling_state import MAX_EDITS, MAX_LISTED, MAX_TOP
+from kernels.sampling_state import GROUP, MAX_EDITS, MAX_LISTED, MAX_TOP
 from kernels.shaped_sample import choose_shaped_kernel, reduce_logits_kernel, weigh_kept_kernel
 from kernels.silu_mul import silu_mul_kernel
 from kernels.token_bitmask import token_bitmask_kernel
@@ -72,8 +83,8 @@ TYPES = {
     "num_larger_ptr": "*i32",
     "thresholds_ptr": "*i32",
     "edit_tokens_ptr": "*i32",
-    "extremes_ptr": "*i32",
-    "new_extremes_ptr": "*i32",
+    "groups_ptr": "*i32",
+    "num_kept_ptr": "*i32",
     "counts_ptr": "*i16",
     "lists_ptr": "*i64",
     "restrained_until_ptr": "*i64",
@@ -83,12 +94,14 @@ TYPES = {
     "raw_peaks_ptr": "*fp32",
     "edit_values_ptr": "*fp32",
     "sums_ptr": "*fp32",
-    "new_sums_ptr": "*fp32",
+    "extremes_ptr": "*fp32",
+    "group_peaks_ptr": "*fp32",
+    "candidates_ptr": "*fp32",
+    "kept_ptr": "*fp32",
     "logprobs_ptr": "*fp32",
     "top_logprobs_ptr": "*fp32",
     "listed_logprobs_ptr": "*fp32",
     "state_ptr": "*fp64",
-    "new_state_ptr": "*fp64",
     "token_slots_ptr": "*i32",
     "q_weight_ptr": "*fp8e4nv",
     "quantized_ptr": "*fp8e4nv",
@@ -114,7 +127,13 @@ class Report:
     """Asynchronous copies of 16 bytes."""
 
 
-def compile_kernel(kernel: Any, constants: dict[str, int], num_warps: int, num_stages: int = 1) -> Report:
+def compile_kernel(
+    kernel: Any,
+    constants: dict[str, int],
+    num_warps: int,
+    num_stages: int = 1,
+    maxnreg: int | None = None,
+) -> Report:
     """Compile for bfloat16 tensors whose addresses and strides are multiples of 16."""
     signature, attributes = {}, {}
     for index, name in enumerate(kernel.arg_names):
@@ -127,7 +146,7 @@ def compile_kernel(kernel: Any, constants: dict[str, int], num_warps: int, num_s
     compiled = triton.compile(
         ASTSource(kernel, signature, constants, attributes),
         target=TARGET,
-        options={"num_warps": num_warps, "num_stages": num_stages},
+        options={"num_warps": num_warps, "num_stages": num_stages, "maxnreg": maxnreg},
     )
     ptx = compiled.asm["ptx"]
     registers, stack_bytes = resource_usage(compiled.asm["cubin"])
@@ -216,17 +235,25 @@ def compile_sampling() -> dict[str, Report]:
     vocab = {"VOCAB": 151936}
     tiles = {**vocab, "NUM_TILES": 38, "TILE": 4096}
     blocks = {**tiles, "BLOCK_TILES": 64}
-    launch = search_launch("sm90")
-    search = {**blocks, "SUB": launch.block, "N": NUM_PIVOTS}
+    search = {**tiles, "CAPACITY": CAPACITY, "N": NUM_PIVOTS}
+    one_program = {
+        "BLOCK_TILES": 64,
+        "FEW": NUM_PIVOTS_AMONG_FEW,
+        "ROWS": ROWS_AT_ONCE,
+        "MAX_CANDIDATES": MAX_CANDIDATES,
+    }
+    narrow = {**search, **one_program}
+    groups = {"GROUPS": 4096 // GROUP, "GROUP": GROUP, "MAX_GROUPS": MAX_GROUPS}
+    begin = {**vocab, "NUM_TILES": 38, **one_program, **groups}
     merge = {**vocab, "NUM_TILES": 38, "BLOCK_TILES": 64, "MAX_TOP": MAX_TOP, "MAX_LISTED": MAX_LISTED}
-    warps = launch.num_warps
     return {
         "adjust_logits": compile_kernel(adjust_logits_kernel, {**tiles, "WORDS": 4748}, 8),
         "edit_logits": compile_kernel(edit_logits_kernel, {**vocab, "MAX_EDITS": MAX_EDITS}, 4),
-        "search first": compile_kernel(search_kernel, {**search, "IS_FIRST": 1}, warps),
-        "search": compile_kernel(search_kernel, {**search, "IS_FIRST": 0}, warps),
-        "finish_search": compile_kernel(finish_search_kernel, search, 2 * warps),
-        "reduce_logits": compile_kernel(reduce_logits_kernel, tiles, 8),
+        "begin_search": compile_kernel(begin_search_kernel, begin, 8),
+        "search": compile_kernel(search_kernel, search, 8, maxnreg=MAX_REGISTERS),
+        "narrow_search": compile_kernel(narrow_search_kernel, {**narrow, "IS_LAST": 0}, 8),
+        "narrow_search last": compile_kernel(narrow_search_kernel, {**narrow, "IS_LAST": 1}, 8),
+        "reduce_logits": compile_kernel(reduce_logits_kernel, {**tiles, "GROUP": GROUP}, 8),
         "weigh_kept": compile_kernel(weigh_kept_kernel, tiles, 8),
         "choose_shaped": compile_kernel(choose_shaped_kernel, blocks, 8),
         "describe_tiles": compile_kernel(describe_tiles_kernel, {**tiles, "MAX_TOP": MAX_TOP}, 8),

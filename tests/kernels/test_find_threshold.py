@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sampling_tables import make_state, moved
 
 from kernels.find_threshold import find_threshold_triton
-from kernels.sampling_state import FILTERED, TILE, order_key_reference
+from kernels.sampling_state import FILTERED, GROUP, TILE, order_key_reference
 
 Filters = tuple[int, float, float]
 
@@ -25,12 +25,17 @@ def find(
     num_tiles = triton.cdiv(vocab, TILE)
     padded = torch.full((num_seqs, num_tiles * TILE), -torch.inf)
     padded[:, :vocab] = logits.float()
+    tiled = padded.view(num_seqs, num_tiles, TILE)
+    peaks = tiled.amax(-1)
+    weights = ((tiled - peaks.clamp(min=-3e38)[:, :, None]) / temperature).exp().sum(-1)
     thresholds = find_threshold_triton(
         logits.to(device),
         torch.full((num_seqs, vocab), torch.nan, device=device),
         torch.arange(num_seqs, device=device),
         moved(state, device),
-        padded.view(num_seqs, num_tiles, TILE).amax(-1).to(device),
+        peaks.to(device),
+        tiled.unflatten(-1, (TILE // GROUP, GROUP)).amax(-1).to(device),
+        weights.to(device),
         num_passes,
     )
     kept: list[list[bool]] = (order_key_reference(logits.float()) >= thresholds.cpu()[:, None]).tolist()
