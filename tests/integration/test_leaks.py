@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 from fake_doors import FakeDoors, fake_doors
+from figures import show
 
 import pagewire
 
@@ -171,9 +172,15 @@ async def test_nothing_grows_over_50000_requests() -> None:
     taken = await looks(MANY_REQUESTS * 9 // 10, MANY_REQUESTS // 10)
     check_flat(taken)
     growth = statistics.linear_regression(range(len(taken)), [look.rss_bytes for look in taken])
-    assert growth.slope * len(taken) < 0.02 * taken[0].rss_bytes, taken
     tenth = len(taken) // 10
     early, late = (
         statistics.median(look.latency_s for look in part) for part in (taken[:tenth], taken[-tenth:])
     )
+    show(
+        rss_mib=round(taken[0].rss_bytes / (1 << 20), 1),
+        growth_mib=round(growth.slope * len(taken) / (1 << 20), 2),
+        new_objects=taken[-1].num_objects - taken[0].num_objects,
+        p99_ms={"early": round(1000 * early, 1), "late": round(1000 * late, 1)},
+    )
+    assert growth.slope * len(taken) < 0.02 * taken[0].rss_bytes, taken
     assert late <= 1.1 * early, taken
