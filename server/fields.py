@@ -35,12 +35,13 @@ class Fields:
     def within(self, path: str, value: float, low: float, high: float, *, above_low: bool = False) -> None:
         """Refuse a number outside [low, high], or (low, high] with `above_low`. NaN lies in no range."""
         if not ((low < value if above_low else low <= value) and value <= high):
-            expected = f"above {low:g} and at most {high:g}" if above_low else f"from {low:g} to {high:g}"
-            self.refuse(path, f"{value:g} is out of range; expected a value {expected}")
+            least, most = _figure(low), _figure(high)
+            expected = f"above {least} and at most {most}" if above_low else f"from {least} to {most}"
+            self.refuse(path, f"{_figure(value)} is out of range; expected a value {expected}")
 
     def finite(self, path: str, value: float) -> None:
         """Refuse NaN and infinities."""
-        self.require(math.isfinite(value), path, f"{value} is not a finite number")
+        self.require(math.isfinite(value), path, f"{value} is out of range; expected a finite number")
 
     def at_most(self, path: str, values: Sized, limit: int, what: str) -> None:
         """Refuse a collection or text that is too long."""
@@ -57,7 +58,8 @@ class Fields:
 
     def enum(self, path: str, value: int, known: Sequence[int]) -> None:
         """Refuse an enum value that this version does not know."""
-        self.require(value in known, path, f"{value} is not a known value")
+        expected = ", ".join(map(str, known))
+        self.require(value in known, path, f"{value} is not a known value; expected one of {expected}")
 
     def check(self) -> None:
         """Raise InvalidRequestError if any field was refused."""
@@ -75,6 +77,10 @@ def is_given(message: Message, path: str) -> bool:
 def shown(text: str) -> str:
     """A value of the caller's, quoted and cut for an error message."""
     return repr(text if len(text) <= _MAX_VALUE_CHARACTERS else text[:_MAX_VALUE_CHARACTERS] + "…")
+
+
+def _figure(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def invalid(path: str, description: str) -> InvalidRequestError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections import Counter
 from typing import Any
 
@@ -12,6 +13,7 @@ from translator.errors import ApiError
 
 MAX_DEPTH = 128
 MAX_NODES = 100_000
+_MAX_SHOWN_DIGITS = 40
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 # The closing quote may be missing, so that no text is scanned twice.
@@ -40,7 +42,9 @@ def parse_json(body: bytes) -> Any:
         where = f"line {error.lineno}, column {error.colno}"
         raise ApiError(400, f"The request body is not valid JSON: {error.msg} at {where}.") from error
     except ValueError as error:  # an integer with more digits than Python converts
-        raise ApiError(400, "The request body contains a number that is out of range.") from error
+        most = sys.get_int_max_str_digits()
+        message = f"The request body contains a number that is out of range; expected at most {most} digits."
+        raise ApiError(400, message) from error
     return value
 
 
@@ -80,7 +84,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _finite(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise ApiError(400, "The request body contains a number that is out of range.")
+        shown = digits if len(digits) <= _MAX_SHOWN_DIGITS else digits[:_MAX_SHOWN_DIGITS] + "…"
+        raise ApiError(400, f"The request body contains {shown}, which is out of range; expected a double.")
     return number
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import msgspec
@@ -12,6 +11,7 @@ from pagewire.v1 import inference_pb2
 from translator.errors import ApiError
 from translator.fields import Endpoint, Support, fields_of, is_neutral
 from translator.json_body import parse_json
+from translator.type_errors import type_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -148,21 +148,9 @@ def parse_request(body: bytes, request_type: type[RequestType], endpoint: Endpoi
     try:
         request = msgspec.convert(value, request_type)
     except msgspec.ValidationError as error:
-        raise _field_error(str(error)) from error
+        raise type_error(error, value, request_type, endpoint) from error
     request.check_combinations()
     return request
-
-
-def _field_error(message: str) -> ApiError:
-    """Turn msgspec's "Expected … - at `$.path`" into an error that names the parameter."""
-    reason, _, path = message.partition(" - at `")
-    param = path.rstrip("`").removeprefix("key in ").removeprefix("$").removeprefix(".") or None
-    missing = re.fullmatch(r"Object missing required field `(.+)`", reason)
-    if missing:
-        param = f"{param}.{missing[1]}" if param else missing[1]
-        reason = "required"
-    reason = reason[:1].lower() + reason[1:]
-    return ApiError(400, f"{param}: {reason}." if param else f"{reason}.", param=param, code="invalid_type")
 
 
 def apply_options(spec: inference_pb2.GenerationSpec, options: GenerationOptions, endpoint: Endpoint) -> None:

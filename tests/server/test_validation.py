@@ -87,8 +87,14 @@ def test_numbers_within_their_bounds_are_taken(path: str, value: float) -> None:
 
 @pytest.mark.parametrize(("path", "value"), REFUSED)
 def test_numbers_beyond_their_bounds_are_refused_by_their_path(path: str, value: float) -> None:
-    (field,) = refused(spec_with(path, value))
-    assert field == f"spec.{path}".removesuffix(".seconds")
+    spec = spec_with(path, value)
+    with pytest.raises(InvalidRequestError) as raised:
+        check(spec)
+    (violation,) = raised.value.violations
+    assert violation.field == f"spec.{path}".removesuffix(".seconds")
+    shown = str(value) if isinstance(value, int) else f"{value:g}"
+    assert violation.description.startswith(f"{shown} ")
+    assert "expected" in violation.description
 
 
 def test_every_number_of_the_contract_is_in_the_table() -> None:
