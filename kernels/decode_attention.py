@@ -18,14 +18,14 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.launch import architecture, decode_launch, decode_splits, num_multiprocessors
+from kernels.launch import architecture, decode_launch, decode_splits, merge_block, num_multiprocessors
 from kernels.paged_tile import attend, load_tile, softcap_scale, tile_rows
 
 if TYPE_CHECKING:
     from kernels.attention_variant import AttentionVariant
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def decode_attention_kernel(
     q_ptr,
     k_cache_ptr,
@@ -39,6 +39,7 @@ def decode_attention_kernel(
     table_stride,
     scale_log2,
     softcap_log2,
+    splits,
     NUM_KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
@@ -46,15 +47,15 @@ def decode_attention_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    SPLITS: tl.constexpr,
+    IS_SPLIT: tl.constexpr,
     WINDOW: tl.constexpr,
     SOFTCAPPED: tl.constexpr,
     SINKS: tl.constexpr,
 ):
     """One program for each (key/value head, sequence, split). WINDOW is 0 where all tokens are seen.
 
-    parts: [num_seqs, num_heads, SPLITS, head_dim], which is `out` itself for one split;
-    log_weights: [num_seqs, num_heads, SPLITS] float32, the base-2 logarithm of each part's softmax sum.
+    parts: [num_seqs, num_heads, splits, head_dim], which is `out` itself for one split;
+    log_weights: [num_seqs, num_heads, splits] float32, the base-2 logarithm of each part's softmax sum.
     """
     kv_head = tl.program_id(0)
     seq = tl.program_id(1).to(tl.int64)
@@ -62,18 +63,18 @@ def decode_attention_kernel(
     rows = tl.arange(0, BLOCK_M)
     columns = tl.arange(0, BLOCK_D)
     heads = kv_head * GROUP + rows
-    part = (seq * (NUM_KV_HEADS * GROUP) + heads) * SPLITS + split
+    part = (seq * (NUM_KV_HEADS * GROUP) + heads) * splits + split
     in_group = rows < GROUP
 
     context_len = tl.load(context_lens_ptr + seq)
     first = 0
     if WINDOW > 0:
         first = tl.maximum(context_len - WINDOW, 0) // BLOCK_N * BLOCK_N
-    split_len = tl.cdiv(tl.cdiv(context_len - first, BLOCK_N), SPLITS) * BLOCK_N
+    split_len = tl.cdiv(tl.cdiv(context_len - first, BLOCK_N), splits) * BLOCK_N
     start = first + split * split_len
     end = tl.minimum(start + split_len, context_len)
 
-    if SPLITS > 1 and start >= end:
+    if IS_SPLIT and start >= end:
         tl.store(log_weights_ptr + part, float("-inf"), mask=in_group)
         return
 
@@ -103,31 +104,31 @@ def decode_attention_kernel(
     weight = tl.where(weight == 0.0, 1.0, weight)  # an empty context yields zeros
     result = (total / weight[:, None]).to(parts_ptr.dtype.element_ty)
     tl.store(parts_ptr + part[:, None] * HEAD_DIM + columns[None, :], result, mask=mask)
-    if SPLITS > 1:
+    if IS_SPLIT:
         tl.store(log_weights_ptr + part, top + tl.log2(weight), mask=in_group)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_splits"])
 def merge_parts_kernel(
     parts_ptr,
     log_weights_ptr,
     out_ptr,
+    num_splits,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    SPLITS: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
 ):
     """One program for each (sequence, head): the mean of its parts, weighted by their softmax sums."""
     row = tl.program_id(0).to(tl.int64)
     splits = tl.arange(0, BLOCK_SPLITS)
     columns = tl.arange(0, BLOCK_D)
-    log_weights = tl.load(log_weights_ptr + row * SPLITS + splits, mask=splits < SPLITS, other=float("-inf"))
+    log_weights = tl.load(log_weights_ptr + row * num_splits + splits, mask=splits < num_splits, other=float("-inf"))
     top = tl.max(log_weights, axis=0)
     top = tl.where(top == float("-inf"), 0.0, top)
     weights = tl.exp2(log_weights - top)
     # The part of an empty split was never written: it must not be read.
     mask = (weights > 0.0)[:, None] & (columns < HEAD_DIM)[None, :]
-    offsets = (row * SPLITS + splits)[:, None] * HEAD_DIM + columns[None, :]
+    offsets = (row * num_splits + splits)[:, None] * HEAD_DIM + columns[None, :]
     parts = tl.load(parts_ptr + offsets, mask=mask, other=0.0)
     weight = tl.sum(weights, axis=0)
     out = tl.sum(parts * weights[:, None], axis=0) / tl.where(weight == 0.0, 1.0, weight)
@@ -174,6 +175,7 @@ def decode_attention_triton(
         block_tables.stride(0),
         scale_log2,
         softcap_log2,
+        splits,
         NUM_KV_HEADS=num_kv_heads,
         GROUP=group,
         BLOCK_SIZE=block_size,
@@ -181,7 +183,7 @@ def decode_attention_triton(
         BLOCK_M=launch.block_m,
         BLOCK_N=launch.block_n,
         BLOCK_D=block_d,
-        SPLITS=splits,
+        IS_SPLIT=splits > 1,
         WINDOW=variant.window or 0,
         SOFTCAPPED=variant.softcap is not None,
         SINKS=variant.sinks is not None,
@@ -193,9 +195,9 @@ def decode_attention_triton(
             parts,
             log_weights,
             out,
+            splits,
             HEAD_DIM=head_dim,
             BLOCK_D=block_d,
-            SPLITS=splits,
-            BLOCK_SPLITS=triton.next_power_of_2(splits),
+            BLOCK_SPLITS=merge_block(splits),
             num_warps=4,
         )

@@ -143,9 +143,8 @@ def decode_splits(num_multiprocessors: int, num_groups: int, max_context_len: in
     """How many programs share one sequence's context.
 
     As many as fill the device once, but none with fewer than 256 tokens; and twice as many where contexts
-    are split anyway and long, as twice the programs hide more of each other's waiting. A power of two, for
-    each number is a kernel of its own to compile. `num_groups` is the number of sequences times key/value
-    heads.
+    are split anyway and long, as twice the programs hide more of each other's waiting. A power of two.
+    `num_groups` is the number of sequences times key/value heads.
     """
     wanted = num_multiprocessors * _DECODE_PROGRAMS_PER_MULTIPROCESSOR // num_groups
     useful = -(-max_context_len // _DECODE_MIN_SPLIT_TOKENS)
@@ -153,6 +152,11 @@ def decode_splits(num_multiprocessors: int, num_groups: int, max_context_len: in
     splits = 1 << (most.bit_length() - 1)
     is_long = max_context_len >= 2 * splits * _DECODE_LONG_SPLIT_TOKENS
     return 2 * splits if 1 < splits < _DECODE_MAX_SPLITS and is_long else splits
+
+
+def merge_block(num_splits: int) -> int:
+    """How many parts a program that merges them holds: one of two, as each is a kernel of its own to compile."""
+    return 8 if num_splits <= 8 else _DECODE_MAX_SPLITS
 
 
 def vector_launch(num_rows: int, num_columns: int) -> VectorLaunch | None:

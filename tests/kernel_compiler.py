@@ -98,6 +98,7 @@ TYPES = {
     "group_peaks_ptr": "*fp32",
     "candidates_ptr": "*fp32",
     "kept_ptr": "*fp32",
+    "edges_ptr": "*fp32",
     "logprobs_ptr": "*fp32",
     "top_logprobs_ptr": "*fp32",
     "listed_logprobs_ptr": "*fp32",
@@ -195,7 +196,7 @@ def compile_attention(head_dim: int, block_size: int) -> dict[str, Report]:
     launch = decode_launch("sm90", head_dim, 2, shape["GROUP"])
     reports[f"decode d{head_dim} b{block_size}"] = compile_kernel(
         decode_attention_kernel,
-        {**shape, "BLOCK_M": launch.block_m, "BLOCK_N": launch.block_n, "SPLITS": 4},
+        {**shape, "BLOCK_M": launch.block_m, "BLOCK_N": launch.block_n, "IS_SPLIT": 1},
         launch.num_warps,
         launch.num_stages,
     )
@@ -206,7 +207,7 @@ def compile_others() -> dict[str, Report]:
     """Compile the kernels that only move data, in the shapes of an 8B model."""
     warps = row_launch(4096).num_warps
     heads = {"NUM_KV_HEADS": 8, "HEAD_DIM": 128, "BLOCK_D": 128}
-    split = {"HEAD_DIM": 128, "BLOCK_D": 128, "SPLITS": 16, "BLOCK_SPLITS": 16}
+    split = {"HEAD_DIM": 128, "BLOCK_D": 128, "BLOCK_SPLITS": 64}
     halves = {"NUM_HEADS": 32, "NUM_KV_HEADS": 8, "HALF": 64, "BLOCK_HEADS": 32, "BLOCK_HALF": 64}
     turned = halves | {"BLOCK_SIZE": 64, "BLOCK_KV_HEADS": 8, "NORMS": 1}
     tiles = {"VOCAB": 151936, "NUM_TILES": 38, "TILE": 4096}
@@ -244,7 +245,7 @@ def compile_sampling() -> dict[str, Report]:
     }
     narrow = {**search, **one_program}
     groups = {"GROUPS": 4096 // GROUP, "GROUP": GROUP, "MAX_GROUPS": MAX_GROUPS}
-    begin = {**vocab, "NUM_TILES": 38, **one_program, **groups}
+    begin = {**vocab, "NUM_TILES": 38, "N": NUM_PIVOTS, **one_program, **groups}
     merge = {**vocab, "NUM_TILES": 38, "BLOCK_TILES": 64, "MAX_TOP": MAX_TOP, "MAX_LISTED": MAX_LISTED}
     return {
         "adjust_logits": compile_kernel(adjust_logits_kernel, {**tiles, "WORDS": 4748}, 8),
