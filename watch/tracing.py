@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags, TraceState
 
+from watch.collector import WatchedExporter
 from watch.trace_context import TraceContext
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Tracing:
 
 def open_tracing(endpoint: str, service_name: str) -> Tracing:
     """Send spans to a collector. Whether there is one is not asked."""
-    return Tracing(_exporter(endpoint), service_name)
+    return Tracing(WatchedExporter(exporter_to(endpoint), endpoint), service_name)
 
 
 def context_of(span: Span) -> TraceContext:
@@ -81,7 +82,8 @@ def protocol() -> str:
     return next(filter(None, map(os.environ.get, PROTOCOL_VARIABLES)), "grpc")
 
 
-def _exporter(endpoint: str) -> SpanExporter:
+def exporter_to(endpoint: str) -> SpanExporter:
+    """What sends spans to a collector."""
     if protocol() == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 
