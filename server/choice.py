@@ -135,7 +135,10 @@ class Choice:
     ) -> inference_pb2.ChoiceEnd:
         end = inference_pb2.ChoiceEnd(index=self.index, finish_reason=_FINISH_REASONS[reason])
         # A call that the caller named is no decision of the model's, so OpenAI reports a plain stop.
-        if reason is FinishReason.STOP and self._message.has_calls and not self._is_named_call:
+        # Nor is one that a stop text cut off to be answered.
+        is_cut = stop_text is not None and self._message.is_within_call
+        is_call = self._message.has_calls and not self._is_named_call and not is_cut
+        if reason is FinishReason.STOP and is_call:
             end.finish_reason = inference_pb2.FINISH_REASON_TOOL_CALLS
         if stop_text is not None:
             end.stop_text = stop_text

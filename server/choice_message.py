@@ -33,6 +33,11 @@ class ChoiceMessage:
         return self._num_calls > 0
 
     @property
+    def is_within_call(self) -> bool:
+        """Whether the last call lacks a part of its arguments."""
+        return self._reader.is_within_call
+
+    @property
     def num_reasoning_tokens(self) -> int:
         """How many tokens stand between the marks of the reasoning. One stands where it begins."""
         start, end = self._reader.reasoning_span

@@ -32,7 +32,11 @@ GENERATION_FIELDS: tuple[Field, ...] = (
         "max_completion_tokens", "stopping.max_tokens", "Newer name of max_tokens, which it wins over.", CHAT
     ),
     plain("min_tokens", "stopping.min_tokens", "No token ends the choice before; 0 to max_tokens."),
-    honoured("stop", "stopping.stop", "A text that ends the choice, or up to 4; none empty, 256 characters."),
+    honoured(
+        "stop",
+        "stopping.stop",
+        "A text that ends the choice, or up to 4; none empty, 256 characters. Reasoning and calls count.",
+    ),
     plain("stop_token_ids", "stopping.stop_token_ids", "Up to 64 token ids that end the choice."),
     plain("ignore_eos", "stopping.ignore_eos", "Goes on past the end-of-sequence token."),
     plain("include_stop_str_in_output", "stopping.include_stop_text", "Keeps the matched stop text."),

@@ -74,6 +74,7 @@ def read_arguments(reader: Reader, answer: Answer) -> Steps[bool]:
         if scanner.is_broken or (yield from reader.peek()) == "":
             return False
         answer.arguments(reader.read(scanner.push(reader.rest)))
+    answer.end_call()
     return True
 
 
@@ -119,6 +120,7 @@ class _Call:
             if self._early_arguments is not None:
                 self._start()
                 self._answer.arguments(self._early_arguments)
+                self._answer.end_call()
             return True
         if key in ARGUMENT_KEYS and not self._has_arguments:
             return (yield from self._arguments())
@@ -143,6 +145,7 @@ class _Call:
         if self._name and not self.has_started:
             self._start()
             self._answer.arguments("{}")
+            self._answer.end_call()
         return self.has_started
 
 

@@ -69,6 +69,11 @@ class OutputReader:
         return self._answer.num_calls
 
     @property
+    def is_within_call(self) -> bool:
+        """Whether the last call has begun and its arguments are not whole."""
+        return self._answer.is_within_call
+
+    @property
     def reasoning_span(self) -> tuple[int, int | None]:
         """Where the reasoning starts and ends, in characters of the output. The end is None until known."""
         return (self._reasoning.start, self._reasoning.end) if self._reasoning else (0, 0)

@@ -42,6 +42,8 @@ class Answer:
     def __init__(self, max_calls: int | None = None) -> None:
         """`max_calls`: calls beyond these are dropped. None keeps all."""
         self.num_calls = 0
+        self.is_within_call = False
+        """Whether the last call that was kept lacks a part of its arguments."""
         self._max_calls = max_calls
         self._pieces: list[Piece] = []
         self._space = ""
@@ -59,12 +61,18 @@ class Answer:
         self._space = ""
         self.num_calls += 1
         if not self._is_dropped:
+            self.is_within_call = True
             self._pieces.append(CallStart(name))
 
     def arguments(self, text: str) -> None:
         """Take a part of the last call's arguments."""
         if text and not self._is_dropped:
             self._pieces.append(CallArguments(text))
+
+    def end_call(self) -> None:
+        """The last call's arguments are whole."""
+        if not self._is_dropped:
+            self.is_within_call = False
 
     def end(self) -> None:
         """Nothing more follows."""

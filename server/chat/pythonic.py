@@ -57,6 +57,7 @@ def _call(reader: Reader, answer: Answer, tools: Collection[str]) -> Steps[bool]
         yield from reader.skip_space()
         if (yield from reader.take(")")):
             _send(reader, answer, name, "{}" if is_first else "}", is_first)
+            answer.end_call()
             return True
         member = yield from _member(reader)
         if member is None:
