@@ -1,7 +1,7 @@
 """Matrix multiplication with a weight: y[..., n] = sum_k x[..., k] * weight[n, k] + bias[n].
 
 x, y: [..., k] and [..., n], bias [n], of one type; weight: [n, k], of the same type or, on a CPU, of a
-16-bit type under float32 activations. Moves n * k elements of the weight, which dominate while rows
+16-bit type beside float32. Moves n * k elements of the weight, which dominate while rows
 are few.
 
 The GPU takes `F.linear`. On a CPU the weight is packed once, for whichever library is fastest there.
@@ -27,7 +27,8 @@ Milliseconds for all matrices of SmolLM2-135M (269 MB in 16 bits) on two cores:
 - More rows of 16-bit weights under float32 activations are multiplied by FBGEMM, which keeps them in
   float16 and widens them in registers, with float32 sums. A bfloat16 becomes a float16 without loss where
   it is a normal one, from 6e-5 up; below, it is rounded by at most 3e-8.
-- 16-bit weights under activations of the same type are packed for oneDNN.
+- bfloat16 weights are packed for oneDNN where the CPU has matrix instructions for them; activations of
+  float32 are rounded for the product.
 - float32 weights stay as they are. With some rows, but not many, they are the left operand, for which
   MKL is up to 2.5 times as fast on AMD's processors; its transposed result costs little then.
 """
@@ -70,17 +71,17 @@ class LinearWeight:
     """Rounded to eight bits, as is what it is multiplied with."""
 
 
-def prepare_weight(weight: Tensor, activations: torch.dtype, four_bit: Tensor | None = None) -> LinearWeight:
-    """Prepare a loaded weight [n, k], once, for activations of a type.
+def prepare_weight(weight: Tensor, factors: torch.dtype, four_bit: Tensor | None = None) -> LinearWeight:
+    """Prepare a loaded weight [n, k], once, for what it is multiplied with.
 
     Args:
         weight: the numbers.
-        activations: the type of what it is multiplied with.
+        factors: the type of the other factor; activations of a wider type are rounded to it.
         four_bit: the same numbers in blocks of four bits, where the file has them so.
     """
     if weight.is_cuda:
         return LinearWeight(plain=weight.contiguous())
-    if activations == torch.float32:
+    if factors == torch.float32:
         return _prepare_for_float32(weight, four_bit)
     if weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return LinearWeight(onednn=torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None))
@@ -107,8 +108,7 @@ def linear(x: Tensor, weight: LinearWeight, bias: Tensor | None = None) -> Tenso
     if weight.fbgemm is not None:
         return _multiply_float16(x, weight, bias)
     if weight.onednn is not None:
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight.onednn, bias, "none", [], "")
-        return product
+        return _multiply_bfloat16(x, weight.onednn, bias)
     assert weight.plain is not None
     if bias is None and vector_linear.takes(x, weight.plain):
         return vector_linear.vector_linear(x, weight.plain)
@@ -150,6 +150,15 @@ def _multiply_four_bit(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
     if bias is not None:
         out += bias
     return out.view(*x.shape[:-1], num_outputs)
+
+
+def _multiply_bfloat16(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Round activations for the product alone, where they are wider."""
+    if x.dtype == torch.bfloat16:
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return product
+    product = torch.ops.mkldnn._linear_pointwise(x.bfloat16(), weight, None, "none", [], "").to(x.dtype)
+    return product if bias is None else product.add_(bias)
 
 
 def _multiply_float16(x: Tensor, weight: LinearWeight, bias: Tensor | None) -> Tensor:

@@ -44,7 +44,7 @@ class Linear(nn.Module):
             self.bias = nn.Parameter(
                 torch.empty(out_features, dtype=precision.activations), requires_grad=False
             )
-        self._activations = precision.activations
+        self._activations, self._factors = precision.activations, precision.factors
         self._quantized = precision.quantized
         self.four_bit: Tensor | None = None
         """The weight as a GGUF file has it, where `kernels.linear` can use that."""
@@ -55,7 +55,7 @@ class Linear(nn.Module):
     def prepare(self) -> None:
         """Bring the loaded weight into the form that the device multiplies fastest, and drop the original."""
         if self._quantized is None:
-            self._prepared = prepare_weight(self.weight.data, self._activations, self.four_bit)
+            self._prepared = prepare_weight(self.weight.data, self._factors, self.four_bit)
         else:
             self._prepared = LinearWeight(fp8=Fp8Weight.of(self.weight.data))
         del self.weight

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 NUM_NEW_TOKENS = 24
 PROMPT_LENS = (1, 9, 26, 45)
-FLOAT32 = Precision(torch.float32, torch.float32, torch.float32)
+FLOAT32 = Precision(*[torch.float32] * 4)
 
 
 def load_reference(folder: Path) -> Any:

@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered:RuntimeWarning"),
 ]
 
-FLOAT32 = Precision(torch.float32, torch.float32, torch.float32)
+FLOAT32 = Precision(*[torch.float32] * 4)
 SOME, ALL = 150, 2_000
 MAX_GGUF_HEADER = 2_500
 

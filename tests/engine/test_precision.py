@@ -39,14 +39,20 @@ def test_eight_bits() -> None:
         choose_precision(config("float16", quantization="fp8"), "bfloat16", CUDA)
 
 
-def test_a_cpu_without_the_instructions_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "cpu_multiplies", lambda dtype: dtype == torch.float32)
+def test_a_cpu_computes_in_float32_and_rounds_what_it_has_instructions_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(precision, "cpu_multiplies_bfloat16", lambda: False)
     chosen = choose_precision(config("bfloat16"), "float32", CPU)
     assert chosen.name == "bfloat16"
     assert chosen.weights == torch.bfloat16
-    assert chosen.activations == torch.float32
-    monkeypatch.setattr(precision, "cpu_multiplies", lambda _: True)
-    assert choose_precision(config("bfloat16"), "float32", CPU).activations == torch.bfloat16
+    assert chosen.activations == chosen.factors == torch.float32
+    monkeypatch.setattr(precision, "cpu_multiplies_bfloat16", lambda: True)
+    chosen = choose_precision(config("bfloat16"), "float32", CPU)
+    assert chosen.activations == chosen.kv_cache == torch.float32
+    assert chosen.factors == torch.bfloat16
+    for dtype in ("float16", "float32"):
+        assert choose_precision(config(dtype), "bfloat16", CPU).factors == torch.float32
 
 
 @pytest.mark.parametrize("native", [False, True])
@@ -54,7 +60,7 @@ def test_a_cpu_without_the_instructions_computes_in_float32(monkeypatch: pytest.
 def test_every_precision_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: DataType, *, native: bool
 ) -> None:
-    monkeypatch.setattr(precision, "cpu_multiplies", lambda _: native)
+    monkeypatch.setattr(precision, "cpu_multiplies_bfloat16", lambda: native)
     runner = load_runner(make_tiny_model(tmp_path, "qwen3"), dtype=dtype)
     assert runner.info.dtype == dtype
     plans = HandPlans(runner)

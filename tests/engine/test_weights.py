@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from engine.models.decoder import PagedDecoder
 
-FLOAT32 = Precision(torch.float32, torch.float32, torch.float32)
+FLOAT32 = Precision(*[torch.float32] * 4)
 PROMPT = [5, 9, 33, 200, 7]
 
 

@@ -52,6 +52,17 @@ def test_onednn_packs_bfloat16() -> None:
     assert prepare_weight(torch.randn(8, 4).bfloat16(), torch.bfloat16).onednn is not None
 
 
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="needs AVX-512")
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_only_factors_are_rounded(*, with_bias: bool) -> None:
+    x, weight = torch.randn(5, 64), torch.randn(50, 64).bfloat16()
+    bias = torch.randn(50) if with_bias else None
+    result = linear(x, prepare_weight(weight, torch.bfloat16), bias)
+    assert result.dtype == torch.float32
+    product = x.bfloat16().float() @ weight.float().T
+    torch.testing.assert_close(result, product if bias is None else product + bias, rtol=8e-3, atol=8e-3)
+
+
 def test_leading_dimensions_are_kept() -> None:
     weight = prepare_weight(torch.randn(8, 4), torch.float32)
     assert linear(torch.randn(2, 3, 4), weight).shape == (2, 3, 8)
