@@ -122,7 +122,9 @@ def merge_parts_kernel(
     row = tl.program_id(0).to(tl.int64)
     splits = tl.arange(0, BLOCK_SPLITS)
     columns = tl.arange(0, BLOCK_D)
-    log_weights = tl.load(log_weights_ptr + row * num_splits + splits, mask=splits < num_splits, other=float("-inf"))
+    log_weights = tl.load(
+        log_weights_ptr + row * num_splits + splits, mask=splits < num_splits, other=float("-inf")
+    )
     top = tl.max(log_weights, axis=0)
     top = tl.where(top == float("-inf"), 0.0, top)
     weights = tl.exp2(log_weights - top)

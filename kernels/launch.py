@@ -155,7 +155,7 @@ def decode_splits(num_multiprocessors: int, num_groups: int, max_context_len: in
 
 
 def merge_block(num_splits: int) -> int:
-    """How many parts a program that merges them holds: one of two, as each is a kernel of its own to compile."""
+    """How many parts a program that merges them holds: 8 or 64, as each is a kernel of its own to compile."""
     return 8 if num_splits <= 8 else _DECODE_MAX_SPLITS
 
 
