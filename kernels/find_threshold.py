@@ -14,8 +14,6 @@ range are equal. A row is searched in three steps, each for what the one before 
 1. The peaks of groups of 256 tokens are logits too. Where the target is reached among them alone, few groups
    have more above that bound, and one program a sequence looks through those. It reads the groups' peaks, and
    at most 128 groups. That ends top_k up to about 100, and top_p of the peaked logits of language models.
-   Elsewhere it guesses the threshold from 64 logits of each tile, and half of the next pass's pivots lie
-   around that; they can be anywhere.
 2. In `NUM_PASSES` passes all tiles of the vocabulary work at the same time. A tile reads its logits once a
    pass; once no more than 256 of them are left, it keeps these, and reads no others. After each pass one
    program a sequence takes in the sums, and ends the search where no more than 1,024 kept logits are left.
@@ -47,7 +45,6 @@ from kernels.threshold_search import (
     UNKNOWN,
     begin_search,
     narrow_range,
-    place_around,
     place_pivots,
     search_values,
     sum_values,
@@ -58,8 +55,6 @@ NUM_PIVOTS_AMONG_FEW = 8
 NUM_PASSES = 3
 CAPACITY = GROUP
 """Logits that a tile keeps."""
-SAMPLE = 64
-"""Tokens of a tile by which the threshold is guessed."""
 MAX_GROUPS = 128
 """Groups that one program looks through."""
 MAX_CANDIDATES = 1024
@@ -67,7 +62,7 @@ MAX_CANDIDATES = 1024
 ROWS_AT_ONCE = 8
 NUM_WARPS = 8
 MAX_REGISTERS = 128
-"""Of the kernels of many programs, two of which share a multiprocessor."""
+"""Of a pass over tiles, so that two programs share a multiprocessor."""
 
 # Entries of a row's state, float64: integers of 32 bits are exact in it.
 PHASE = tl.constexpr(0)
@@ -282,12 +277,10 @@ def begin_search_kernel(
     VOCAB: tl.constexpr,
     NUM_TILES: tl.constexpr,
     BLOCK_TILES: tl.constexpr,
-    TILE: tl.constexpr,
     GROUPS: tl.constexpr,
     GROUP: tl.constexpr,
     N: tl.constexpr,
     FEW: tl.constexpr,
-    SAMPLE: tl.constexpr,
     ROWS: tl.constexpr,
     MAX_GROUPS: tl.constexpr,
     MAX_CANDIDATES: tl.constexpr,
@@ -308,7 +301,6 @@ def begin_search_kernel(
     peak = tl.max(peaks, axis=0)
     if (peak == float("inf")) | (peak == float("-inf")):
         return
-    is_adjusted = (flags & ADJUSTED) != 0
     temperature = tl.load(temperatures_ptr + row)
     top_p = tl.load(filters_ptr + row * 3 + 1)
     phase, low, high, above, target = begin_search(filters_ptr, row, peak, temperature)
@@ -335,7 +327,7 @@ def begin_search_kernel(
             group_peaks_ptr,
             groups_ptr,
             candidates_ptr,
-            is_adjusted,
+            (flags & ADJUSTED) != 0,
             seq,
             low,
             logits_stride,
@@ -365,30 +357,12 @@ def begin_search_kernel(
             phase = DONE
     if phase == DONE:
         tl.store(thresholds_ptr + seq, low.to(tl.int32))
-        return
-    tokens = tiles[:, None] * TILE + tl.arange(0, SAMPLE)[None, :]
-    x = load_logits(logits_ptr, adjusted_ptr, is_adjusted, seq, tokens, logits_stride, VOCAB)
-    share = tl.sum((tokens < VOCAB).to(tl.float64)) / VOCAB
-    guess = search_values(
-        tl.reshape(x, [BLOCK_TILES * SAMPLE]),
-        phase,
-        low,
-        high,
-        above,
-        share * target,
-        peak,
-        temperature,
-        1.0,
-        FEW,
-    )
-    pivots = place_pivots(phase, low, high, peak, temperature, N)
-    if guess > low:
-        scale = tl.where(phase == TOP_P_FIRST, temperature, 1.0)
-        pivots = place_around(low, high, peak, key_value(guess.to(tl.int32)), scale, N)
-    store_state(state_ptr, phase, low, high, above, target)
-    tl.store(state_ptr + PEAK, peak.to(tl.float64))
-    tl.store(edges_ptr + seq * N + tl.arange(0, N), key_value(pivots.to(tl.int32)))
-    tl.store(num_kept_ptr + seq * NUM_TILES + tiles, -1, mask=is_tile)
+    else:
+        store_state(state_ptr, phase, low, high, above, target)
+        pivots = place_pivots(phase, low, high, peak, temperature, N)
+        tl.store(edges_ptr + seq * N + tl.arange(0, N), key_value(pivots.to(tl.int32)))
+        tl.store(state_ptr + PEAK, peak.to(tl.float64))
+        tl.store(num_kept_ptr + seq * NUM_TILES + tiles, -1, mask=is_tile)
 
 
 @triton.jit
@@ -504,7 +478,7 @@ def narrow_search_kernel(
     extremes_ptr += seq * NUM_TILES * 2
     least = tl.min(tl.load(extremes_ptr + 2 * tiles, mask=is_tile, other=float("inf")), axis=0)
     most = tl.max(tl.load(extremes_ptr + 2 * tiles + 1, mask=is_tile, other=float("-inf")), axis=0)
-    pivots = order_key(tl.load(edges_ptr + seq * N + tl.arange(0, N))).to(tl.int64)
+    pivots = place_pivots(phase, low, high, peak, temperature, N)
     phase, low, high, above, target = narrow_range(
         phase, low, high, above, target, pivots, sums, least, most, peak, top_p, N
     )
@@ -644,12 +618,9 @@ def find_threshold_triton(
         logits.stride(0),
         **vocabulary,
         **one_program,
-        TILE=TILE,
-        SAMPLE=SAMPLE,
         GROUPS=TILE // GROUP,
         GROUP=GROUP,
         MAX_GROUPS=MAX_GROUPS,
-        maxnreg=MAX_REGISTERS,
     )
     for index in range(num_passes):
         search_kernel[(programs_each(num_tiles, num_seqs), num_seqs)](

@@ -28,8 +28,6 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 LARGEST_SCALE = tl.constexpr(1e38)
 FARTHEST = tl.constexpr(20.0)
 """Of a first pass's pivots, below the peak, in logits or, for weights, in temperatures."""
-NEAREST = tl.constexpr(0.01)
-"""Of pivots around a guess, in logits; the others lie at 4 and 16 times as much, and so on."""
 WIDEST = tl.constexpr(64.0)
 NARROWEST = tl.constexpr(2.0**-8)
 """Ranges of logits between these widths are divided evenly by value."""
@@ -69,20 +67,6 @@ def place_pivots(phase, low, high, peak, temperature, N: tl.constexpr):
     is_first = (phase == TOP_K_FIRST) | (phase == TOP_P_FIRST)
     pivots = tl.minimum(tl.maximum(tl.where(is_first, near, even), low), high)
     return tl.where(index == 0, low, pivots)
-
-
-@triton.jit
-def place_around(low, high, peak, guess, scale, N: tl.constexpr):
-    """Return N keys int64 as `place_pivots`, for a first pass: some below the peak, some around a guess."""
-    HALF: tl.constexpr = N // 2
-    index = tl.arange(0, N)
-    distance = (HALF - index) / HALF
-    near = peak - scale * (FARTHEST * distance * distance)
-    step = index - HALF
-    power = tl.where(step < HALF // 2, HALF // 2 - 1 - step, step - HALF // 2).to(tl.float32)
-    offset = tl.where(step < HALF // 2, -NEAREST, NEAREST) * tl.exp2(2.0 * power)
-    pivots = tl.sort(order_key(tl.where(index < HALF, near, guess + offset))).to(tl.int64)
-    return tl.where(index == 0, low, tl.minimum(tl.maximum(pivots, low), high))
 
 
 @triton.jit

@@ -32,7 +32,6 @@ from kernels.find_threshold import (
     NUM_PIVOTS,
     NUM_PIVOTS_AMONG_FEW,
     ROWS_AT_ONCE,
-    SAMPLE,
     begin_search_kernel,
     narrow_search_kernel,
     search_kernel,
@@ -246,12 +245,12 @@ def compile_sampling() -> dict[str, Report]:
     }
     narrow = {**search, **one_program}
     groups = {"GROUPS": 4096 // GROUP, "GROUP": GROUP, "MAX_GROUPS": MAX_GROUPS}
-    begin = {**tiles, "SAMPLE": SAMPLE, "N": NUM_PIVOTS, **one_program, **groups}
+    begin = {**vocab, "NUM_TILES": 38, "N": NUM_PIVOTS, **one_program, **groups}
     merge = {**vocab, "NUM_TILES": 38, "BLOCK_TILES": 64, "MAX_TOP": MAX_TOP, "MAX_LISTED": MAX_LISTED}
     return {
         "adjust_logits": compile_kernel(adjust_logits_kernel, {**tiles, "WORDS": 4748}, 8),
         "edit_logits": compile_kernel(edit_logits_kernel, {**vocab, "MAX_EDITS": MAX_EDITS}, 4),
-        "begin_search": compile_kernel(begin_search_kernel, begin, 8, maxnreg=MAX_REGISTERS),
+        "begin_search": compile_kernel(begin_search_kernel, begin, 8),
         "search": compile_kernel(search_kernel, search, 8, maxnreg=MAX_REGISTERS),
         "narrow_search": compile_kernel(narrow_search_kernel, {**narrow, "IS_LAST": 0}, 8),
         "narrow_search last": compile_kernel(narrow_search_kernel, {**narrow, "IS_LAST": 1}, 8),
