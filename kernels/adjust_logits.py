@@ -17,7 +17,6 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.launch import programs_each
 from kernels.sampling_state import ADJUSTED, EDITED, MASKED, PENALISED, TILE, SamplingState
 
 NUM_WARPS = 8
@@ -58,7 +57,8 @@ def adjust_logits_kernel(
     NUM_TILES: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """Some programs a sequence, which share its tiles."""
+    """One program for each (tile, sequence)."""
+    tile = tl.program_id(0)
     seq = tl.program_id(1).to(tl.int64)
     row = tl.load(rows_ptr + seq)
     if row < 0:
@@ -66,27 +66,25 @@ def adjust_logits_kernel(
     flags = tl.load(flags_ptr + row)
     if (flags & ADJUSTED) == 0:
         return
-    for tile in range(tl.program_id(0), NUM_TILES, tl.num_programs(0)):
-        tokens = tile * TILE + tl.arange(0, TILE)
-        is_token = tokens < VOCAB
-        x = tl.load(logits_ptr + seq * logits_stride + tokens, mask=is_token, other=float("-inf"))
-        x = x.to(tl.float32)
-        is_bad = (x != x) | (x == float("inf"))
-        peak = tl.max(tl.where(is_bad, float("inf"), x), axis=0)
-        tl.store(raw_peaks_ptr + seq * NUM_TILES + tile, peak)
-        if (flags & PENALISED) != 0:
-            counts = tl.load(counts_ptr + row * VOCAB + tokens, mask=is_token, other=0).to(tl.float32)
-            repetition = tl.load(penalties_ptr + row * 3)
-            presence = tl.load(penalties_ptr + row * 3 + 1)
-            frequency = tl.load(penalties_ptr + row * 3 + 2)
-            repeated = tl.where(x > 0, tl.math.div_rn(x, tl.zeros_like(x) + repetition), x * repetition)
-            x = tl.where(counts != 0, repeated, x)
-            x -= frequency * tl.maximum(counts, 0.0)
-            x -= tl.where(counts > 0, presence, 0.0)
-        if (flags & MASKED) != 0:
-            words = tl.load(masks_ptr + row * WORDS + tokens // 32, mask=is_token, other=0)
-            x = tl.where(((words >> (tokens % 32)) & 1) == 0, float("-inf"), x)
-        tl.store(adjusted_ptr + seq * VOCAB + tokens, x, mask=is_token)
+    tokens = tile * TILE + tl.arange(0, TILE)
+    is_token = tokens < VOCAB
+    x = tl.load(logits_ptr + seq * logits_stride + tokens, mask=is_token, other=float("-inf")).to(tl.float32)
+    is_bad = (x != x) | (x == float("inf"))
+    peak = tl.max(tl.where(is_bad, float("inf"), x), axis=0)
+    tl.store(raw_peaks_ptr + seq * NUM_TILES + tile, peak)
+    if (flags & PENALISED) != 0:
+        counts = tl.load(counts_ptr + row * VOCAB + tokens, mask=is_token, other=0).to(tl.float32)
+        repetition = tl.load(penalties_ptr + row * 3)
+        presence = tl.load(penalties_ptr + row * 3 + 1)
+        frequency = tl.load(penalties_ptr + row * 3 + 2)
+        repeated = tl.where(x > 0, tl.math.div_rn(x, tl.zeros_like(x) + repetition), x * repetition)
+        x = tl.where(counts != 0, repeated, x)
+        x -= frequency * tl.maximum(counts, 0.0)
+        x -= tl.where(counts > 0, presence, 0.0)
+    if (flags & MASKED) != 0:
+        words = tl.load(masks_ptr + row * WORDS + tokens // 32, mask=is_token, other=0)
+        x = tl.where(((words >> (tokens % 32)) & 1) == 0, float("-inf"), x)
+    tl.store(adjusted_ptr + seq * VOCAB + tokens, x, mask=is_token)
 
 
 @triton.jit
@@ -126,7 +124,7 @@ def adjust_logits_triton(
     adjusted = torch.empty((num_seqs, vocab), dtype=torch.float32, device=logits.device)
     raw_peaks = torch.empty((num_seqs, num_tiles), dtype=torch.float32, device=logits.device)
     # Products are rounded before they are subtracted, as torch does.
-    adjust_logits_kernel[(programs_each(num_tiles, num_seqs), num_seqs)](
+    adjust_logits_kernel[(num_tiles, num_seqs)](
         logits,
         rows,
         state.flags,

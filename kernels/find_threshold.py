@@ -219,7 +219,7 @@ def sum_tile(
     phase,
     low,
     high,
-    edges,
+    pivots,
     peak,
     temperature,
     logits_stride,
@@ -248,11 +248,11 @@ def sum_tile(
             tl.store(num_kept_ptr + place, num_kept)
             tl.debug_barrier()
         else:
-            sums, least, most = sum_values(x, phase, low, high, edges, peak, temperature)
+            sums, least, most = sum_values(x, phase, low, high, pivots, peak, temperature)
     if num_kept > 0:
         slots = tl.arange(0, CAPACITY)
         x = tl.load(kept_ptr + place * CAPACITY + slots, mask=slots < num_kept, other=float("-inf"))
-        sums, least, most = sum_values(x, phase, low, high, edges, peak, temperature)
+        sums, least, most = sum_values(x, phase, low, high, pivots, peak, temperature)
     return sums, least, most
 
 
@@ -268,7 +268,6 @@ def begin_search_kernel(
     group_peaks_ptr,
     weights_ptr,
     state_ptr,
-    edges_ptr,
     groups_ptr,
     candidates_ptr,
     num_kept_ptr,
@@ -279,7 +278,6 @@ def begin_search_kernel(
     BLOCK_TILES: tl.constexpr,
     GROUPS: tl.constexpr,
     GROUP: tl.constexpr,
-    N: tl.constexpr,
     FEW: tl.constexpr,
     ROWS: tl.constexpr,
     MAX_GROUPS: tl.constexpr,
@@ -359,8 +357,6 @@ def begin_search_kernel(
         tl.store(thresholds_ptr + seq, low.to(tl.int32))
     else:
         store_state(state_ptr, phase, low, high, above, target)
-        pivots = place_pivots(phase, low, high, peak, temperature, N)
-        tl.store(edges_ptr + seq * N + tl.arange(0, N), key_value(pivots.to(tl.int32)))
         tl.store(state_ptr + PEAK, peak.to(tl.float64))
         tl.store(num_kept_ptr + seq * NUM_TILES + tiles, -1, mask=is_tile)
 
@@ -374,7 +370,6 @@ def search_kernel(
     temperatures_ptr,
     peaks_ptr,
     state_ptr,
-    edges_ptr,
     kept_ptr,
     num_kept_ptr,
     sums_ptr,
@@ -397,7 +392,7 @@ def search_kernel(
     is_adjusted = (tl.load(flags_ptr + row) & ADJUSTED) != 0
     temperature = tl.load(temperatures_ptr + row)
     peak = tl.load(state_ptr + PEAK).to(tl.float32)
-    edges = tl.load(edges_ptr + seq * N + tl.arange(0, N))
+    pivots = place_pivots(phase, low, high, peak, temperature, N)
     for tile in range(tl.program_id(0), NUM_TILES, tl.num_programs(0)):
         sums, least, most = sum_tile(
             logits_ptr,
@@ -411,7 +406,7 @@ def search_kernel(
             phase,
             low,
             high,
-            edges,
+            pivots,
             peak,
             temperature,
             logits_stride,
@@ -437,7 +432,6 @@ def narrow_search_kernel(
     filters_ptr,
     peaks_ptr,
     state_ptr,
-    edges_ptr,
     candidates_ptr,
     kept_ptr,
     num_kept_ptr,
@@ -515,7 +509,6 @@ def narrow_search_kernel(
         is_adjusted = (tl.load(flags_ptr + row) & ADJUSTED) != 0
         while phase != DONE:
             pivots = place_pivots(phase, low, high, peak, temperature, N)
-            edges = key_value(pivots.to(tl.int32))
             sums = tl.zeros([N], dtype=tl.float64)
             least = float("inf")
             most = float("-inf")
@@ -532,7 +525,7 @@ def narrow_search_kernel(
                     phase,
                     low,
                     high,
-                    edges,
+                    pivots,
                     peak,
                     temperature,
                     logits_stride,
@@ -553,8 +546,6 @@ def narrow_search_kernel(
         tl.store(state_ptr + PHASE, 0.0)
     else:
         store_state(state_ptr, phase, low, high, above, target)
-        pivots = place_pivots(phase, low, high, peak, temperature, N)
-        tl.store(edges_ptr + seq * N + tl.arange(0, N), key_value(pivots.to(tl.int32)))
 
 
 def find_threshold_triton(
@@ -589,14 +580,13 @@ def find_threshold_triton(
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty((num_seqs, *shape), dtype=dtype, device=device)
 
-    states, edges = empty(STATE.value, dtype=torch.float64), empty(NUM_PIVOTS)
+    states, thresholds = empty(STATE.value, dtype=torch.float64), empty(dtype=torch.int32)
     groups, candidates = empty(MAX_GROUPS, dtype=torch.int32), empty(MAX_CANDIDATES)
     kept, num_kept = empty(num_tiles, CAPACITY), empty(num_tiles, dtype=torch.int32)
     sums, extremes = empty(num_tiles, NUM_PIVOTS), empty(num_tiles, 2)
-    thresholds = empty(dtype=torch.int32)
     inputs = (logits, adjusted, rows, state.flags, state.temperatures)
-    vocabulary = {"VOCAB": vocab, "NUM_TILES": num_tiles, "N": NUM_PIVOTS, "num_warps": NUM_WARPS}
-    tiles = {"TILE": TILE, "CAPACITY": CAPACITY}
+    vocabulary = {"VOCAB": vocab, "NUM_TILES": num_tiles, "num_warps": NUM_WARPS}
+    tiles = {"TILE": TILE, "CAPACITY": CAPACITY, "N": NUM_PIVOTS}
     one_program = {
         "BLOCK_TILES": triton.next_power_of_2(num_tiles),
         "FEW": NUM_PIVOTS_AMONG_FEW,
@@ -610,7 +600,6 @@ def find_threshold_triton(
         group_peaks,
         weights,
         states,
-        edges,
         groups,
         candidates,
         num_kept,
@@ -627,7 +616,6 @@ def find_threshold_triton(
             *inputs,
             peaks,
             states,
-            edges,
             kept,
             num_kept,
             sums,
@@ -642,7 +630,6 @@ def find_threshold_triton(
             state.filters,
             peaks,
             states,
-            edges,
             candidates,
             kept,
             num_kept,

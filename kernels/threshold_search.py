@@ -70,8 +70,8 @@ def place_pivots(phase, low, high, peak, temperature, N: tl.constexpr):
 
 
 @triton.jit
-def sum_values(x, phase, low, high, edges, peak, temperature):
-    """Sum logits [SIZE] float32 of the range from each pivot's value on, `edges` [N] float32.
+def sum_values(x, phase, low, high, pivots, peak, temperature):
+    """Sum logits [SIZE] float32 of the range from each pivot on.
 
     Returns the sums [N] float32, the least value of the range, +inf without one, and the largest, or -inf.
     """
@@ -80,8 +80,8 @@ def sum_values(x, phase, low, high, edges, peak, temperature):
     scale = tl.where(phase <= TOP_K, 0.0, tl.minimum(1.0 / temperature, LARGEST_SCALE) * LOG2_E)
     share = tl.exp2(tl.where(is_in, x - peak, 0.0) * scale)
     inside = tl.where(is_in, x, float("-inf"))
-    # A product needs two instructions, comparison included, where a choice needs three.
-    sums = tl.sum(tl.where(inside[None, :] >= edges[:, None], 1.0, 0.0) * share[None, :], axis=1)
+    edges = key_value(pivots.to(tl.int32))
+    sums = tl.sum(tl.where(inside[None, :] >= edges[:, None], share[None, :], 0.0), axis=1)
     least = tl.min(tl.where(is_in, x, float("inf")), axis=0)
     most = tl.max(inside, axis=0)
     return sums, least, most
@@ -120,8 +120,7 @@ def search_values(x, phase, low, high, above, target, peak, temperature, top_p, 
     """Return the key that the filters left end at; `x` [SIZE] float32 holds all that they let pass so far."""
     while phase != DONE:
         pivots = place_pivots(phase, low, high, peak, temperature, N)
-        edges = key_value(pivots.to(tl.int32))
-        sums, least, most = sum_values(x, phase, low, high, edges, peak, temperature)
+        sums, least, most = sum_values(x, phase, low, high, pivots, peak, temperature)
         phase, low, high, above, target = narrow_range(
             phase, low, high, above, target, pivots, sums.to(tl.float64), least, most, peak, top_p, N
         )
