@@ -74,5 +74,5 @@ def test_answers_are_those_given_alone(
         trial.judge("together, in chunks", together(client, shuffled(1)))
         stats = tight.stats().engine
         num_blocks = stats.num_free_blocks + stats.num_owned_blocks + stats.num_cached_blocks
-        judge_preemption(trial, tight, client, min(num_blocks // 6, SIZES.max_num_seqs // 2))
+        judge_preemption(trial, tight, client, min(num_blocks // 2, SIZES.max_num_seqs // 2))
     record("G01", near_tie=trial.near_tie, **trial.figures)
