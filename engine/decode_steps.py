@@ -5,8 +5,8 @@ its whole work, from the inputs to the sampled tokens, is captured in a CUDA gra
 of batch sizes, a smaller batch being padded to the next size.
 
 Batches in which a sequence asks for more than a temperature have graphs of their own. These end in the
-kernels of `shaped_sample.py` and `describe_tokens.py`: sixteen, which a row that asks for nothing leaves at
-once, but which a batch of such rows need not launch at all.
+kernels of `shaped_sample.py` and `describe_tokens.py`, which a row that asks for nothing leaves at once, but
+which a batch of such rows need not launch at all.
 """
 
 from __future__ import annotations
