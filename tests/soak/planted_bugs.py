@@ -31,9 +31,9 @@ class Bug:
 BUGS = (
     Bug(
         "scheduler: accepts what never fits",
-        "engine/scheduler.py",
-        "if self._num_blocks_at_end(request) > self._pool.num_blocks:",
-        "if self._num_blocks_at_end(request) > 2 * self._pool.num_blocks:",
+        "engine/running_set.py",
+        "return self._num_blocks_at_end(request) <= self.pool.num_blocks",
+        "return self._num_blocks_at_end(request) <= 2 * self.pool.num_blocks",
         ("tests/engine/test_scheduler.py", "tests/engine/test_scheduler_traces.py"),
     ),
     Bug(
