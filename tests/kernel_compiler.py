@@ -98,7 +98,6 @@ TYPES = {
     "group_peaks_ptr": "*fp32",
     "candidates_ptr": "*fp32",
     "kept_ptr": "*fp32",
-    "edges_ptr": "*fp32",
     "logprobs_ptr": "*fp32",
     "top_logprobs_ptr": "*fp32",
     "listed_logprobs_ptr": "*fp32",
@@ -245,7 +244,7 @@ def compile_sampling() -> dict[str, Report]:
     }
     narrow = {**search, **one_program}
     groups = {"GROUPS": 4096 // GROUP, "GROUP": GROUP, "MAX_GROUPS": MAX_GROUPS}
-    begin = {**vocab, "NUM_TILES": 38, "N": NUM_PIVOTS, **one_program, **groups}
+    begin = {**vocab, "NUM_TILES": 38, **one_program, **groups}
     merge = {**vocab, "NUM_TILES": 38, "BLOCK_TILES": 64, "MAX_TOP": MAX_TOP, "MAX_LISTED": MAX_LISTED}
     return {
         "adjust_logits": compile_kernel(adjust_logits_kernel, {**tiles, "WORDS": 4748}, 8),
