@@ -120,8 +120,16 @@ def test_a_first_output_says_when_its_first_step_began(core: RunningCore) -> Non
     assert all(output.began_s is None for output in others)
 
 
-def test_abort_ends_a_sequence_and_frees_its_blocks(core: RunningCore) -> None:
-    core.server.send(Submit(make_request("r", max_tokens=120)), Abort("r"), Abort("unknown"))
+@pytest.mark.parametrize("max_steps_in_flight", [1, 2])
+def test_abort_ends_a_sequence_and_frees_its_blocks(
+    start: Callable[[FakeRunner], RunningCore], monkeypatch: pytest.MonkeyPatch, max_steps_in_flight: int
+) -> None:
+    """The sequence is long enough for an abort that comes late."""
+    monkeypatch.setattr(engine.core, "HEARTBEAT_INTERVAL_S", 0.01)
+    runner = FakeRunner(num_blocks=6000, max_model_len=20_000, max_steps_in_flight=max_steps_in_flight)
+    core = start(runner)
+    core.server.wait_ready()
+    core.server.send(Submit(make_request("r", max_tokens=19_000)), Abort("r"), Abort("unknown"))
     outputs = core.server.outputs_until_end_of("r")["r"]
     assert outputs[-1].finish_reason is FinishReason.ABORTED
     assert core.server.stats.num_owned_blocks == 0

@@ -9,12 +9,14 @@ import grpc
 import httpx
 import pytest
 from all_pairs import all_pairs
+from processes import pagewire_up
 from two_doors import ask_http, folded, from_grpc, same, spec_of
 
 from pagewire.v1 import inference_pb2, inference_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from all_pairs import Row
     from processes import House
@@ -182,6 +184,14 @@ def requests_of(row: Row, number: int) -> tuple[str, Fields, Fields]:
     if "echo" in body and "output.logprobs" in contract:
         contract.setdefault("output.prompt_logprobs", contract["output.logprobs"])
     return ("/v1/chat/completions" if is_chat else "/v1/completions"), body, contract
+
+
+@pytest.fixture(scope="module")
+def house(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """In float32: rounded to bfloat16, an answer may differ with what else is in its steps."""
+    with pagewire_up(tmp_path_factory.mktemp("precise") / "log", "--dtype=float32") as house:
+        house.wait_until_ready()
+        yield house
 
 
 @pytest.fixture(scope="module")
