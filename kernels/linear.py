@@ -169,6 +169,9 @@ def _multiply_float16(x: Tensor, weight: LinearWeight, bias: Tensor | None) -> T
 
 
 def _multiply_plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if x.dtype != weight.dtype:
+        product = functional.linear(x.to(weight.dtype), weight).to(x.dtype)
+        return product if bias is None else product.add_(bias)
     if x.is_cuda or x.dtype != torch.float32 or not 1 < x.numel() // x.shape[-1] <= MAX_TALL_ROWS:
         return functional.linear(x, weight, bias)
     product = torch.mm(weight, x.reshape(-1, x.shape[-1]).t()).t().contiguous()
