@@ -148,7 +148,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             {
                 "ready {{instance}}": f"pagewire:ready{_PROCESS}",
                 "restarts {{instance}}, {{reason}}": (
-                    f"increase(pagewire:engine_restarts_total{_PROCESS}[1h]) > 0"
+                    f"increase(pagewire:engine_restarts_total{_PROCESS}[1h])"
                 ),
             },
         ),
