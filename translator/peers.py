@@ -25,10 +25,16 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[bytes, bytes]
 
 TIMEOUT_S = 5.0
-"""For a short question."""
+"""For a short question, and for the head of an answer. A process that died is back before, as a rule."""
 _SERVICE = "pagewire.translator.Peers"
 _RELAY = "Relay"
 _OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+# A process that was not there yet, or comes back, is found at once.
+_CHANNEL_OPTIONS = (
+    *_OPTIONS,
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 250),
+)
 
 
 class Relayed(msgspec.Struct, frozen=True):
@@ -59,7 +65,7 @@ class Peers:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._channels = {
-            index: grpc.aio.insecure_channel(worker.socket_of(index), _OPTIONS)
+            index: grpc.aio.insecure_channel(worker.socket_of(index), _CHANNEL_OPTIONS)
             for index in range(worker.count)
             if index != worker.index
         }
@@ -72,27 +78,36 @@ class Peers:
     def __contains__(self, index: int) -> bool:
         return index in self._channels
 
-    async def ask(self, index: int, kind: str, question: object) -> bytes | None:
-        """Return a peer's answer; None if it does not answer, because it is gone for example."""
+    async def ask(self, index: int, kind: str, question: object) -> bytes:
+        """Return a peer's answer.
+
+        Raises:
+            ApiError: 503; the peer does not answer, because it is gone for example.
+        """
         method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
         method = self._channels[index].unary_unary(f"/{_SERVICE}/{kind}")
         try:
-            return await method(msgspec.msgpack.encode(question), timeout=TIMEOUT_S)
-        except grpc.aio.AioRpcError:
-            return None
+            return await method(msgspec.msgpack.encode(question), timeout=TIMEOUT_S, wait_for_ready=True)
+        except grpc.aio.AioRpcError as error:
+            raise gone() from error
 
-    async def ask_all(self, kind: str, question: object) -> dict[int, bytes]:
-        """Return the answers of those who answer, by their index."""
-        answers = await asyncio.gather(*(self.ask(index, kind, question) for index in self._channels))
-        return {
-            index: answer for index, answer in zip(self._channels, answers, strict=True) if answer is not None
-        }
+    async def ask_all(self, kind: str, question: object) -> dict[int, bytes | None]:
+        """Return the answer of each peer, by its index; None of those who do not answer."""
+
+        async def ask(index: int) -> bytes | None:
+            try:
+                return await self.ask(index, kind, question)
+            except ApiError:
+                return None
+
+        answers = await asyncio.gather(*map(ask, self._channels))
+        return dict(zip(self._channels, answers, strict=True))
 
     def relay(self, index: int, request: Relayed) -> Relay:
         """Let a peer answer a request."""
         method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes]
         method = self._channels[index].unary_stream(f"/{_SERVICE}/{_RELAY}")
-        return Relay(method(msgspec.msgpack.encode(request)))
+        return Relay(method(msgspec.msgpack.encode(request), wait_for_ready=True))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -110,12 +125,13 @@ class Relay:
         """Wait until the answer begins.
 
         Raises:
-            ApiError: 503; the peer is not there.
+            ApiError: 503; the peer is not there, or says nothing.
         """
         try:
-            return msgspec.msgpack.decode(cast("bytes", await self._call.read()), type=Head)
-        except grpc.aio.AioRpcError as error:
-            raise _gone() from error
+            async with asyncio.timeout(TIMEOUT_S):
+                return msgspec.msgpack.decode(cast("bytes", await self._call.read()), type=Head)
+        except (grpc.aio.AioRpcError, TimeoutError) as error:
+            raise gone() from error
 
     async def body(self) -> AsyncGenerator[bytes, None]:
         """Yield the answer's pieces, after its head.
@@ -127,7 +143,7 @@ class Relay:
             while (piece := await self._call.read()) is not grpc.aio.EOF:
                 yield cast("bytes", piece)
         except grpc.aio.AioRpcError as error:
-            raise _gone() from error
+            raise gone() from error
 
     async def whole(self) -> bytes:
         """Return the whole body."""
@@ -138,10 +154,9 @@ class Relay:
         self._call.cancel()
 
 
-def _gone() -> ApiError:
-    return ApiError(
-        503, "The process that holds this response has gone.", code="unavailable", retry_after_s=1
-    )
+def gone() -> ApiError:
+    """Return the error of a request that needs a peer who does not answer."""
+    return ApiError(503, "The process that may hold it does not answer.", code="unavailable", retry_after_s=1)
 
 
 class PeerServer:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from translator.peers import gone
 from translator.response_background import BackgroundRuns
 from translator.response_store import ResponseStore, StoredResponse
 
@@ -89,6 +90,9 @@ class ResponseShelf:
         """Fetch what others hold of a conversation, and of the items that a request refers to.
 
         What is missing, or more than a request may have, is for whoever reads it to notice.
+
+        Raises:
+            ApiError: 503; a process that may hold some of it does not answer.
         """
         if self.peers is None:
             return EarlierResponses(self.store)
@@ -121,7 +125,7 @@ class ResponseShelf:
         if holder is None or self.peers is None:
             return self._own_turns(owner, response_id, self._max_bytes)
         answer = await self.peers.ask(holder, TURNS, _TurnsQuestion(owner, response_id, self._max_bytes))
-        return [] if answer is None else msgspec.msgpack.decode(answer, type=list[StoredResponse])
+        return msgspec.msgpack.decode(answer, type=list[StoredResponse])
 
     def _own_turns(self, owner: str, response_id: str, max_bytes: int) -> list[StoredResponse]:
         turns: list[StoredResponse] = []
@@ -143,5 +147,8 @@ class ResponseShelf:
         answers = await peers.ask_all(ITEMS, _ItemsQuestion(owner, missing))
         found: dict[str, Item] = {}
         for answer in answers.values():
-            found |= msgspec.msgpack.decode(answer)
+            if answer is not None:
+                found |= msgspec.msgpack.decode(answer)
+        if None in answers.values() and not found.keys() >= set(missing):
+            raise gone()
         return found

@@ -27,7 +27,7 @@ async def load(request: Request) -> Response:
     """Tell how many generations are open, in all processes."""
     num_running = backend_of(request).num_running
     if (peers := _peers_of(request)) is not None:
-        num_running += sum(map(int, (await peers.ask_all(LOAD, None)).values()))
+        num_running += sum(int(told or 0) for told in (await peers.ask_all(LOAD, None)).values())
     body = encode_json({"server_load": num_running})
     return Response(body, headers={"cache-control": "no-store"}, media_type="application/json")
 
@@ -44,7 +44,7 @@ async def metrics(request: Request) -> Response:
         text = generate_latest(registry)
     else:
         answers = await peers.ask_all(MEASURES, None)
-        measured = {index: process_metrics.decode(answer) for index, answer in answers.items()}
+        measured = {index: process_metrics.decode(answer) for index, answer in answers.items() if answer}
         text = process_metrics.exposition(
             {**measured, peers.own_index: process_metrics.families_of(registry)}
         )
