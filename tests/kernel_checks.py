@@ -19,10 +19,17 @@ TOLERANCE = {
 
 
 def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    """Compare with float64 truth, element by element, at the tolerance of the actual dtype.
+    """Compare with float64 truth, element by element, at the tolerance of the actual dtype."""
+    tolerance = TOLERANCE[actual.dtype]
+    atol = tolerance * float(expected.square().mean().sqrt()) if expected.numel() else 0.0
+    torch.testing.assert_close(actual.double().cpu(), expected, rtol=tolerance, atol=atol)
 
-    An element that cancels out is only as exact as what it was summed from: its own row, and all rows
-    together, say how large that is.
+
+def assert_means_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """Compare rows that are weighted means, as attention's are.
+
+    An element that cancels out is only as exact as what it was summed from, of which its row tells the size:
+    that of a short context is far above that of all rows together.
     """
     tolerance = TOLERANCE[actual.dtype]
     squares = expected.square()
