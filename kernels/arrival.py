@@ -1,8 +1,8 @@
 """Programs that share a result, and leave what is left to do to the last of them.
 
-A kernel whose programs each make a part of a result stores the parts, then asks `is_last`: the program that is
-told so sees all parts and makes the result of them, in an order of its own, so that it does not depend on who
-came when. That spares a second kernel. Each group of programs has a counter, which is zero between kernels.
+Where each program makes a part of a result, it stores the part and asks `is_last`. The one that is told so
+sees all parts and makes the result of them, in an order that does not depend on who came when. That spares a
+second kernel. Each group of programs has a counter, which is zero between kernels.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def is_last(counter_ptr, num_programs):
 def arrival_counters(device: torch.device) -> torch.Tensor:
     """Return MAX_NUM_GROUPS int32 zeros, always the same.
 
-    All kernels of a device share them, so they may not run at the same time. The first call may not be one that
-    a CUDA graph captures.
+    All kernels of a device share them, so no two of these may run at the same time. The first call may not
+    be one that a CUDA graph captures.
     """
     assert device.type != "cuda" or not torch.cuda.is_current_stream_capturing()
     return torch.zeros(MAX_NUM_GROUPS, dtype=torch.int32, device=device)

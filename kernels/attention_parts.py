@@ -1,8 +1,9 @@
 """Attention over a context that is split among programs: each leaves a part, and the last to end merges them.
 
-A part is the mean of its own tokens' values, and the base-2 logarithm of its softmax sum; the whole is the mean
-of the parts weighted by these sums. parts: [num_rows, splits, head_dim] float32 and log_weights: [num_rows,
-splits] float32, where a row is a (query token, query head); parts beyond a context's own are never written.
+A part is the mean of its own tokens' values, with the base-2 logarithm of its softmax sum; the whole is the
+mean of the parts, weighted by these sums. For each row, which is a (query token, query head), there are
+parts: [num_rows, splits, head_dim] float32 and log_weights: [num_rows, splits] float32; those beyond what a
+context is split into are never written.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import triton.language as tl
 def merge_parts(
     parts_ptr,
     log_weights_ptr,
+    out_ptr,
     rows,
     in_range,
     num_parts,
@@ -25,7 +27,7 @@ def merge_parts(
     BLOCK_D: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """Return the merged [BLOCK_R, BLOCK_D] float32 of rows [BLOCK_R] int64, of those that are in_range.
+    """Write the merged rows [BLOCK_R] int64 of those that are in_range to out [num_rows, head_dim].
 
     BLOCK_P parts are read at once.
     """
@@ -49,7 +51,10 @@ def merge_parts(
         weight = weight * shrink + tl.sum(shares, axis=1)
         total = total * shrink[:, None] + tl.sum(values * shares[:, :, None], axis=1)
         top = new_top
-    return total / tl.where(weight == 0.0, 1.0, weight)[:, None]
+    merged = total / tl.where(weight == 0.0, 1.0, weight)[:, None]
+    mask = in_range[:, None] & (columns < HEAD_DIM)[None, :]
+    pointers = out_ptr + rows[:, None] * HEAD_DIM + columns[None, :]
+    tl.store(pointers, merged.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 def allocate_parts(

@@ -6,7 +6,7 @@ q, out: [num_seqs, num_heads, head_dim]; caches: [num_blocks, num_kv_heads, bloc
 context_lens: [num_seqs] int32; block_tables: [num_seqs, max_blocks] int32. The query heads that share a
 key/value head form the rows of one matrix product, padded to 16. `attention_variant.py` says what a variant
 adds. Where there are too few (sequence, head)
-pairs to fill the device, a context is split among programs; a second kernel merges their parts.
+pairs to fill the device, a context is split among programs, of which the last to end merges their parts.
 Reads 2 * context * num_kv_heads * head_dim elements a sequence, each once.
 """
 
@@ -14,15 +14,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 import triton
 import triton.language as tl
 
-from kernels.launch import architecture, decode_launch, decode_splits, merge_block, num_multiprocessors
+from kernels.arrival import arrival_counters, is_last
+from kernels.attention_parts import allocate_parts, merge_parts
+from kernels.launch import architecture, decode_launch, decode_splits, num_multiprocessors
 from kernels.paged_tile import attend, load_tile, softcap_scale, tile_rows
 
 if TYPE_CHECKING:
+    import torch
+
     from kernels.attention_variant import AttentionVariant
+
+
+_MERGED_AT_ONCE = 32
+"""Rows times parts that the last program holds."""
 
 
 @triton.jit(do_not_specialize=["splits"])
@@ -32,8 +39,10 @@ def decode_attention_kernel(
     v_cache_ptr,
     context_lens_ptr,
     block_tables_ptr,
+    out_ptr,
     parts_ptr,
     log_weights_ptr,
+    counters_ptr,
     sinks_ptr,
     q_stride,
     table_stride,
@@ -47,6 +56,8 @@ def decode_attention_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_P: tl.constexpr,
     IS_SPLIT: tl.constexpr,
     WINDOW: tl.constexpr,
     SOFTCAPPED: tl.constexpr,
@@ -54,8 +65,7 @@ def decode_attention_kernel(
 ):
     """One program for each (key/value head, sequence, split). WINDOW is 0 where all tokens are seen.
 
-    parts: [num_seqs, num_heads, splits, head_dim], which is `out` itself for one split;
-    log_weights: [num_seqs, num_heads, splits] float32, the base-2 logarithm of each part's softmax sum.
+    If IS_SPLIT, parts, log_weights and counters are those of `attention_parts.py` and `arrival.py`.
     """
     kv_head = tl.program_id(0)
     seq = tl.program_id(1).to(tl.int64)
@@ -63,20 +73,19 @@ def decode_attention_kernel(
     rows = tl.arange(0, BLOCK_M)
     columns = tl.arange(0, BLOCK_D)
     heads = kv_head * GROUP + rows
-    part = (seq * (NUM_KV_HEADS * GROUP) + heads) * splits + split
     in_group = rows < GROUP
 
     context_len = tl.load(context_lens_ptr + seq)
     first = 0
     if WINDOW > 0:
         first = tl.maximum(context_len - WINDOW, 0) // BLOCK_N * BLOCK_N
-    split_len = tl.cdiv(tl.cdiv(context_len - first, BLOCK_N), splits) * BLOCK_N
+    num_tiles = tl.maximum(tl.cdiv(context_len - first, BLOCK_N), 1)
+    split_len = tl.cdiv(num_tiles, splits) * BLOCK_N
+    num_parts = tl.cdiv(num_tiles * BLOCK_N, split_len)
+    if split >= num_parts:
+        return
     start = first + split * split_len
     end = tl.minimum(start + split_len, context_len)
-
-    if IS_SPLIT and start >= end:
-        tl.store(log_weights_ptr + part, float("-inf"), mask=in_group)
-        return
 
     mask = in_group[:, None] & (columns < HEAD_DIM)[None, :]
     q = tl.load(q_ptr + seq * q_stride + heads[:, None] * HEAD_DIM + columns[None, :], mask=mask, other=0.0)
@@ -102,39 +111,29 @@ def decode_attention_kernel(
         )
 
     weight = tl.where(weight == 0.0, 1.0, weight)  # an empty context yields zeros
-    result = (total / weight[:, None]).to(parts_ptr.dtype.element_ty)
-    tl.store(parts_ptr + part[:, None] * HEAD_DIM + columns[None, :], result, mask=mask)
-    if IS_SPLIT:
+    result = total / weight[:, None]
+    first_row = (seq * NUM_KV_HEADS + kv_head) * GROUP
+    out_offsets = (first_row + rows)[:, None] * HEAD_DIM + columns[None, :]
+    tl.store(out_ptr + out_offsets, result.to(out_ptr.dtype.element_ty), mask=mask & (num_parts == 1))
+    if IS_SPLIT and num_parts > 1:
+        part = (first_row + rows) * splits + split
+        tl.store(parts_ptr + part[:, None] * HEAD_DIM + columns[None, :], result, mask=mask)
         tl.store(log_weights_ptr + part, top + tl.log2(weight), mask=in_group)
-
-
-@triton.jit(do_not_specialize=["num_splits"])
-def merge_parts_kernel(
-    parts_ptr,
-    log_weights_ptr,
-    out_ptr,
-    num_splits,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_SPLITS: tl.constexpr,
-):
-    """One program for each (sequence, head): the mean of its parts, weighted by their softmax sums."""
-    row = tl.program_id(0).to(tl.int64)
-    splits = tl.arange(0, BLOCK_SPLITS)
-    columns = tl.arange(0, BLOCK_D)
-    log_weights = tl.load(
-        log_weights_ptr + row * num_splits + splits, mask=splits < num_splits, other=float("-inf")
-    )
-    top = tl.max(log_weights, axis=0)
-    top = tl.where(top == float("-inf"), 0.0, top)
-    weights = tl.exp2(log_weights - top)
-    # The part of an empty split was never written: it must not be read.
-    mask = (weights > 0.0)[:, None] & (columns < HEAD_DIM)[None, :]
-    offsets = (row * num_splits + splits)[:, None] * HEAD_DIM + columns[None, :]
-    parts = tl.load(parts_ptr + offsets, mask=mask, other=0.0)
-    weight = tl.sum(weights, axis=0)
-    out = tl.sum(parts * weights[:, None], axis=0) / tl.where(weight == 0.0, 1.0, weight)
-    tl.store(out_ptr + row * HEAD_DIM + columns, out.to(out_ptr.dtype.element_ty), mask=columns < HEAD_DIM)
+        if is_last(counters_ptr + seq * NUM_KV_HEADS + kv_head, num_parts):
+            merged_rows = tl.arange(0, BLOCK_R)
+            merge_parts(
+                parts_ptr,
+                log_weights_ptr,
+                out_ptr,
+                first_row + merged_rows,
+                merged_rows < GROUP,
+                num_parts,
+                splits,
+                HEAD_DIM,
+                BLOCK_R,
+                BLOCK_D,
+                BLOCK_P,
+            )
 
 
 def decode_attention_triton(
@@ -148,7 +147,7 @@ def decode_attention_triton(
     variant: AttentionVariant,
     out: torch.Tensor,
 ) -> None:
-    """Launch the kernels, writing `out`; `max_context_len` bounds context_lens."""
+    """Launch the kernel, writing `out`; `max_context_len` bounds context_lens."""
     num_seqs, num_heads, head_dim = q.shape
     _, num_kv_heads, block_size, _ = k_cache.shape
     group = num_heads // num_kv_heads
@@ -158,20 +157,23 @@ def decode_attention_triton(
     launch = decode_launch(architecture(q.device), head_dim, q.element_size(), group)
     max_seen = min(max_context_len, variant.window or max_context_len)
     splits = decode_splits(num_multiprocessors(q.device), num_seqs * num_kv_heads, max_seen)
-    parts, log_weights = out, None
+    parts, log_weights, counters = None, None, None
     if splits > 1:
-        parts = torch.empty((*q.shape[:2], splits, head_dim), dtype=torch.float32, device=q.device)
-        log_weights = torch.empty((*q.shape[:2], splits), dtype=torch.float32, device=q.device)
+        parts, log_weights = allocate_parts(num_seqs * num_heads, splits, head_dim, q.device)
+        counters = arrival_counters(q.device)
+        assert num_seqs * num_kv_heads <= len(counters)
     scale_log2, softcap_log2 = softcap_scale(scale, variant.softcap)
-    block_d = max(16, triton.next_power_of_2(head_dim))
+    block_r = triton.next_power_of_2(group)
     decode_attention_kernel[(num_kv_heads, num_seqs, splits)](
         q,
         k_cache,
         v_cache,
         context_lens,
         block_tables,
+        out,
         parts,
         log_weights,
+        counters,
         variant.sinks,
         q.stride(0),
         block_tables.stride(0),
@@ -184,7 +186,9 @@ def decode_attention_triton(
         HEAD_DIM=head_dim,
         BLOCK_M=launch.block_m,
         BLOCK_N=launch.block_n,
-        BLOCK_D=block_d,
+        BLOCK_D=max(16, triton.next_power_of_2(head_dim)),
+        BLOCK_R=block_r,
+        BLOCK_P=max(1, _MERGED_AT_ONCE // block_r),
         IS_SPLIT=splits > 1,
         WINDOW=variant.window or 0,
         SOFTCAPPED=variant.softcap is not None,
@@ -192,14 +196,3 @@ def decode_attention_triton(
         num_warps=launch.num_warps,
         num_stages=launch.num_stages,
     )
-    if splits > 1:
-        merge_parts_kernel[(num_seqs * num_heads,)](
-            parts,
-            log_weights,
-            out,
-            splits,
-            HEAD_DIM=head_dim,
-            BLOCK_D=block_d,
-            BLOCK_SPLITS=merge_block(splits),
-            num_warps=4,
-        )

@@ -87,6 +87,9 @@ _PREFILL = {
 }
 _PREFILL_ELSEWHERE = (AttentionLaunch(32, 32, 4, 1), AttentionLaunch(32, 32, 4, 1))
 _LONG_QUERY_ROWS = 16384
+PREFILL_MIN_SPLIT_TOKENS = 512
+_PREFILL_MAX_SPLITS = 32
+_PREFILL_PROGRAMS_PER_MULTIPROCESSOR = 2
 
 _DECODE = {
     # tokens of a step, warps, stages
@@ -132,6 +135,18 @@ def prefill_launch(arch: str, head_dim: int, element_size: int, max_rows: int) -
     return long if max_rows >= _LONG_QUERY_ROWS else short
 
 
+def prefill_splits(num_multiprocessors: int, num_groups: int, max_context_len: int) -> int:
+    """How many programs share the context of a tile of queries; a power of two.
+
+    As many as fill the device, but none has fewer than PREFILL_MIN_SPLIT_TOKENS. `num_groups` is the number
+    of tiles times key/value heads.
+    """
+    wanted = num_multiprocessors * _PREFILL_PROGRAMS_PER_MULTIPROCESSOR // num_groups
+    useful = -(-max_context_len // PREFILL_MIN_SPLIT_TOKENS)
+    most = max(1, min(wanted, useful, _PREFILL_MAX_SPLITS))
+    return 1 << (most.bit_length() - 1)
+
+
 def decode_launch(arch: str, head_dim: int, element_size: int, heads_per_kv_head: int) -> AttentionLaunch:
     """For paged decode; all query heads of a key/value head share a program."""
     block_n, num_warps, num_stages = _DECODE.get(_key(arch, head_dim, element_size), _DECODE_ELSEWHERE)
@@ -152,11 +167,6 @@ def decode_splits(num_multiprocessors: int, num_groups: int, max_context_len: in
     splits = 1 << (most.bit_length() - 1)
     is_long = max_context_len >= 2 * splits * _DECODE_LONG_SPLIT_TOKENS
     return 2 * splits if 1 < splits < _DECODE_MAX_SPLITS and is_long else splits
-
-
-def merge_block(num_splits: int) -> int:
-    """How many parts a program that merges them holds: 8 or 64, as each is a kernel of its own to compile."""
-    return 8 if num_splits <= 8 else _DECODE_MAX_SPLITS
 
 
 def vector_launch(num_rows: int, num_columns: int) -> VectorLaunch | None:

@@ -21,7 +21,7 @@ from triton.compiler import ASTSource
 
 from kernels.add_rms_norm import add_rms_norm_kernel
 from kernels.adjust_logits import adjust_logits_kernel, edit_logits_kernel
-from kernels.decode_attention import decode_attention_kernel, merge_parts_kernel
+from kernels.decode_attention import decode_attention_kernel
 from kernels.decode_inputs import decode_inputs_kernel
 from kernels.describe_tokens import describe_tiles_kernel, merge_lists_kernel
 from kernels.find_threshold import (
@@ -63,14 +63,15 @@ TYPES = {
     "token_ids_ptr": "*i32",
     "places_ptr": "*i32",
     "masks_ptr": "*i32",
+    "counters_ptr": "*i32",
+    "parts_ptr": "*fp32",
+    "log_weights_ptr": "*fp32",
     "rows_ptr": "*i64",
     "num_tokens_ptr": "*i64",
     "keys_ptr": "*i64",
     "tokens_ptr": "*i64",
     "positions_ptr": "*i64",
     "slots_ptr": "*i64",
-    "log_weights_ptr": "*fp32",
-    "parts_ptr": "*fp32",
     "temperatures_ptr": "*fp32",
     "peaks_ptr": "*fp32",
     "weights_ptr": "*fp32",
@@ -184,18 +185,25 @@ def compile_attention(head_dim: int, block_size: int) -> dict[str, Report]:
         "SINKS": 0,
     }
     reports = {}
-    for name, rows in (("short", 64), ("long", 1 << 16)):
+    for name, rows, is_split in (("short", 64, 0), ("split", 64, 1), ("long", 1 << 16, 0)):
         launch = prefill_launch("sm90", head_dim, 2, rows)
         reports[f"prefill {name} d{head_dim} b{block_size}"] = compile_kernel(
             prefill_attention_kernel,
-            {**shape, "BLOCK_M": launch.block_m, "BLOCK_N": launch.block_n},
+            {**shape, "BLOCK_M": launch.block_m, "BLOCK_N": launch.block_n, "IS_SPLIT": is_split},
             launch.num_warps,
             launch.num_stages,
         )
     launch = decode_launch("sm90", head_dim, 2, shape["GROUP"])
     reports[f"decode d{head_dim} b{block_size}"] = compile_kernel(
         decode_attention_kernel,
-        {**shape, "BLOCK_M": launch.block_m, "BLOCK_N": launch.block_n, "IS_SPLIT": 1},
+        {
+            **shape,
+            "BLOCK_M": launch.block_m,
+            "BLOCK_N": launch.block_n,
+            "BLOCK_R": 4,
+            "BLOCK_P": 8,
+            "IS_SPLIT": 1,
+        },
         launch.num_warps,
         launch.num_stages,
     )
@@ -206,7 +214,6 @@ def compile_others() -> dict[str, Report]:
     """Compile the kernels that only move data, in the shapes of an 8B model."""
     warps = row_launch(4096).num_warps
     heads = {"NUM_KV_HEADS": 8, "HEAD_DIM": 128, "BLOCK_D": 128}
-    split = {"HEAD_DIM": 128, "BLOCK_D": 128, "BLOCK_SPLITS": 64}
     halves = {"NUM_HEADS": 32, "NUM_KV_HEADS": 8, "HALF": 64, "BLOCK_HEADS": 32, "BLOCK_HALF": 64}
     turned = halves | {"BLOCK_SIZE": 64, "BLOCK_KV_HEADS": 8, "NORMS": 1}
     tiles = {"VOCAB": 151936, "NUM_TILES": 38, "TILE": 4096}
@@ -226,7 +233,6 @@ def compile_others() -> dict[str, Report]:
         "silu_mul": compile_kernel(silu_mul_kernel, {"D": 14336, "BLOCK_D": 1024}, 4),
         "rotary": compile_kernel(rotary_kernel, halves, 4),
         "kv_write": compile_kernel(kv_write_kernel, {**heads, "BLOCK_SIZE": 64, "BLOCK_HEADS": 8}, 4),
-        "merge": compile_kernel(merge_parts_kernel, split, 4),
     }
 
 

@@ -37,7 +37,7 @@ def test_attention_uses_the_tensor_cores(reports: dict[str, dict[str, int]]) -> 
 
 def test_attention_copies_keys_and_values_16_bytes_at_a_time(reports: dict[str, dict[str, int]]) -> None:
     attention = {name: report for name, report in reports.items() if name.startswith(("prefill", "decode"))}
-    assert len(attention) == 12
+    assert len(attention) == 16
     for name, report in attention.items():
         assert report["num_wide_copies"] >= 16, name
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from kernels.launch import decode_launch, decode_splits, merge_block, prefill_launch, row_launch
+from kernels.launch import decode_launch, decode_splits, prefill_launch, row_launch
 
 
 def test_wide_rows_get_more_warps() -> None:
@@ -42,9 +42,3 @@ def test_all_query_heads_of_a_kv_head_fit_a_program() -> None:
 )
 def test_splits_fill_the_device(num_groups: int, max_context_len: int, splits: int) -> None:
     assert decode_splits(132, num_groups, max_context_len) == splits
-
-
-def test_parts_fit_the_program_that_merges_them() -> None:
-    splits = [1 << power for power in range(1, 7)]
-    assert all(merge_block(each) >= each for each in splits)
-    assert len({merge_block(each) for each in splits}) == 2

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from kernel_checks import assert_means_close, poisoned
 from paged_batch import Shape, dense_attention, make_paged_batch
 
+from kernels.arrival import arrival_counters
 from kernels.attention_variant import AttentionVariant
 from kernels.paged_attention import (
     AttentionMetadata,
@@ -91,6 +94,40 @@ def test_padding_changes_nothing(device: torch.device) -> None:
     )
     out = paged_attention_triton(q, batch.k_cache, batch.v_cache, padded_metadata, batch.scale)
     assert_means_close(torch.cat((out[:2], out[4:31])), batch.expected)
+
+
+@pytest.mark.parametrize("lens", [[(2, 1300), (1, 30), (60, 1030)], [(1, 4200), (1, 513)], [(3, 3)]], ids=str)
+@pytest.mark.parametrize("num_heads", [1, 3])
+def test_long_contexts_of_short_queries_are_split(
+    device: torch.device, num_heads: int, lens: list[tuple[int, int]]
+) -> None:
+    """In the last part of the 1,030 tokens, 54 of the 60 queries see none."""
+    batch = make_paged_batch(Shape(num_heads, 1, 64, 16), lens, torch.float32, device)
+    metadata = replace(batch.metadata, num_decodes=0, context_lens_list=[1 << 16] * len(lens))
+    with poisoned():
+        out = paged_attention_triton(batch.q, batch.k_cache, batch.v_cache, metadata, batch.scale)
+    assert_means_close(out, batch.expected)
+    assert not arrival_counters(out.device).any()
+
+
+@pytest.mark.parametrize("context_len", [1, 300, 2000])
+def test_decodes_leave_the_counters_at_zero(device: torch.device, context_len: int) -> None:
+    batch = make_paged_batch(Shape(6, 2, 64, 16), [(1, context_len), (1, 0)], torch.float32, device)
+    metadata = replace(batch.metadata, context_lens_list=[1 << 16] * 2)
+    for _ in range(2):
+        out = paged_attention_triton(batch.q, batch.k_cache, batch.v_cache, metadata, batch.scale)
+        assert_means_close(out[:1], batch.expected[:1])
+        assert not out[1].any()
+    assert not arrival_counters(out.device).any()
+
+
+def test_many_sequences_are_found(device: torch.device) -> None:
+    """More than a program looks at together, some of them without a query."""
+    lens = [(index % 4, index % 4 + 5) for index in range(150)]
+    batch = make_paged_batch(SHAPES[0], lens, torch.float32, device)
+    metadata = replace(batch.metadata, num_decodes=0)
+    out = paged_attention_triton(batch.q, batch.k_cache, batch.v_cache, metadata, batch.scale)
+    assert_means_close(out, batch.expected)
 
 
 def make_variant(name: str, num_heads: int, device: torch.device) -> AttentionVariant:
