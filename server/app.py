@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -97,6 +98,7 @@ async def _run(
             await server.serve()
         finally:
             returning.cancel()
+            gc.unfreeze()  # or extension modules take what is left at exit for leaks, and say so
             await server.close()
 
 
@@ -240,6 +242,8 @@ class Server:
         self._models.put(model, adapters)
         self._services.readiness.refresh()
         self._progress.close()
+        gc.collect()
+        gc.freeze()  # what was loaded stays: the collector need not walk it while readers wait
         seconds = time.monotonic() - self._started_s
         host, port = self._config.host, self._port
         logger.info("gRPC server ready on %s:%d, model %s, %.1f s", host, port, model.name, seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, cast
@@ -90,9 +91,12 @@ async def serve(config: TranslatorConfig, listener: socket.socket) -> None:
         async with _with_peers(config.worker) as peers:
             routed = build_routes(config, backend, admin, stats, peers)
             app = surround(routed, config, backend, spans)
+            gc.collect()
+            gc.freeze()  # what was loaded stays: the collector need not walk it while readers wait
             async with _answering(config.worker, routed, backend):
                 await make_server(app, backend, config, tls).serve(sockets=[listener])
     finally:
+        gc.unfreeze()
         await backend.close()
         for opened in (admin, stats):
             if opened is not None:

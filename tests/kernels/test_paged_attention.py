@@ -118,7 +118,7 @@ def test_decodes_leave_the_counters_at_zero(device: torch.device, context_len: i
         out = paged_attention_triton(batch.q, batch.k_cache, batch.v_cache, metadata, batch.scale)
         assert_means_close(out[:1], batch.expected[:1])
         assert not out[1].any()
-    assert not arrival_counters(out.device).any()
+        assert not arrival_counters(out.device).any()
 
 
 def test_many_sequences_are_found(device: torch.device) -> None:
