@@ -48,6 +48,22 @@ class VectorLaunch:
 
 
 @dataclass(frozen=True, slots=True)
+class SkinnyLaunch:
+    """One way to multiply a few rows by a weight."""
+
+    block_m: int
+    """Rows of x, padded: 8 or 16."""
+    block_n: int
+    """Rows of the weight of a program."""
+    block_k: int
+    """Inputs of an inner step."""
+    splits: int
+    """Programs that share the inputs."""
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True, slots=True)
 class BlockLaunch:
     """One way to go over a row in blocks."""
 
@@ -109,6 +125,17 @@ _DECODE_PROGRAMS_PER_MULTIPROCESSOR = 2
 
 _VECTOR = VectorLaunch(block_n=2, block_k=1024, num_warps=4)
 _FP8_VECTOR = VectorLaunch(block_n=8, block_k=512, num_warps=4)
+
+# Keys are (architecture, rows padded to 8 or 16).
+_SKINNY = {
+    # rows of the weight, inputs of a step, warps, stages
+    ("sm90", 8): (64, 128, 4, 4),
+    ("sm90", 16): (64, 128, 4, 4),
+}
+_SKINNY_MAX_ROWS = 16
+_SKINNY_PROGRAMS = 264
+_SKINNY_MIN_STEPS = 4
+_SKINNY_MAX_SPLITS = 8
 
 # By bytes of an element. The same for any number of tokens, so that a token's sums have one order.
 _LORA = {
@@ -172,6 +199,22 @@ def decode_splits(num_multiprocessors: int, num_groups: int, max_context_len: in
 def vector_launch(num_rows: int, num_columns: int) -> VectorLaunch | None:
     """For one row times a weight [num_rows, num_columns]; None where it is left to a matrix product."""
     return None if num_columns % _VECTOR.block_k else _VECTOR
+
+
+def skinny_launch(arch: str, num_rows: int, num_outputs: int, num_inputs: int) -> SkinnyLaunch | None:
+    """For a few rows times a weight [num_outputs, num_inputs]; None where it is left to a matrix product.
+
+    As many programs share the inputs as fill the device once, but none with fewer than 4 steps.
+    """
+    block_m = 8 if num_rows <= 8 else 16
+    settings = _SKINNY.get((arch, block_m))
+    if settings is None or not 2 <= num_rows <= _SKINNY_MAX_ROWS or num_inputs % settings[1]:
+        return None
+    block_n, block_k, num_warps, num_stages = settings
+    wanted = _SKINNY_PROGRAMS // -(-num_outputs // block_n)
+    useful = num_inputs // (block_k * _SKINNY_MIN_STEPS)
+    splits = max(1, min(wanted, useful, _SKINNY_MAX_SPLITS))
+    return SkinnyLaunch(block_m, block_n, block_k, splits, num_warps, num_stages)
 
 
 def bitmask_launch() -> BlockLaunch:

@@ -4,7 +4,8 @@ x, y: [..., k] and [..., n], bias [n], of one type; weight: [n, k], of the same 
 16-bit type beside float32. Moves n * k elements of the weight, which dominate while rows
 are few.
 
-The GPU takes `F.linear`. On a CPU the weight is packed once, for whichever library is fastest there.
+The GPU takes `vector_linear.py` for one row, `skinny_linear.py` for few where it is faster, else `F.linear`.
+On a CPU the weight is packed once, for whichever library is fastest there.
 Milliseconds for all matrices of SmolLM2-135M (269 MB in 16 bits) on two cores:
 
     rows                                          1     2     4     8    16    64   256   1024
@@ -41,7 +42,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from kernels import vector_linear
+from kernels import skinny_linear, vector_linear
 from kernels.fp8_linear import Fp8Weight, fp8_linear, fp8_linear_silu_mul
 from kernels.native import few_rows
 from kernels.silu_mul import silu_mul
@@ -112,6 +113,8 @@ def linear(x: Tensor, weight: LinearWeight, bias: Tensor | None = None) -> Tenso
     assert weight.plain is not None
     if bias is None and vector_linear.takes(x, weight.plain):
         return vector_linear.vector_linear(x, weight.plain)
+    if bias is None and skinny_linear.takes(x, weight.plain):
+        return skinny_linear.skinny_linear(x, weight.plain)
     return _multiply_plain(x, weight.plain, bias)
 
 
@@ -121,6 +124,8 @@ def linear_silu_mul(x: Tensor, weight: LinearWeight, bias: Tensor | None = None)
         return fp8_linear_silu_mul(x, weight.fp8, bias)
     if bias is None and weight.plain is not None and vector_linear.takes(x, weight.plain):
         return vector_linear.gated_vector_linear(x, weight.plain)
+    if bias is None and weight.plain is not None and skinny_linear.takes(x, weight.plain):
+        return skinny_linear.gated_skinny_linear(x, weight.plain)
     return silu_mul(linear(x, weight, bias))
 
 
@@ -130,6 +135,8 @@ def linear_into(x: Tensor, weight: LinearWeight, out: Tensor) -> Tensor:
         assert weight.plain is not None
         if vector_linear.takes(x, weight.plain):
             return vector_linear.vector_linear(x, weight.plain, out)
+        if skinny_linear.takes(x, weight.plain):
+            return skinny_linear.skinny_linear(x, weight.plain, out)
         return torch.mm(x, weight.plain.t(), out=out)
     return out.copy_(linear(x, weight))
 

@@ -39,7 +39,7 @@ from kernels.find_threshold import (
 from kernels.fp8_linear import fp8_vector_linear_kernel
 from kernels.fp8_quantize import fp8_quantize_kernel
 from kernels.kv_write import kv_write_kernel
-from kernels.launch import decode_launch, lora_launch, prefill_launch, row_launch
+from kernels.launch import decode_launch, lora_launch, prefill_launch, row_launch, skinny_launch
 from kernels.lora import lora_expand_kernel, lora_shrink_kernel
 from kernels.prefill_attention import prefill_attention_kernel
 from kernels.rms_norm import rms_norm_kernel
@@ -49,6 +49,7 @@ from kernels.sample import choose_token_kernel, reduce_tiles_kernel
 from kernels.sampling_state import GROUP, MAX_EDITS, MAX_LISTED, MAX_TOP
 from kernels.shaped_sample import choose_shaped_kernel, reduce_logits_kernel, weigh_kept_kernel
 from kernels.silu_mul import silu_mul_kernel
+from kernels.skinny_linear import skinny_linear_kernel
 from kernels.token_bitmask import token_bitmask_kernel
 from kernels.vector_linear import vector_linear_kernel
 
@@ -142,7 +143,7 @@ def compile_kernel(
             signature[name] = "constexpr"
             continue
         signature[name] = TYPES.get(name, "*bf16" if name.endswith("_ptr") else "i32")
-        if name.endswith(("_ptr", "_stride")):
+        if name.endswith(("_ptr", "_stride")) or name == "K":
             attributes[(index,)] = [["tt.divisibility", 16]]
     compiled = triton.compile(
         ASTSource(kernel, signature, constants, attributes),
@@ -284,8 +285,30 @@ def compile_lora(rank: int) -> dict[str, Report]:
     }
 
 
+def compile_skinny(num_rows: int, num_outputs: int, num_inputs: int) -> dict[str, Report]:
+    """Compile a few rows times a weight, plain and gated, with the settings of the launch table."""
+    launch = skinny_launch("sm90", num_rows, num_outputs, num_inputs)
+    if launch is None:
+        return {}
+    constants = {
+        "BLOCK_M": launch.block_m,
+        "BLOCK_N": launch.block_n,
+        "BLOCK_K": launch.block_k,
+        "SPLITS": launch.splits,
+    }
+    return {
+        f"skinny_linear {name} {num_rows} x {num_outputs} x {num_inputs}": compile_kernel(
+            skinny_linear_kernel, {**constants, "GATED": gated}, launch.num_warps, launch.num_stages
+        )
+        for name, gated in (("plain", 0), ("gated", 1))
+    }
+
+
 def main() -> None:
     reports = compile_others() | compile_sampling()
+    for num_outputs, num_inputs in ((4096, 4096), (28672, 4096)):
+        for num_rows in (8, 16):
+            reports |= compile_skinny(num_rows, num_outputs, num_inputs)
     for rank in (16, 64, 256):
         reports |= compile_lora(rank)
     for head_dim, block_size in ((64, 16), (128, 16), (128, 64), (256, 16)):

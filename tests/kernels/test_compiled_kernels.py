@@ -47,3 +47,11 @@ def test_low_rank_changes_use_the_tensor_cores(reports: dict[str, dict[str, int]
     assert len(changes) == 6
     for name, report in changes.items():
         assert report["num_mma"] > 0, name
+
+
+def test_few_rows_use_the_tensor_cores_and_wide_copies(reports: dict[str, dict[str, int]]) -> None:
+    products = {name: report for name, report in reports.items() if name.startswith("skinny_linear")}
+    assert products
+    for name, report in products.items():
+        assert report["num_wgmma"] + report["num_mma"] > 0, name
+        assert report["num_wide_copies"] >= 8, name

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from kernels.launch import decode_launch, decode_splits, prefill_launch, row_launch
+from kernels.arrival import MAX_NUM_GROUPS
+from kernels.launch import decode_launch, decode_splits, prefill_launch, row_launch, skinny_launch
 
 
 def test_wide_rows_get_more_warps() -> None:
@@ -42,3 +43,26 @@ def test_all_query_heads_of_a_kv_head_fit_a_program() -> None:
 )
 def test_splits_fill_the_device(num_groups: int, max_context_len: int, splits: int) -> None:
     assert decode_splits(132, num_groups, max_context_len) == splits
+
+
+@pytest.mark.parametrize("num_outputs", [64, 1024, 28672, 151936])
+@pytest.mark.parametrize("num_inputs", [128, 896, 4096, 14336])
+@pytest.mark.parametrize("num_rows", [2, 8, 9, 16])
+def test_a_skinny_product_has_room_for_its_rows_and_steps(
+    num_rows: int, num_inputs: int, num_outputs: int
+) -> None:
+    launch = skinny_launch("sm90", num_rows, num_outputs, num_inputs)
+    if launch is None:  # the matrix product is faster
+        return
+    assert launch.block_m >= num_rows
+    assert num_inputs % launch.block_k == 0
+    assert launch.splits <= num_inputs // launch.block_k
+    assert launch.splits == 1 or 2 * num_outputs // launch.block_n <= MAX_NUM_GROUPS
+
+
+@pytest.mark.parametrize(
+    ("arch", "num_rows", "num_inputs"),
+    [("sm90", 1, 4096), ("sm90", 17, 4096), ("sm90", 4, 4097), ("sm80", 4, 4096), ("interpreter", 4, 4096)],
+)
+def test_other_products_are_not_skinny(arch: str, num_rows: int, num_inputs: int) -> None:
+    assert skinny_launch(arch, num_rows, 4096, num_inputs) is None
