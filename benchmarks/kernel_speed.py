@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from kernels.describe_tokens import Descriptions, describe_tokens
 from kernels.fp8_linear import Fp8Weight, fp8_linear
 from kernels.fp8_quantize import fp8_quantize
 from kernels.kv_write import kv_write
+from kernels.linear import LinearWeight, linear, linear_silu_mul
 from kernels.lora import LoraTokens, lora_add
 from kernels.paged_attention import AttentionMetadata, paged_attention
 from kernels.rms_norm import rms_norm
@@ -47,6 +49,20 @@ MAX_TOKENS = 8
 TOKEN_COUNTS = (1, 32, 1024, 8192)
 DECODES = ((1, 1024), (1, 32768), (8, 4096), (32, 4096), (128, 1024))  # sequences, context
 PREFILLS = ((1, 512, 512), (1, 8192, 8192), (8, 1024, 1024), (4, 512, 8192))  # sequences, query, context
+
+
+WEIGHTS = {
+    "8B qkv": (6144, 4096),
+    "8B o": (4096, 4096),
+    "8B gate_up": (28672, 4096),
+    "8B down": (4096, 14336),
+    "8B head": (128256, 4096),
+    "0.6B qkv": (4096, 1024),
+    "0.6B o": (1024, 2048),
+    "0.6B gate_up": (6144, 1024),
+    "0.6B down": (1024, 3072),
+    "0.6B head": (151936, 1024),
+}
 
 
 def median_us(call: Callable[[], object]) -> float:
@@ -202,6 +218,41 @@ def measure_fp8(num_tokens: int, copy: float) -> None:
     measure_bytes("fp8_quantize", case, 3 * x.numel(), copy, lambda: fp8_quantize(x))
 
 
+def measure_few_rows(num_tokens: int, name: str, copy: float) -> None:
+    """Products of so few rows that the weight is all that counts, beside cuBLAS; gated where the model gates.
+
+    So many weights take turns that the L2 cache holds none of them.
+    """
+    num_outputs, num_inputs = WEIGHTS[name]
+    cache = torch.cuda.get_device_properties(DEVICE).L2_cache_size
+    count = 1 + 4 * cache // (num_outputs * num_inputs * DTYPE.itemsize)
+    weights = [random(num_outputs, num_inputs) for _ in range(count)]
+    x = random(num_tokens, num_inputs)
+
+    def turns_us(multiply: Callable[[torch.Tensor], object]) -> float:
+        turns = itertools.cycle(weights)
+        passes = -(-8 // count)
+
+        def call() -> None:
+            for weight in itertools.islice(turns, passes * count):
+                multiply(weight)
+
+        return median_us(call) / (passes * count)
+
+    is_gated = name.endswith("gate_up")
+    product = linear_silu_mul if is_gated else linear
+    microseconds = turns_us(lambda weight: product(x, LinearWeight(plain=weight)))
+    cublas = functools.partial(functional.linear, x)
+    cublas_us = turns_us((lambda weight: silu_mul(cublas(weight))) if is_gated else cublas)
+    numbers = {
+        "us": microseconds,
+        "cublas_us": cublas_us,
+        "of_copy": weights[0].nbytes / (1e-6 * microseconds) / copy,
+    }
+    case = {"kernel": "linear_silu_mul" if is_gated else "linear", "case": f"{num_tokens} rows, {name}"}
+    print(json.dumps(case | {key: round(value, 3) for key, value in numbers.items()}), flush=True)
+
+
 def make_metadata(num_seqs: int, query: int, context: int, block_size: int) -> AttentionMetadata:
     blocks_each = -(-context // block_size)
     blocks = torch.randperm(num_seqs * blocks_each, dtype=torch.int32, device=DEVICE)
@@ -267,6 +318,8 @@ def main() -> None:
         for rank in (16, 64):
             measure_lora(num_tokens, rank, copy)
         measure_fp8(num_tokens, copy)
+    for name, num_tokens in itertools.product(WEIGHTS, (1, 2, 4, 8, 16)):
+        measure_few_rows(num_tokens, name, copy)
     for num_seqs in (1, 32, 256):
         measure_token_bitmask(num_seqs, copy)
     for num_seqs in (1, 32, 128, 256):
