@@ -6,6 +6,7 @@ never a whole sequence.
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -164,10 +165,11 @@ class Batch:
                 admission.adapter_slot,
             )
         lens = [len(admission.token_ids) for admission in admissions]
-        known = torch.tensor([token for each in admissions for token in each.token_ids], dtype=torch.int32)
-        for admission, tokens in zip(
-            admissions, torch.split(to_device(known, self._device), lens), strict=True
-        ):
+        known = array("I")
+        for admission in admissions:
+            known.extend(admission.token_ids)
+        uploaded = to_device(torch.frombuffer(known, dtype=torch.int32), self._device)
+        for admission, tokens in zip(admissions, torch.split(uploaded, lens), strict=True):
             self.token_table[admission.row, : len(tokens)] = tokens
         keys = seed_keys([admission.sampling.seed for admission in admissions], torch.device("cpu"))
         slots = [admission.adapter_slot for admission in admissions]

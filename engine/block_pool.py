@@ -26,13 +26,16 @@ def root_key(salt: str) -> bytes:
 
 def block_key(parent: bytes, token_ids: Sequence[int]) -> bytes:
     """The key of a full block, which stands for its tokens and all that came before them."""
-    content = parent + array("q", token_ids).tobytes()
+    content = parent + array("I", token_ids).tobytes()
     return hashlib.blake2b(content, digest_size=KEY_BYTES, person=b"block").digest()
 
 
-def extend_keys(keys: list[bytes], salt: str, token_ids: Sequence[int], block_size: int) -> None:
-    """Append to `keys` those of the leading full blocks of `token_ids` that it lacks."""
-    for start in range(len(keys) * block_size, len(token_ids) - block_size + 1, block_size):
+def extend_keys(
+    keys: list[bytes], salt: str, token_ids: Sequence[int], block_size: int, num_blocks: int
+) -> None:
+    """Append to `keys` what it lacks of those of the first blocks. The tokens must fill them."""
+    assert num_blocks * block_size <= len(token_ids), (num_blocks, len(token_ids))
+    for start in range(len(keys) * block_size, num_blocks * block_size, block_size):
         parent = keys[-1] if keys else root_key(salt)
         keys.append(block_key(parent, token_ids[start : start + block_size]))
 
@@ -84,6 +87,10 @@ class BlockPool:
                 break
             block_ids.append(block_id)
         return block_ids
+
+    def first_missing(self, keys: Iterable[bytes]) -> bytes | None:
+        """Return the first of `keys` that is not findable."""
+        return next((key for key in keys if key not in self._block_by_key), None)
 
     def num_unowned(self, block_ids: Iterable[int]) -> int:
         """How many of these are in no block table, so that sharing them makes fewer available."""

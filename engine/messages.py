@@ -6,8 +6,18 @@ They are immutable, encoded as msgpack arrays, and equal in both processes: both
 from __future__ import annotations
 
 import enum
+from array import array
+from typing import TYPE_CHECKING
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    TokenIds = Sequence[int]
+    """Any sequence may be sent. What arrives is an `array` of four-byte integers, see `channel.py`."""
+else:
+    TokenIds = array
 
 
 class _Value(msgspec.Struct, frozen=True, array_like=True):
@@ -70,7 +80,7 @@ class EngineRequest(_Value, frozen=True):
 
     request_id: str
     """Unique among live sequences."""
-    prompt_token_ids: list[int]
+    prompt_token_ids: TokenIds
     sampling: SamplingParams
     priority: int = 0
     """Lower runs earlier."""

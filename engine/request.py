@@ -7,6 +7,8 @@ their results not known. Then planning goes on from what they will have computed
 
 from __future__ import annotations
 
+from array import array
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,7 +17,7 @@ from engine.block_pool import extend_keys
 from engine.messages import FinishReason, Pooling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from engine.account import Account
     from engine.messages import EngineRequest, SamplingParams, TokenLogprobs
@@ -88,7 +90,7 @@ class Request:
         """Follows the sequence's grammar, if it has one."""
         self.rank = rank
         """Lower is served earlier and preempted later. Unique."""
-        self.token_ids = list(source.prompt_token_ids)
+        self.token_ids = array("I", source.prompt_token_ids)
         """All known tokens: the prompt, then what was generated."""
         self.num_prompt_tokens = len(self.token_ids)
         self.max_num_tokens = min(self.num_prompt_tokens + self.sampling.max_tokens, max_model_len)
@@ -154,19 +156,30 @@ class Request:
         needs_all_tokens = self.sampling.num_prompt_logprobs is not None or self.pooling is Pooling.MEAN
         return self.uses_cache and not needs_all_tokens
 
-    def extend_block_keys(self, block_size: int) -> None:
-        """Bring `block_keys` up to the last full block of known tokens."""
-        extend_keys(self.block_keys, self.cache_salt, self.token_ids, block_size)
+    def extend_block_keys(self, block_size: int, num_blocks: int) -> None:
+        """Bring `block_keys` up to so many blocks, all full of known tokens."""
+        extend_keys(self.block_keys, self.cache_salt, self.token_ids, block_size, num_blocks)
 
-    def reusable_keys(self, block_size: int) -> list[bytes]:
-        """Keys of the blocks that may come from the prefix cache.
+    def reusable_keys(self, block_size: int) -> Iterator[bytes]:
+        """Yield the keys of the blocks that may come from the prefix cache, each made when it is asked for.
 
         The last known token is always computed, for its logits are needed.
         """
         if not self.reads_cache:
-            return []
-        self.extend_block_keys(block_size)
-        return self.block_keys[: (len(self.token_ids) - 1) // block_size]
+            return
+        num_reusable = (len(self.token_ids) - 1) // block_size
+        yield from islice(self.block_keys, num_reusable)
+        for index in range(len(self.block_keys), num_reusable):
+            self.extend_block_keys(block_size, index + 1)
+            yield self.block_keys[index]
+
+    def next_key(self, block_size: int) -> bytes | None:
+        """Key of the block that is being computed; None where it has none yet, or never will."""
+        index = self.num_computed_tokens // block_size
+        if not self.uses_cache or (index + 1) * block_size > len(self.token_ids):
+            return None
+        self.extend_block_keys(block_size, index + 1)
+        return self.block_keys[index]
 
     def plan(self, num_tokens: int) -> bool:
         """Let the next step compute so many tokens. Return whether it samples one."""

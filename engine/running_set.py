@@ -52,6 +52,10 @@ class RunningSet:
         """Whether a sequence would fit to its end if it were alone."""
         return self._num_blocks_at_end(request) <= self.pool.num_blocks
 
+    def first_missing_key(self, request: Request) -> bytes | None:
+        """Key of the first block that a sequence would find in the prefix cache if it were there."""
+        return self.pool.first_missing(request.reusable_keys(self.pool.block_size))
+
     def seat(self, request: Request) -> bool:
         """Give a sequence a free row, its cached prefix, blocks and a slot, if there are enough of them."""
         hits = self.pool.match(request.reusable_keys(self.pool.block_size))
@@ -110,7 +114,7 @@ class RunningSet:
         last = request.num_computed_tokens // block_size
         if first == last or not request.uses_cache:
             return
-        request.extend_block_keys(block_size)
+        request.extend_block_keys(block_size, last)
         for index in range(first, last):
             self.pool.publish(request.block_ids[index], request.block_keys[index])
 

@@ -217,16 +217,15 @@ class Scheduler:
             self._expire(request)
 
     def _add_to_frontier(self, draft: StepDraft, request: Request) -> None:
-        index = request.num_computed_tokens // self._running.pool.block_size
-        if index < len(request.block_keys):
-            draft.frontier.add(request.block_keys[index])
+        key = request.next_key(self._running.pool.block_size)
+        if key is not None:
+            draft.frontier.add(key)
 
     def _admit(self, request: Request, draft: StepDraft) -> bool:
         """Start a waiting sequence if it can run now, and say so."""
         if not self._running.has_free_row or not draft.budget or request.is_held:
             return False
-        keys = request.reusable_keys(self._running.pool.block_size)
-        if request.num_bypasses < MAX_BYPASSES and not draft.frontier.isdisjoint(keys):
+        if request.num_bypasses < MAX_BYPASSES and self._running.first_missing_key(request) in draft.frontier:
             return False  # a running sequence is computing its prefix; soon that is a cache hit
         if not self._running.seat(request):
             return False
@@ -235,7 +234,7 @@ class Scheduler:
         draft.admissions.append(
             Admission(
                 request.row,
-                tuple(request.token_ids),
+                request.token_ids[:],
                 request.num_prompt_tokens,
                 request.sampling,
                 request.adapter,

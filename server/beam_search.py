@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 import math
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -151,7 +152,7 @@ class BeamSearch:
         return msgspec.structs.replace(
             request,
             request_id=f"{request.request_id}.{len(beam.tokens)}.{index}",
-            prompt_token_ids=[*request.prompt_token_ids, *beam.token_ids],
+            prompt_token_ids=array("I", request.prompt_token_ids) + array("I", beam.token_ids),
             sampling=SamplingParams(
                 max_tokens=1,
                 temperature=0.0,

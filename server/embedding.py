@@ -16,6 +16,7 @@ from server.errors import NumericalError, QueueTimeoutError, RequestLostError
 from server.fields import invalid
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Callable, Iterator, Sequence
 
     from engine.messages import RequestOutput
@@ -37,7 +38,7 @@ class Embedding:
         self,
         engine: Engine,
         request: EmbeddingRequest,
-        inputs: Sequence[list[int]],
+        inputs: Sequence[array[int]],
         caller: Caller,
         on_start: Callable[[], None],
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,7 +75,7 @@ def validate_embedding(request: inference_pb2.EmbedRequest, model: ServedModel) 
     return checked
 
 
-def encode_inputs(request: EmbeddingRequest, model: ServedModel) -> list[list[int]]:
+def encode_inputs(request: EmbeddingRequest, model: ServedModel) -> list[array[int]]:
     """Encode and cut all inputs, whose conversations have been rendered before. It takes CPU time.
 
     Raises:
@@ -84,12 +85,12 @@ def encode_inputs(request: EmbeddingRequest, model: ServedModel) -> list[list[in
     return [_encode(prompt, request.truncation, model) for prompt in request.prompts]
 
 
-def _encode(prompt: Prompt, truncation: Truncation | None, model: ServedModel) -> list[int]:
+def _encode(prompt: Prompt, truncation: Truncation | None, model: ServedModel) -> array[int]:
     if truncation is None:
         token_ids = encode_to_fit(prompt, truncation, model).token_ids
     elif prompt.text is not None:
         try:
-            token_ids = model.tokenizer.encode_within(
+            kept = model.tokenizer.encode_within(
                 prompt.text,
                 prompt.add_special_tokens,
                 truncation.max_tokens,
@@ -97,6 +98,7 @@ def _encode(prompt: Prompt, truncation: Truncation | None, model: ServedModel) -
             )
         except InvalidTextError as error:
             raise invalid(prompt.path, str(error)) from error
+        token_ids = array("I", kept)
     else:
         token_ids = truncation.cut(encode(prompt, model).token_ids)
     if not token_ids:
@@ -135,7 +137,7 @@ def _prompt(
             fields.require(bool(given.text), f"{path}.text", "must not be empty")
             return Prompt(f"{path}.text", text=given.text, add_special_tokens=adds is not False)
         case "token_ids":
-            token_ids = list(given.token_ids.ids)
+            token_ids = array("I", given.token_ids.ids[:])
             fields.require(bool(token_ids), f"{path}.token_ids", "must not be empty")
             fields.token_ids(f"{path}.token_ids.ids", token_ids, model.info.vocab_size)
             return Prompt(f"{path}.token_ids", token_ids=token_ids)

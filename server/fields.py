@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from array import array
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from server.errors import InvalidRequestError, Violation
 
@@ -49,7 +52,7 @@ class Fields:
 
     def token_ids(self, path: str, token_ids: Sequence[int], vocab_size: int) -> None:
         """Refuse token ids beyond the vocabulary."""
-        if token_ids and max(token_ids) >= vocab_size:
+        if token_ids and _largest(token_ids) >= vocab_size:
             index = next(index for index, id_ in enumerate(token_ids) if id_ >= vocab_size)
             self.refuse(
                 f"{path}[{index}]",
@@ -77,6 +80,11 @@ def is_given(message: Message, path: str) -> bool:
 def shown(text: str) -> str:
     """A value of the caller's, quoted and cut for an error message."""
     return repr(text if len(text) <= _MAX_VALUE_CHARACTERS else text[:_MAX_VALUE_CHARACTERS] + "…")
+
+
+def _largest(token_ids: Sequence[int]) -> int:
+    """Of a long prompt, too, without a Python object for each token."""
+    return int(np.frombuffer(token_ids, np.uint32).max()) if isinstance(token_ids, array) else max(token_ids)
 
 
 def _figure(value: float) -> str:

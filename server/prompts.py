@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ class Truncation:
     max_tokens: int
     keeps_end: bool
 
-    def cut(self, token_ids: list[int]) -> list[int]:
+    def cut(self, token_ids: array[int]) -> array[int]:
         """Return the tokens that are kept."""
         return token_ids[-self.max_tokens :] if self.keeps_end else token_ids[: self.max_tokens]
 
@@ -37,7 +38,7 @@ class Prompt:
     path: str
     """Of the field that gave it, for errors."""
     text: str | None = None
-    token_ids: list[int] | None = None
+    token_ids: array[int] | None = None
     conversation: Conversation | None = None
     add_special_tokens: bool = False
 
@@ -46,7 +47,7 @@ class Prompt:
 class EncodedPrompt:
     """A prompt as the engine takes it, and its text where it had one."""
 
-    token_ids: list[int]
+    token_ids: array[int]
     text: str | None
 
 
@@ -60,9 +61,10 @@ def encode(prompt: Prompt, model: ServedModel) -> EncodedPrompt:
         return EncodedPrompt(prompt.token_ids, None)
     assert prompt.text is not None
     try:
-        return EncodedPrompt(model.tokenizer.encode(prompt.text, prompt.add_special_tokens), prompt.text)
+        token_ids = model.tokenizer.encode(prompt.text, prompt.add_special_tokens)
     except InvalidTextError as error:
         raise invalid(prompt.path, str(error)) from error
+    return EncodedPrompt(array("I", token_ids), prompt.text)
 
 
 def encode_to_fit(prompt: Prompt, truncation: Truncation | None, model: ServedModel) -> EncodedPrompt:

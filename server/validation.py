@@ -6,6 +6,7 @@ refused fields are reported together, each by its path in the request, such as "
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING
 
 from pagewire.v1 import inference_pb2
@@ -76,7 +77,7 @@ def _prompt(fields: Fields, spec: inference_pb2.GenerationSpec, model: ServedMod
             fields.require(bool(spec.text), "spec.text", "must not be empty")
             return Prompt("spec.text", text=spec.text, add_special_tokens=add_special_tokens is not False)
         case "token_ids":
-            token_ids = list(spec.token_ids.ids)
+            token_ids = array("I", spec.token_ids.ids[:])
             fields.require(bool(token_ids), "spec.token_ids", "must not be empty")
             fields.token_ids("spec.token_ids.ids", token_ids, model.info.vocab_size)
             return Prompt("spec.token_ids", token_ids=token_ids)

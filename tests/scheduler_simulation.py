@@ -28,6 +28,8 @@ from engine.messages import FinishReason
 from engine.scheduler import Scheduler
 
 if TYPE_CHECKING:
+    from array import array
+
     from fake_runner import FakePendingStep
 
     from engine.messages import EngineRequest, RequestOutput, TokenLogprobs
@@ -268,7 +270,7 @@ class Simulation:
 
     def _check_sharing(self, running: list[Request]) -> None:
         """I2, by salt, adapter and tokens up to the block's end."""
-        meanings: dict[int, tuple[str, int, list[int]]] = {}
+        meanings: dict[int, tuple[str, int, array[int]]] = {}
         for request in running:
             source = self.live[request.request_id].request
             for index, block_id in enumerate(request.block_ids):

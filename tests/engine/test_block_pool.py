@@ -9,7 +9,7 @@ from engine.block_pool import BlockPool, block_key, extend_keys, root_key
 
 def keys_of(token_ids: list[int], salt: str = "", block_size: int = 4) -> list[bytes]:
     keys: list[bytes] = []
-    extend_keys(keys, salt, token_ids, block_size)
+    extend_keys(keys, salt, token_ids, block_size, len(token_ids) // block_size)
     return keys
 
 
@@ -65,6 +65,8 @@ def test_matches_a_leading_part_only() -> None:
     pool, block_ids = pool_with(keys)
     assert pool.match([keys[0], b"other", keys[2]]) == block_ids[:1]
     assert pool.match([b"other", *keys]) == []
+    assert pool.first_missing([*keys, b"other", b"another"]) == b"other"
+    assert pool.first_missing(keys) is None
 
 
 def test_shared_blocks_outlive_their_first_owner() -> None:
@@ -146,7 +148,8 @@ def test_keys_depend_on_salt_parent_and_tokens() -> None:
 @given(st.lists(st.integers(0, 300_000), max_size=40), st.integers(0, 40), st.sampled_from([1, 3, 4, 16]))
 def test_keys_grow_with_the_tokens(token_ids: list[int], cut: int, block_size: int) -> None:
     keys: list[bytes] = []
-    extend_keys(keys, "salt", token_ids[:cut], block_size)
-    assert len(keys) == len(token_ids[:cut]) // block_size
-    extend_keys(keys, "salt", token_ids, block_size)
+    num_blocks = len(token_ids[:cut]) // block_size
+    extend_keys(keys, "salt", token_ids[:cut], block_size, num_blocks)
+    assert len(keys) == num_blocks
+    extend_keys(keys, "salt", token_ids, block_size, len(token_ids) // block_size)
     assert keys == keys_of(token_ids, "salt", block_size)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from array import array
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,7 +34,12 @@ if TYPE_CHECKING:
     from engine.messages import Command, Frame
 
 REQUEST = EngineRequest(
-    "r", [1, 2], SamplingParams(max_tokens=3, logit_bias={5: -1.5}, eos_token_ids=(0,)), -4, "salt", True
+    "r",
+    array("I", [1, 2]),
+    SamplingParams(max_tokens=3, logit_bias={5: -1.5}, eos_token_ids=(0,)),
+    -4,
+    "salt",
+    True,
 )
 OUTPUT = RequestOutput(
     "r", [7], [TokenLogprobs(7, -0.5, 1, [(7, -0.5)])], 0, [], FinishReason.STOP, 7, "numerical_error"
@@ -75,7 +81,7 @@ def test_frames_arrive_as_sent(server: ServerEnd, frame: Frame) -> None:
 
 def test_a_large_command(server: ServerEnd) -> None:
     channel = EngineChannel(server.theirs)
-    request = EngineRequest("r", list(range(300_000)), SamplingParams(max_tokens=1))
+    request = EngineRequest("r", array("I", range(300_000)), SamplingParams(max_tokens=1))
     sender = threading.Thread(target=server.send, args=(Submit(request),))
     sender.start()
     assert receive(channel, 1) == [Submit(request)]

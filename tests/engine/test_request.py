@@ -41,18 +41,30 @@ def test_a_stop_at_the_last_token_counts_as_a_stop() -> None:
 
 def test_the_last_known_token_is_never_reused() -> None:
     request = make_request(list(range(8)))
-    assert len(request.reusable_keys(4)) == 1
+    assert len(list(request.reusable_keys(4))) == 1
     request.append(OTHER)
-    assert len(request.reusable_keys(4)) == 2
+    assert len(list(request.reusable_keys(4))) == 2
 
 
 def test_prompt_logprobs_are_given_once_and_keep_from_the_cache_until_then() -> None:
     request = make_request(list(range(9)), SamplingParams(max_tokens=10, num_prompt_logprobs=2))
-    assert request.reusable_keys(4) == []
+    assert list(request.reusable_keys(4)) == []
     request.prompt_logprobs.append(TokenLogprobs(1, -0.5, 1, []))
     assert request.take_prompt_logprobs() == [TokenLogprobs(1, -0.5, 1, [])]
     assert request.take_prompt_logprobs() is None
-    assert len(request.reusable_keys(4)) == 2
+    assert len(list(request.reusable_keys(4))) == 2
+
+
+def test_keys_are_made_when_they_are_asked_for() -> None:
+    request = make_request(list(range(13)))
+    keys = request.reusable_keys(4)
+    assert request.block_keys == []
+    first = next(keys)
+    assert request.block_keys == [first] == [request.next_key(4)]
+    request.start(12)
+    assert request.next_key(4) is None, "the block is not full of known tokens"
+    assert list(keys) == request.block_keys[1:]
+    assert len(request.block_keys) == 3
 
 
 def test_the_cache_hit_is_told_once() -> None:
@@ -68,7 +80,7 @@ def test_a_restart_keeps_the_known_tokens() -> None:
     request.num_computed_tokens = 2
     request.append(OTHER)
     request.restart()
-    assert (request.token_ids, request.num_unplanned_tokens) == ([5, 6, OTHER], 3)
+    assert (list(request.token_ids), request.num_unplanned_tokens) == ([5, 6, OTHER], 3)
 
 
 def test_a_sampled_token_is_planned_upon_before_it_is_known() -> None:

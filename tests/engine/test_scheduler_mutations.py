@@ -142,7 +142,7 @@ def keeps_blocks_that_may_hold_nan(patch: pytest.MonkeyPatch) -> None:
 
 def takes_the_whole_prompt_from_the_cache(patch: pytest.MonkeyPatch) -> None:
     def keys(request: Request, block_size: int) -> list[bytes]:
-        request.extend_block_keys(block_size)
+        request.extend_block_keys(block_size, len(request.token_ids) // block_size)
         return request.block_keys if request.reads_cache else []
 
     patch.setattr(Request, "reusable_keys", keys)
@@ -200,7 +200,7 @@ def shares_blocks_that_are_not_full(patch: pytest.MonkeyPatch) -> None:
         first = pool.num_blocks_for(request.num_computed_tokens)
         request.num_computed_tokens += num_tokens
         if request.uses_cache:
-            request.extend_block_keys(pool.block_size)
+            request.extend_block_keys(pool.block_size, len(request.token_ids) // pool.block_size)
             begun = range(first, pool.num_blocks_for(request.num_computed_tokens))
             for index in begun[: max(len(request.block_keys) - first, 0)]:
                 pool.publish(request.block_ids[index], request.block_keys[index])

@@ -48,7 +48,7 @@ class TableEngine:
 
     async def submit(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]:
         self.requests.append(request)
-        logprobs = self._distribution(request.prompt_token_ids)
+        logprobs = self._distribution(list(request.prompt_token_ids))
         best = sorted(range(len(logprobs)), key=lambda token_id: -logprobs[token_id])
         top = [(token_id, logprobs[token_id]) for token_id in best[: request.sampling.num_logprobs]]
         yield RequestOutput(request.request_id, num_cached_tokens=3)

@@ -133,7 +133,7 @@ async def test_a_chat_is_rendered() -> None:
         chat = inference_pb2.EmbedInput()
         chat.chat.messages.add(role="user", text="hi")
         response = await door.embed(request([chat]))
-        assert bytes(door.engine.requests[0].prompt_token_ids) == b"<user>hi\n<assistant>"
+        assert bytes(list(door.engine.requests[0].prompt_token_ids)) == b"<user>hi\n<assistant>"
     assert response.num_prompt_tokens == 20
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import replace
 
 import pytest
@@ -54,5 +55,6 @@ def test_a_long_text_of_few_tokens_is_encoded_whole(encoded: list[int]) -> None:
 
 
 def test_token_ids_are_taken_as_they_are(encoded: list[int]) -> None:
-    assert encode_to_fit(Prompt("spec.token_ids", token_ids=[1] * 999), None, MODEL).token_ids == [1] * 999
+    token_ids = array("I", [1] * 999)
+    assert encode_to_fit(Prompt("spec.token_ids", token_ids=token_ids), None, MODEL).token_ids == token_ids
     assert encoded == []
