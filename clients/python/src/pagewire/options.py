@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from pagewire.errors import InvalidRequestError
     from pagewire.v1 import chat_pb2
 
 
@@ -129,7 +130,11 @@ def build_spec(
         built.text = prompt
     elif prompt is not None:
         built.token_ids.Clear()
-        _assign(built, "token_ids.ids", list(prompt), "prompt")
+        built.token_ids.SetInParent()
+        try:
+            built.token_ids.ids.extend(prompt)
+        except (TypeError, ValueError) as error:
+            raise _misfit("prompt", prompt, error) from error
     elif messages is not None:
         built.chat.CopyFrom(to_chat(messages))
     for name, value in options.items():
@@ -188,6 +193,10 @@ def _to_wire(name: str, value: object) -> object:
             return value
 
 
+def _misfit(name: str, value: object, error: Exception) -> InvalidRequestError:
+    return refuse(name, f"{type(value).__name__} {value!r:.80} does not fit the field: {error}")
+
+
 def _assign(spec: Message, path: str, value: object, name: str) -> None:
     """Set the field at `path`; protobuf checks type and range."""
     *parents, field = path.split(".")
@@ -197,6 +206,6 @@ def _assign(spec: Message, path: str, value: object, name: str) -> None:
     try:
         given = type(target)(**{field: value})
     except (TypeError, ValueError) as error:
-        raise refuse(name, f"{type(value).__name__} {value!r:.80} does not fit the field: {error}") from error
+        raise _misfit(name, value, error) from error
     target.ClearField(field)
     target.MergeFrom(given)
