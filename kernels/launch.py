@@ -94,7 +94,7 @@ class LoraLaunch:
 _PREFILL = {
     # for short queries, for long ones
     ("sm90", 2, 64): (AttentionLaunch(64, 64, 4, 3), AttentionLaunch(128, 64, 8, 3)),
-    ("sm90", 2, 128): (AttentionLaunch(64, 64, 4, 2), AttentionLaunch(128, 128, 8, 2)),
+    ("sm90", 2, 128): (AttentionLaunch(64, 64, 4, 3), AttentionLaunch(128, 128, 8, 2)),
     ("sm90", 2, 256): (AttentionLaunch(128, 32, 8, 2), AttentionLaunch(128, 32, 8, 2)),
     ("sm90", 4, 64): (AttentionLaunch(32, 32, 4, 1), AttentionLaunch(32, 32, 4, 1)),
     ("sm90", 4, 128): (AttentionLaunch(16, 32, 4, 1), AttentionLaunch(16, 32, 4, 1)),
@@ -184,8 +184,8 @@ def decode_launch(arch: str, head_dim: int, element_size: int, heads_per_kv_head
 def decode_splits(num_multiprocessors: int, num_groups: int, max_context_len: int) -> int:
     """How many programs share one sequence's context.
 
-    As many as fill the device once, but none with fewer than 256 tokens; and twice as many where contexts
-    are split anyway and long, as twice the programs hide more of each other's waiting. A power of two.
+    As many as fill the device once, but none with fewer than 256 tokens; and twice as many where contexts are
+    long, as twice the programs hide more of each other's waiting. A power of two.
     `num_groups` is the number of sequences times key/value heads.
     """
     wanted = num_multiprocessors * _DECODE_PROGRAMS_PER_MULTIPROCESSOR // num_groups
@@ -193,7 +193,7 @@ def decode_splits(num_multiprocessors: int, num_groups: int, max_context_len: in
     most = max(1, min(wanted, useful, _DECODE_MAX_SPLITS))
     splits = 1 << (most.bit_length() - 1)
     is_long = max_context_len >= 2 * splits * _DECODE_LONG_SPLIT_TOKENS
-    return 2 * splits if 1 < splits < _DECODE_MAX_SPLITS and is_long else splits
+    return 2 * splits if wanted and splits < _DECODE_MAX_SPLITS and is_long else splits
 
 
 def vector_launch(num_rows: int, num_columns: int) -> VectorLaunch | None:

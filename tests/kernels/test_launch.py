@@ -3,7 +3,14 @@ from __future__ import annotations
 import pytest
 
 from kernels.arrival import MAX_NUM_GROUPS
-from kernels.launch import decode_launch, decode_splits, prefill_launch, row_launch, skinny_launch
+from kernels.launch import (
+    decode_launch,
+    decode_splits,
+    prefill_launch,
+    prefill_splits,
+    row_launch,
+    skinny_launch,
+)
 
 
 def test_wide_rows_get_more_warps() -> None:
@@ -37,6 +44,9 @@ def test_all_query_heads_of_a_kv_head_fit_a_program() -> None:
         (64, 2048, 4),  # two programs fill a multiprocessor
         (64, 4096, 8),  # long contexts are for four
         (132, 100_000, 4),
+        (256, 4096, 2),  # one program fills a multiprocessor, two hide each other's waiting
+        (256, 512, 1),
+        (265, 100_000, 1),  # enough programs
         (10_000, 100_000, 1),
         (8, 0, 1),
     ],
@@ -66,3 +76,17 @@ def test_a_skinny_product_has_room_for_its_rows_and_steps(
 )
 def test_other_products_are_not_skinny(arch: str, num_rows: int, num_inputs: int) -> None:
     assert skinny_launch(arch, num_rows, 4096, num_inputs) is None
+
+
+@pytest.mark.parametrize(
+    ("num_groups", "max_context_len", "splits"),
+    [
+        (32, 65_536, 8),  # two programs fill a multiprocessor
+        (32, 1500, 2),  # 512 tokens each
+        (8, 100_000, 32),  # the limit
+        (300, 65_536, 1),
+        (8, 0, 1),
+    ],
+)
+def test_splits_of_prefill_fill_the_device(num_groups: int, max_context_len: int, splits: int) -> None:
+    assert prefill_splits(132, num_groups, max_context_len) == splits
