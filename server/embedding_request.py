@@ -12,7 +12,7 @@ from pagewire.v1 import inference_pb2
 from server.conversations import parse_chat
 from server.errors import ContextLengthError, UnsupportedByModelError, Violation
 from server.fields import Fields, invalid
-from server.prompts import Prompt, Truncation, encode, encode_to_fit
+from server.prompts import Prompt, Truncation, encode, encode_to_fit, packed
 from server.tokenizer import InvalidTextError
 from server.validation import cache_salt, queue_timeout_s
 
@@ -137,7 +137,7 @@ def _prompt(
             fields.require(bool(given.text), f"{path}.text", "must not be empty")
             return Prompt(f"{path}.text", text=given.text, add_special_tokens=adds is not False)
         case "token_ids":
-            token_ids = array("I", given.token_ids.ids[:])
+            token_ids = packed(given.token_ids.ids)
             fields.require(bool(token_ids), f"{path}.token_ids", "must not be empty")
             fields.token_ids(f"{path}.token_ids.ids", token_ids, model.info.vocab_size)
             return Prompt(f"{path}.token_ids", token_ids=token_ids)

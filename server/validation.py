@@ -6,7 +6,6 @@ refused fields are reported together, each by its path in the request, such as "
 
 from __future__ import annotations
 
-from array import array
 from typing import TYPE_CHECKING
 
 from pagewire.v1 import inference_pb2
@@ -16,7 +15,7 @@ from server.conversations import parse_chat
 from server.fields import Fields
 from server.generation_request import GenerationRequest
 from server.output_format import check_strict, output_format
-from server.prompts import Prompt, Truncation
+from server.prompts import Prompt, Truncation, packed
 from server.reasoning_fields import parse_reasoning
 from server.sampling_fields import length_penalty, num_choices, sampling_params
 from server.stopping_fields import lengths, stop_texts
@@ -77,7 +76,7 @@ def _prompt(fields: Fields, spec: inference_pb2.GenerationSpec, model: ServedMod
             fields.require(bool(spec.text), "spec.text", "must not be empty")
             return Prompt("spec.text", text=spec.text, add_special_tokens=add_special_tokens is not False)
         case "token_ids":
-            token_ids = array("I", spec.token_ids.ids[:])
+            token_ids = packed(spec.token_ids.ids)
             fields.require(bool(token_ids), "spec.token_ids", "must not be empty")
             fields.token_ids("spec.token_ids.ids", token_ids, model.info.vocab_size)
             return Prompt("spec.token_ids", token_ids=token_ids)
