@@ -232,6 +232,14 @@ ENGINE = Group(
             default="by device",
         ),
         Flag(
+            name="long-prefill-token-threshold",
+            field="engine.long_prefill_token_threshold",
+            help="A prompt that lacks more tokens gets at most so many of a step; 0 sets no limit.",
+            parse=integer(0),
+            metavar="N",
+            default="0",
+        ),
+        Flag(
             name="enable-prefix-caching",
             field="engine.enable_prefix_caching",
             help="Keeps computed prompts for later requests that begin alike.",

@@ -110,6 +110,7 @@ def _make_scheduler(config: EngineConfig, runner: Runner) -> Scheduler | Encoder
         info.max_model_len,
         config.enable_prefix_caching,
         config.max_loras,
+        config.long_prefill_token_threshold,
     )
 
 

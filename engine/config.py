@@ -46,6 +46,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Most sequences running at once. None lets the device decide."""
     max_num_batched_tokens: int | None = None
     """Most tokens computed in one step. None lets the device decide."""
+    long_prefill_token_threshold: int = 0
+    """A sequence that lacks more tokens than this gets at most so many of a step. 0 sets no limit."""
     enable_prefix_caching: bool = True
     max_loras: int = 0
     """LoRA adapters that may take part in one step: each has room on the device. 0 switches adapters off."""

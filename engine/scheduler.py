@@ -3,6 +3,8 @@
 - Decodes come first: a running sequence that lacks one token gets it. There are never more running
   sequences than tokens in a step, so a prefill in progress gets at least one token, and it goes on
   before a new one starts.
+- A prompt gets what is left of a step, or where there is a threshold, at most so many tokens of it: then a
+  step takes hardly longer for a long prompt, and the decodes and short prompts beside it keep their pace.
 - A waiting sequence is admitted when all its known tokens fit, and its adapter; who waits, and in what order,
   stands in `waiting_queue.py`.
 - A sequence that follows a grammar is held until its last token is known, and which may follow it. The others
@@ -71,12 +73,14 @@ class Scheduler:
         max_model_len: int,
         enable_prefix_caching: bool = True,
         max_loras: int = 0,
+        long_prefill_token_threshold: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock` is that of the deadlines."""
+        """Prepare; sizes are those of `EngineConfig`, and `clock` is that of the deadlines."""
         assert max_num_seqs > 0, max_num_seqs
         assert max_num_batched_tokens > 0, max_num_batched_tokens
         self._max_num_batched_tokens = max_num_batched_tokens
+        self._max_chunk_tokens = long_prefill_token_threshold or max_num_batched_tokens
         self._max_model_len = max_model_len
         self._enable_prefix_caching = enable_prefix_caching
         self._requests: dict[str, Request] = {}
@@ -161,7 +165,7 @@ class Scheduler:
 
     def schedule(self) -> StepPlan | None:
         """Plan a step; None if there is nothing to run, or nothing before a step in flight is updated."""
-        draft = StepDraft(self._max_num_batched_tokens)
+        draft = StepDraft(self._max_num_batched_tokens, self._max_chunk_tokens)
         preempted = self._running.grow(may_preempt=not self._in_flight)
         if preempted is None:
             return None

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 class StepDraft:
     """Tokens handed out within a budget, to sequences that hold a row."""
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, max_chunk_tokens: int) -> None:
         self.budget = budget
         """Tokens left."""
+        self._max_chunk_tokens = max_chunk_tokens
         self.admissions: list[Admission] = []
         self.single_chunks: list[Chunk] = []
         self.long_chunks: list[Chunk] = []
@@ -26,9 +27,9 @@ class StepDraft:
         """Keys of the blocks that running sequences fill next with tokens that they know already."""
 
     def give(self, request: Request, limit: int) -> None:
-        """Let a running sequence compute its next tokens, at most `limit`."""
+        """Let a running sequence compute its next tokens, at most `limit` and no more than a chunk has."""
         assert request.row is not None
-        num_tokens = min(request.num_unplanned_tokens, limit)
+        num_tokens = min(request.num_unplanned_tokens, limit, self._max_chunk_tokens)
         start = request.num_planned_tokens
         new_block_ids, samples = request.take_blocks(), request.plan(num_tokens)
         mask = request.matcher.mask if samples and request.matcher is not None else None

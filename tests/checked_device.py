@@ -88,7 +88,7 @@ _GPU = Sizes(
         "--max-num-batched-tokens=1024",
     ),
     precise_num_seqs=64,
-    patient=(("--max-num-batched-tokens=256",), ("--max-num-batched-tokens=160",)),
+    patient=(("--long-prefill-token-threshold=128",), ("--max-num-batched-tokens=256",)),
 )
 _CPU = Sizes(
     model={
@@ -121,7 +121,7 @@ _CPU = Sizes(
         "--max-num-batched-tokens=64",
     ),
     precise_num_seqs=16,
-    patient=(("--max-num-batched-tokens=64",), ("--max-num-batched-tokens=24",)),
+    patient=(("--long-prefill-token-threshold=32",), ("--max-num-batched-tokens=64",)),
 )
 SIZES = _CPU if ON_CPU else _GPU
 

@@ -52,6 +52,7 @@ class Profile:
     enable_prefix_caching: bool = True
     max_steps_in_flight: int = 1
     max_loras: int = 0
+    long_prefill_token_threshold: int = 0
 
 
 @dataclass
@@ -115,7 +116,11 @@ class Simulation:
         self.now_s = 0.0
         """A step takes a second."""
         self.scheduler = Scheduler(
-            *sizes, profile.enable_prefix_caching, profile.max_loras, clock=lambda: self.now_s
+            *sizes,
+            profile.enable_prefix_caching,
+            profile.max_loras,
+            profile.long_prefill_token_threshold,
+            clock=lambda: self.now_s,
         )
         self.fair = FairOrder()
         self.live: dict[str, Transcript] = {}
@@ -300,6 +305,8 @@ class Simulation:
         scheduler = self.scheduler
         pool = scheduler._running.pool
         assert sum(chunk.num_tokens for chunk in plan.chunks) <= self.profile.max_num_batched_tokens, "I4"
+        threshold = self.profile.long_prefill_token_threshold
+        assert not threshold or all(chunk.num_tokens <= threshold for chunk in plan.chunks), "a long chunk"
         chunks = {chunk.row: chunk for chunk in plan.chunks}
         has_oldest_prefill = False
         for row, request in scheduler._running._by_row.items():

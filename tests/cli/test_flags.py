@@ -28,7 +28,8 @@ SERVE_FLAGS = [
     "generation-config", "seed", "device", "tensor-parallel-size", "gpu-memory-utilization",
     "kv-cache-memory-bytes", "num-gpu-blocks-override", "block-size", "max-num-seqs",
     "max-num-batched-tokens", "enable-lora", "lora-modules", "max-loras", "max-lora-rank",
-    "max-cpu-loras", "enable-prefix-caching", "num-threads", "host", "port", "admin-host", "admin-port",
+    "max-cpu-loras", "long-prefill-token-threshold", "enable-prefix-caching", "num-threads",
+    "host", "port", "admin-host", "admin-port",
     "enable-metrics", "metrics-host", "metrics-port", "enable-reflection", "max-logprobs",
     "max-queued-requests", "queue-timeout", "max-message-bytes", "drain-timeout", "log-level", "log-format",
     "otlp-traces-endpoint",
@@ -150,10 +151,11 @@ def test_flags_reach_their_fields(tmp_path: Path) -> None:
         read(
             "serve", "some/model", "--dtype", "half", "--served-model-name", "a", "b", "--max-model-len",
             "4k", "--port=0", "--no-enable-prefix-caching", "--download-dir", str(tmp_path),
-            "--drain-timeout", "2.5",
+            "--drain-timeout", "2.5", "--long-prefill-token-threshold", "128",
         )
     )  # fmt: skip
     assert config.model == "some/model"
+    assert config.engine.long_prefill_token_threshold == 128
     assert config.engine.dtype == "float16"
     assert config.served_model_names == ("a", "b")
     assert config.engine.max_model_len == 4000

@@ -25,9 +25,19 @@ def make_request(
 
 
 def make_scheduler(
-    num_blocks: int = 64, max_num_seqs: int = 8, max_num_batched_tokens: int = 16
+    num_blocks: int = 64,
+    max_num_seqs: int = 8,
+    max_num_batched_tokens: int = 16,
+    long_prefill_token_threshold: int = 0,
 ) -> Scheduler:
-    return Scheduler(num_blocks, 4, max_num_seqs, max_num_batched_tokens, max_model_len=128)
+    return Scheduler(
+        num_blocks,
+        4,
+        max_num_seqs,
+        max_num_batched_tokens,
+        max_model_len=128,
+        long_prefill_token_threshold=long_prefill_token_threshold,
+    )
 
 
 def plan_step(scheduler: Scheduler) -> StepPlan:
@@ -101,6 +111,28 @@ def test_long_prompts_of_one_length_come_one_after_the_other() -> None:
     scheduler.add(make_request("first", 40))
     scheduler.add(make_request("second", 40))
     assert [list(lengths(run_step(scheduler)).values()) for _ in range(4)] == [[16], [16], [8, 8], [1, 15]]
+
+
+def test_a_threshold_leaves_the_step_to_those_beside_a_long_prompt() -> None:
+    scheduler = make_scheduler(long_prefill_token_threshold=6)
+    scheduler.add(make_request("decode", 1))
+    run_step(scheduler)
+    scheduler.add(make_request("long", 20))
+    scheduler.add(make_request("short", 5))
+    scheduler.add(make_request("another", 9))
+    assert [list(lengths(run_step(scheduler)).values()) for _ in range(4)] == [
+        [1, 6, 5, 4],
+        [1, 1, 6, 5],
+        [1, 1, 1, 6],
+        [1, 1, 1, 2],
+    ]
+
+
+def test_a_prompt_as_long_as_the_threshold_is_computed_at_once() -> None:
+    scheduler = make_scheduler(long_prefill_token_threshold=6)
+    scheduler.add(make_request("a", 6))
+    (chunk,) = plan_step(scheduler).chunks
+    assert (chunk.num_tokens, chunk.samples) == (6, True)
 
 
 def test_never_more_sequences_than_tokens_in_a_step() -> None:

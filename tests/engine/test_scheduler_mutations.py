@@ -37,6 +37,7 @@ PROFILES = [
     Profile(num_blocks=48, block_size=1, max_num_seqs=3),
     Profile(num_blocks=60, block_size=4, max_num_seqs=8, max_num_batched_tokens=40),
     Profile(num_blocks=12, block_size=4, max_num_seqs=6, max_num_batched_tokens=12, max_steps_in_flight=2),
+    Profile(num_blocks=24, block_size=4, max_num_batched_tokens=24, long_prefill_token_threshold=5),
 ]
 NUM_HISTORIES = 200
 PREFIXES: tuple[list[int], ...] = ([], [2, 3, 4, 5], [2, 3, 4, 5, 6, 7, 8, 9], [9] * 20)
@@ -240,6 +241,11 @@ def never_tells_of_released_rows(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(StepDraft, "finish", lambda draft, released_rows: finish(draft, ()))
 
 
+def gives_long_prompts_all_that_is_left(patch: pytest.MonkeyPatch) -> None:
+    init = StepDraft.__init__
+    patch.setattr(StepDraft, "__init__", lambda draft, budget, _: init(draft, budget, budget))
+
+
 def accepts_what_never_fits(patch: pytest.MonkeyPatch) -> None:
     add = Scheduler.add
 
@@ -370,6 +376,7 @@ PLANTED = [
     answers_nothing_on_nan,
     leaves_the_row_on_abort,
     never_tells_of_released_rows,
+    gives_long_prompts_all_that_is_left,
     accepts_what_never_fits,
     ignores_the_wish_to_bypass_the_cache,
     preempts_without_end,

@@ -23,6 +23,7 @@ SHARED_PREFIXES: tuple[list[int], ...] = (
 WEIGHTS = {"": 1.0, "light": 0.5, "heavy": 4.0}
 DEPTHS = st.integers(1, 3)
 LORAS = st.sampled_from([0, 0, 1, 2])
+THRESHOLDS = st.sampled_from([0, 0, 1, 3, 8])
 
 TINY = st.builds(
     Profile,
@@ -33,6 +34,7 @@ TINY = st.builds(
     enable_prefix_caching=st.integers(0, 9).map(bool),
     max_steps_in_flight=DEPTHS,
     max_loras=LORAS,
+    long_prefill_token_threshold=THRESHOLDS,
 )
 EXACT_FIT = st.builds(
     Profile,
@@ -43,6 +45,7 @@ EXACT_FIT = st.builds(
     max_model_len=st.just(49),
     max_steps_in_flight=DEPTHS,
     max_loras=LORAS,
+    long_prefill_token_threshold=THRESHOLDS,
 )
 HUGE = st.builds(
     Profile,
@@ -53,6 +56,7 @@ HUGE = st.builds(
     max_model_len=st.just(64),
     max_steps_in_flight=DEPTHS,
     max_loras=LORAS,
+    long_prefill_token_threshold=THRESHOLDS,
 )
 SAMPLING = st.builds(
     SamplingParams,
