@@ -52,7 +52,7 @@ class SkinnyLaunch:
     """One way to multiply a few rows by a weight."""
 
     block_m: int
-    """Rows of x, padded: 8 or 16."""
+    """Rows of x, padded."""
     block_n: int
     """Rows of the weight of a program."""
     block_k: int
@@ -126,14 +126,15 @@ _DECODE_PROGRAMS_PER_MULTIPROCESSOR = 2
 _VECTOR = VectorLaunch(block_n=2, block_k=1024, num_warps=4)
 _FP8_VECTOR = VectorLaunch(block_n=8, block_k=512, num_warps=4)
 
-# Keys are (architecture, rows padded to 8 or 16).
-_SKINNY = {
-    # rows of the weight, inputs of a step, warps, stages
-    ("sm90", 8): (64, 128, 4, 4),
-    ("sm90", 16): (64, 128, 4, 4),
-}
+# Rows of the weight, inputs of a step, warps and stages for sm90; 16 rows of x whatever their number, so that
+# a row's sums have one order.
+_SKINNY_WIDE = (128, 128, 8, 3)  # enough rows of the weight for two programs on a multiprocessor
+_SKINNY_LONG = (64, 128, 4, 4)
+_SKINNY = (64, 128, 4, 5)
 _SKINNY_MAX_ROWS = 16
-_SKINNY_PROGRAMS = 264
+_SKINNY_PROGRAMS = 132
+_SKINNY_LONG_STEPS = 64
+_SKINNY_FEW_STEPS = 8
 _SKINNY_MIN_STEPS = 4
 _SKINNY_MAX_SPLITS = 8
 
@@ -204,17 +205,25 @@ def vector_launch(num_rows: int, num_columns: int) -> VectorLaunch | None:
 def skinny_launch(arch: str, num_rows: int, num_outputs: int, num_inputs: int) -> SkinnyLaunch | None:
     """For a few rows times a weight [num_outputs, num_inputs]; None where it is left to a matrix product.
 
-    As many programs share the inputs as fill the device once, but none with fewer than 4 steps.
+    As many programs share the inputs as fill the device once, or twice if the inputs are many, but none has
+    fewer than 4 steps; and 8 steps are not worth sharing.
     """
-    block_m = 8 if num_rows <= 8 else 16
-    settings = _SKINNY.get((arch, block_m))
-    if settings is None or not 2 <= num_rows <= _SKINNY_MAX_ROWS or num_inputs % settings[1]:
+    if arch != "sm90" or not 2 <= num_rows <= _SKINNY_MAX_ROWS or num_inputs % _SKINNY[1]:
         return None
+    num_tiles = -(-num_outputs // _SKINNY[0])
+    num_steps = num_inputs // _SKINNY[1]
+    is_long = num_steps >= _SKINNY_LONG_STEPS
+    if num_tiles >= 2 * _SKINNY_PROGRAMS:
+        return _skinny_launch(_SKINNY_WIDE, 1)
+    wanted = _SKINNY_PROGRAMS * (2 if is_long else 1) // num_tiles
+    useful = num_steps // _SKINNY_MIN_STEPS if num_steps > _SKINNY_FEW_STEPS else 1
+    most = max(1, min(wanted, useful, _SKINNY_MAX_SPLITS))
+    return _skinny_launch(_SKINNY_LONG if is_long else _SKINNY, 1 << (most.bit_length() - 1))
+
+
+def _skinny_launch(settings: tuple[int, int, int, int], splits: int) -> SkinnyLaunch:
     block_n, block_k, num_warps, num_stages = settings
-    wanted = _SKINNY_PROGRAMS // -(-num_outputs // block_n)
-    useful = num_inputs // (block_k * _SKINNY_MIN_STEPS)
-    splits = max(1, min(wanted, useful, _SKINNY_MAX_SPLITS))
-    return SkinnyLaunch(block_m, block_n, block_k, splits, num_warps, num_stages)
+    return SkinnyLaunch(_SKINNY_MAX_ROWS, block_n, block_k, splits, num_warps, num_stages)
 
 
 def bitmask_launch() -> BlockLaunch:

@@ -2,7 +2,7 @@
 
 x: [m, k]; weight: [n, k], of one 16-bit type; y: [m, n], or [m, n / 2] if gated. Sums are float32.
 Moves n * k elements of the weight, each once. The weight's rows fill the tall side of the tensor cores'
-tiles, and the rows of x, padded to 8 or 16, the short side. A deep pipeline keeps enough bytes on their way.
+tiles, and the rows of x, padded to 16, the short side. A deep pipeline keeps enough bytes on their way.
 Where the weight has too few rows to fill the device, programs share the inputs, and the last to end adds up
 their parts, in one order. `vector_linear_reference` computes the same in plain torch.
 """
