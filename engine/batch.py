@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from engine.step import Admission, Chunk, StepPlan
 
 
+ALIGNMENT = 4
+"""Numbers, of 32 bits or of 64, that take a multiple of 16 bytes."""
+
+
 @dataclass(slots=True)
 class Row:
     """What the host knows of one sequence."""
@@ -109,23 +113,31 @@ class Batch:
         query_lens = [chunk.num_tokens for chunk in chunks]
         context_lens = [chunk.start + chunk.num_tokens for chunk in chunks]
         query_ends = list(accumulate(query_lens))
-        num_tokens = query_ends[-1]
-        rows, ends, query_end = self.upload([[chunk.row for chunk in chunks], context_lens, query_ends])
-        if num_tokens == len(chunks):
+        num_chunks, num_tokens = len(chunks), query_ends[-1]
+        numbers = self._upload_aligned(
+            [0, *query_ends],
+            context_lens,
+            query_lens,
+            [end - 1 for end in query_ends],
+            [chunk.row for chunk in chunks],
+            [context_len - end for context_len, end in zip(context_lens, query_ends, strict=True)],
+        )
+        _, ends, lens, last_tokens, rows, _ = numbers[:, :num_chunks]
+        if num_tokens == num_chunks:
             token_rows, positions = rows, ends - 1
         else:
-            lens = self.upload([query_lens])[0]
-            token_rows = rows.repeat_interleave(lens, output_size=num_tokens)
-            offsets = (ends - query_end).repeat_interleave(lens, output_size=num_tokens)
-            positions = torch.arange(num_tokens, device=self._device) + offsets
-        blocks = self.block_table[token_rows, positions // self.block_size].long()
+            rows_and_shifts = numbers[4:, :num_chunks]
+            token_rows, shifts = rows_and_shifts.repeat_interleave(lens, dim=1, output_size=num_tokens)
+            positions = torch.arange(num_tokens, device=self._device) + shifts
+        blocks = self.block_table[token_rows, positions // self.block_size]
+        query_start, ends_int32 = numbers[:2].int()
         forward = ForwardInputs(
             token_ids=self.token_table[token_rows, positions],
             positions=positions,
-            slots=blocks * self.block_size + positions % self.block_size,
+            slots=(positions % self.block_size).add(blocks, alpha=self.block_size),
             attention=AttentionMetadata(
-                query_start=torch.nn.functional.pad(query_end.int(), (1, 0)),
-                context_lens=ends.int(),
+                query_start=query_start[: num_chunks + 1],
+                context_lens=ends_int32[:num_chunks],
                 block_tables=self.block_table[rows][:, : -(-max(context_lens) // self.block_size)],
                 query_lens=query_lens,
                 context_lens_list=context_lens,
@@ -133,7 +145,7 @@ class Batch:
             ),
         )
         slots = self.adapter_slots[token_rows] if self.use_adapters(chunks) else None
-        return StepInputs(forward, rows, ends, query_end - 1, slots)
+        return StepInputs(forward, rows, ends, last_tokens, slots)
 
     def use_adapters(self, chunks: Sequence[Chunk]) -> bool:
         """Whether a sequence among these has a LoRA adapter."""
@@ -152,6 +164,14 @@ class Batch:
     ) -> Tensor:
         """Return values on the device; the copy does not wait for what runs there."""
         return upload(values, dtype, self._device)
+
+    def _upload_aligned(self, *rows: Sequence[int]) -> Tensor:
+        """Return rows of numbers on the device, padded so that each begins at a multiple of 16 bytes.
+
+        Triton compiles kernels anew for addresses that do not.
+        """
+        width = -(-max(map(len, rows)) // ALIGNMENT) * ALIGNMENT
+        return self.upload([[*row, *[0] * (width - len(row))] for row in rows])
 
     def _admit(self, admissions: Sequence[Admission]) -> None:
         for admission in admissions:

@@ -138,7 +138,11 @@ class StepRunner:
     ) -> Chosen:
         """Sample the chunks of these indices, and write the tokens into their rows."""
         rows, ends, last_tokens = inputs.rows, inputs.ends, inputs.last_tokens
-        if len(sampling) < len(chunks):
+        if sampling == list(range(len(sampling))):
+            num_sampling = len(sampling)
+            rows, ends, last_tokens = rows[:num_sampling], ends[:num_sampling], last_tokens[:num_sampling]
+            chunks = chunks[:num_sampling]
+        else:
             picked = self._batch.upload(sampling)
             rows, ends, last_tokens = rows[picked], ends[picked], last_tokens[picked]
             chunks = [chunks[index] for index in sampling]
