@@ -107,6 +107,17 @@ def test_a_value_that_cannot_be_sent_is_refused_by_name(options: dict[str, Any],
     assert caught.value.violations[0].field == field
 
 
+@pytest.mark.parametrize("token_ids", [[1, -1], [1, 2**32], [1, "a"], [1, 1.5]])
+def test_a_prompt_holds_token_ids_alone(token_ids: list[Any]) -> None:
+    with pytest.raises(pagewire.InvalidRequestError, match="list .* does not fit the field") as caught:
+        build_spec(token_ids, None, None, {})
+    assert caught.value.violations[0].field == "prompt"
+
+
+def test_an_empty_prompt_is_left_to_the_server() -> None:
+    assert build_spec([], None, None, {}).WhichOneof("prompt") == "token_ids"
+
+
 def test_prompt_and_messages_exclude_each_other() -> None:
     with pytest.raises(pagewire.InvalidRequestError, match="got both"):
         build_spec("a", MESSAGES, None, {})

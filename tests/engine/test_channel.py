@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from server_end import ServerEnd
 
-from engine.channel import MAX_FRAME_BYTES, EngineChannel, pack
+from engine.channel import MAX_FRAME_BYTES, EngineChannel, decode_command, encode_command, pack
 from engine.errors import ChannelClosedError
 from engine.messages import (
     Abort,
@@ -86,6 +86,15 @@ def test_a_large_command(server: ServerEnd) -> None:
     sender.start()
     assert receive(channel, 1) == [Submit(request)]
     sender.join()
+
+
+def test_token_ids_are_packed_and_arrive_so() -> None:
+    prompt = array("I", range(70_000))
+    frame = encode_command(Submit(EngineRequest("r", prompt, SamplingParams(max_tokens=1))))
+    assert prompt.tobytes() in frame
+    command = decode_command(frame)
+    assert isinstance(command, Submit)
+    assert command.request.prompt_token_ids == prompt
 
 
 def test_frames_of_two_threads_do_not_mix(server: ServerEnd) -> None:

@@ -88,6 +88,19 @@ def test_a_long_prompt_comes_in_chunks_and_samples_at_its_end() -> None:
     assert [len(chunk.new_block_ids) for chunk in chunks] == [10, 0, 0, 1]
 
 
+def test_a_long_prompt_gets_its_keys_as_it_is_computed() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(make_request("a", 40))
+    request = scheduler._requests["a"]
+    made = []
+    for _ in range(3):
+        plan = plan_step(scheduler)
+        made.append(len(request.block_keys))
+        scheduler.update(plan, result_of(plan))
+    assert made == [1, 4, 8]
+    assert len(request.block_keys) == 10
+
+
 def test_decodes_come_first_and_the_prompt_takes_the_rest() -> None:
     scheduler = make_scheduler()
     for name in "abc":
