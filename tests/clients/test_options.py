@@ -109,7 +109,7 @@ def test_a_value_that_cannot_be_sent_is_refused_by_name(options: dict[str, Any],
 
 @pytest.mark.parametrize("token_ids", [[1, -1], [1, 2**32], [1, "a"], [1, 1.5]])
 def test_a_prompt_holds_token_ids_alone(token_ids: list[Any]) -> None:
-    with pytest.raises(pagewire.InvalidRequestError, match="list .* does not fit the field") as caught:
+    with pytest.raises(pagewire.InvalidRequestError, match=r"list .* does not fit the field") as caught:
         build_spec(token_ids, None, None, {})
     assert caught.value.violations[0].field == "prompt"
 
