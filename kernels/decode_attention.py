@@ -19,7 +19,7 @@ import triton.language as tl
 
 from kernels.arrival import arrival_counters, is_last
 from kernels.attention_parts import allocate_parts, merge_parts
-from kernels.launch import architecture, decode_launch, decode_splits, num_multiprocessors
+from kernels.launch import architecture, decode_launch, decode_programs, decode_splits, num_multiprocessors
 from kernels.paged_tile import attend, load_tile, softcap_scale, tile_rows
 
 if TYPE_CHECKING:
@@ -154,14 +154,17 @@ def decode_attention_triton(
     assert out.is_contiguous()
     if num_seqs == 0:
         return
-    launch = decode_launch(architecture(q.device), head_dim, q.element_size(), group)
+    num_groups = num_seqs * num_kv_heads
+    width = num_multiprocessors(q.device)
+    is_deep = num_groups <= decode_programs(width)
+    launch = decode_launch(architecture(q.device), head_dim, q.element_size(), group, is_deep=is_deep)
     max_seen = min(max_context_len, variant.window or max_context_len)
-    splits = decode_splits(num_multiprocessors(q.device), num_seqs * num_kv_heads, max_seen)
+    splits = decode_splits(width, num_groups, max_seen)
     parts, log_weights, counters = None, None, None
     if splits > 1:
         parts, log_weights = allocate_parts(num_seqs * num_heads, splits, head_dim, q.device)
         counters = arrival_counters(q.device)
-        assert num_seqs * num_kv_heads <= len(counters)
+        assert num_groups <= len(counters)
     scale_log2, softcap_log2 = softcap_scale(scale, variant.softcap)
     block_r = triton.next_power_of_2(group)
     decode_attention_kernel[(num_kv_heads, num_seqs, splits)](

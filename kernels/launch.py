@@ -108,18 +108,17 @@ _PREFILL_MAX_SPLITS = 32
 _PREFILL_PROGRAMS_PER_MULTIPROCESSOR = 2
 
 _DECODE = {
-    # tokens of a step, warps, stages
-    ("sm90", 2, 64): (128, 4, 3),
-    ("sm90", 2, 128): (64, 4, 3),
-    ("sm90", 2, 256): (32, 4, 3),
-    ("sm90", 4, 64): (32, 4, 2),
-    ("sm90", 4, 128): (16, 4, 2),
-    ("interpreter", 2, 64): (64, 4, 1),
-    ("interpreter", 4, 64): (64, 4, 1),
+    # tokens of a step, warps, stages where programs are few, and where they are many
+    ("sm90", 2, 64): (128, 4, 5, 3),
+    ("sm90", 2, 128): (64, 4, 5, 3),
+    ("sm90", 2, 256): (32, 4, 3, 3),
+    ("sm90", 4, 64): (32, 4, 2, 2),
+    ("sm90", 4, 128): (16, 4, 2, 2),
+    ("interpreter", 2, 64): (64, 4, 1, 1),
+    ("interpreter", 4, 64): (64, 4, 1, 1),
 }
-_DECODE_ELSEWHERE = (32, 4, 2)
+_DECODE_ELSEWHERE = (32, 4, 2, 2)
 _DECODE_MIN_SPLIT_TOKENS = 256
-_DECODE_LONG_SPLIT_TOKENS = 512
 _DECODE_MAX_SPLITS = 64
 _DECODE_PROGRAMS_PER_MULTIPROCESSOR = 2
 
@@ -175,26 +174,35 @@ def prefill_splits(num_multiprocessors: int, num_groups: int, max_context_len: i
     return 1 << (most.bit_length() - 1)
 
 
-def decode_launch(arch: str, head_dim: int, element_size: int, heads_per_kv_head: int) -> AttentionLaunch:
-    """For paged decode; all query heads of a key/value head share a program."""
-    block_n, num_warps, num_stages = _DECODE.get(_key(arch, head_dim, element_size), _DECODE_ELSEWHERE)
+def decode_launch(
+    arch: str, head_dim: int, element_size: int, heads_per_kv_head: int, *, is_deep: bool
+) -> AttentionLaunch:
+    """For paged decode; all query heads of a key/value head share a program.
+
+    `is_deep`: whether the programs are so few that each must have many bytes on their way.
+    """
+    block_n, num_warps, deep, shallow = _DECODE.get(_key(arch, head_dim, element_size), _DECODE_ELSEWHERE)
     block_m = max(16, triton.next_power_of_2(heads_per_kv_head))
-    return AttentionLaunch(block_m, block_n, num_warps, num_stages)
+    return AttentionLaunch(block_m, block_n, num_warps, deep if is_deep else shallow)
+
+
+def decode_programs(num_multiprocessors: int) -> int:
+    """Up to how many programs of decode are few."""
+    return num_multiprocessors * _DECODE_PROGRAMS_PER_MULTIPROCESSOR
 
 
 def decode_splits(num_multiprocessors: int, num_groups: int, max_context_len: int) -> int:
-    """How many programs share one sequence's context.
+    """How many programs share one sequence's context; a power of two.
 
-    As many as fill the device once, but none with fewer than 256 tokens; and twice as many where contexts are
-    long, as twice the programs hide more of each other's waiting. A power of two.
-    `num_groups` is the number of sequences times key/value heads.
+    As many as fill the device twice, but none has fewer than 256 tokens; and none where there is nearly one
+    for each multiprocessor without. `num_groups` is the number of sequences times key/value heads.
     """
-    wanted = num_multiprocessors * _DECODE_PROGRAMS_PER_MULTIPROCESSOR // num_groups
+    if 10 * num_groups >= 9 * num_multiprocessors:
+        return 1
+    wanted = decode_programs(num_multiprocessors) // num_groups
     useful = -(-max_context_len // _DECODE_MIN_SPLIT_TOKENS)
     most = max(1, min(wanted, useful, _DECODE_MAX_SPLITS))
-    splits = 1 << (most.bit_length() - 1)
-    is_long = max_context_len >= 2 * splits * _DECODE_LONG_SPLIT_TOKENS
-    return 2 * splits if wanted and splits < _DECODE_MAX_SPLITS and is_long else splits
+    return 1 << (most.bit_length() - 1)
 
 
 def vector_launch(num_rows: int, num_columns: int) -> VectorLaunch | None:

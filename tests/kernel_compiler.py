@@ -194,7 +194,7 @@ def compile_attention(head_dim: int, block_size: int) -> dict[str, Report]:
             launch.num_warps,
             launch.num_stages,
         )
-    launch = decode_launch("sm90", head_dim, 2, shape["GROUP"])
+    launch = decode_launch("sm90", head_dim, 2, shape["GROUP"], is_deep=True)
     reports[f"decode d{head_dim} b{block_size}"] = compile_kernel(
         decode_attention_kernel,
         {
