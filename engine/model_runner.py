@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from engine.pending_step import PendingStep
     from engine.step import StepResult
 
+NUM_WARM_UP_SEQS = 33
+NUM_WARM_UP_TOKENS = 128
+"""Of a step that joins decodes and a prompt; there is a graph for it."""
+
 
 class ModelRunner:
     """Runs the steps of one loaded model."""
@@ -103,6 +107,7 @@ class ModelRunner:
             if model.is_capturable:
                 on_progress("capturing graphs", 0, 0)
                 steps.capture()
+            _warm_up_beside_decodes(steps, limits)
         info = EngineInfo(
             architecture=model_config.architecture,
             dtype=precision.name,
@@ -155,6 +160,35 @@ def _warm_up(
     )
     steps.launch(plan).collect()
     steps.launch(StepPlan(released_rows=tuple(rows), admissions=(), chunks=()))
+
+
+def _warm_up_beside_decodes(steps: StepRunner, limits: Limits) -> None:
+    """Compute the beginning of a prompt as long as may be beside decodes, all in the cache's first block.
+
+    A GPU loads code when it is first used, and memory of the host is pinned then: streams would wait for that
+    when the first prompt arrives beside them.
+    """
+    num_decodes = min(limits.max_num_seqs, limits.max_num_batched_tokens, NUM_WARM_UP_SEQS) - 1
+    num_tokens = min(
+        limits.max_num_batched_tokens - num_decodes, limits.max_model_len - 1, NUM_WARM_UP_TOKENS
+    )
+    if num_decodes < 1 or num_tokens < 2:
+        return
+    sampling = SamplingParams(max_tokens=1)
+    known = [[0]] * num_decodes + [[0] * limits.max_model_len]
+    block_ids = (0,) * -(-num_tokens // limits.block_size)
+    plan = StepPlan(
+        released_rows=(),
+        admissions=tuple(
+            Admission(row, token_ids, len(token_ids), sampling) for row, token_ids in enumerate(known)
+        ),
+        chunks=(
+            *(Chunk(row, 0, 1, (0,), samples=True) for row in range(num_decodes)),
+            Chunk(num_decodes, 0, num_tokens, block_ids, samples=False),
+        ),
+    )
+    steps.launch(plan).collect()
+    steps.launch(StepPlan(released_rows=tuple(range(num_decodes + 1)), admissions=(), chunks=()))
 
 
 def _run_largest_step(

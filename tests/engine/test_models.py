@@ -12,7 +12,9 @@ from hand_plans import HandPlans, load_runner
 from safetensors.torch import load_file, save_file
 from tiny_model import FAMILIES, VOCAB_SIZE, make_tiny_model
 
+from engine.limits import Limits
 from engine.messages import SamplingParams
+from engine.model_runner import _warm_up_beside_decodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -125,6 +127,16 @@ def test_scheduled_equals_transformers(
     )
     assert outputs == family.expected * 2
     assert (scheduler.stats().num_preemptions > 0) == preempts
+
+
+def test_warming_up_beside_decodes_leaves_all_rows_free(family: Family, plans: HandPlans) -> None:
+    runner, info = family.runner, family.runner.info
+    limits = Limits(info.block_size, runner.max_num_seqs, runner.max_num_batched_tokens, info.max_model_len)
+    _warm_up_beside_decodes(runner._steps, limits)
+    rows = [plans.admit(family.prompts[1]) for _ in range(runner.max_num_seqs)]
+    for _ in range(NUM_NEW_TOKENS):
+        plans.step(rows)
+    assert outputs_of(plans, rows, [family.prompts[1]] * len(rows)) == [family.expected[1]] * len(rows)
 
 
 def test_logprobs_equal_transformers(family: Family, plans: HandPlans) -> None:
