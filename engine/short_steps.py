@@ -134,8 +134,10 @@ class ShortSteps:
         num_blocks = attention.block_tables.shape[1]
 
         def place(static: Tensor, values: Tensor) -> None:
-            if num_decodes:
-                static[:num_decodes] = values[:num_decodes]
+            if not padding:
+                static[: len(values)] = values
+                return
+            static[:num_decodes] = values[:num_decodes]
             static[shape.num_decodes : len(values) + padding] = values[num_decodes:]
 
         self._slots.fill_(-1)
@@ -146,7 +148,7 @@ class ShortSteps:
         place(self._slots, inputs.slots)
         place(self._context_lens, attention.context_lens)
         place(self._block_tables[:, :num_blocks], attention.block_tables)
-        place(self._query_start, attention.query_start + padding)
+        place(self._query_start, attention.query_start + padding if padding else attention.query_start)
         hidden = self._graphs[shape].replay()
         if padding == 0:
             return hidden[:num_tokens]

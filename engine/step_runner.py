@@ -142,6 +142,8 @@ class StepRunner:
             num_sampling = len(sampling)
             rows, ends, last_tokens = rows[:num_sampling], ends[:num_sampling], last_tokens[:num_sampling]
             chunks = chunks[:num_sampling]
+            if chunks and chunks[-1].num_tokens == 1:  # as all before it have
+                hidden = hidden[:num_sampling]
         else:
             picked = self._batch.upload(sampling)
             rows, ends, last_tokens = rows[picked], ends[picked], last_tokens[picked]
