@@ -35,7 +35,7 @@ def test_decodes_go_on_beside_a_long_prompt(device: Device, flags: tuple[str, ..
 
     Small chunks leave the others more of their pace; by default the prompt is computed in the fewest steps.
     `meets_row` says whether the longest gap and the throughput are within the check's limits. It is not
-    asserted: a step that joins a chunk with decodes takes as long as the host needs to launch its kernels.
+    asserted: a step that joins a chunk with decodes takes longer the longer the chunk's context is.
     """
     house = device.serve(*flags)
     prompts = [random_prompt(50, SIZES.vocab_size, "decoder", number) for number in range(SIZES.num_streams)]
