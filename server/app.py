@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -33,6 +32,7 @@ from server.served_model import Adapter, ModelSlot, ServedModel
 from server.services import ADMIN, HEALTH, INFERENCE, MODELS, Services
 from server.tls import server_credentials
 from server.tokenizer import TokenizerError
+from watch import heap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +98,7 @@ async def _run(
             await server.serve()
         finally:
             returning.cancel()
-            gc.unfreeze()  # or extension modules take what is left at exit for leaks, and say so
+            heap.unsettle()
             await server.close()
 
 
@@ -242,8 +242,7 @@ class Server:
         self._models.put(model, adapters)
         self._services.readiness.refresh()
         self._progress.close()
-        gc.collect()
-        gc.freeze()  # what was loaded stays: the collector need not walk it while readers wait
+        heap.settle()
         seconds = time.monotonic() - self._started_s
         host, port = self._config.host, self._port
         logger.info("gRPC server ready on %s:%d, model %s, %.1f s", host, port, model.name, seconds)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, cast
@@ -23,6 +22,7 @@ from translator.middleware import FaultMiddleware
 from translator.peers import Peers, PeerServer
 from translator.response_shelf import ITEMS, TURNS
 from translator.tls import HttpTls
+from watch import heap
 
 if TYPE_CHECKING:
     import socket
@@ -91,12 +91,11 @@ async def serve(config: TranslatorConfig, listener: socket.socket) -> None:
         async with _with_peers(config.worker) as peers:
             routed = build_routes(config, backend, admin, stats, peers)
             app = surround(routed, config, backend, spans)
-            gc.collect()
-            gc.freeze()  # what was loaded stays: the collector need not walk it while readers wait
+            heap.settle()
             async with _answering(config.worker, routed, backend):
                 await make_server(app, backend, config, tls).serve(sockets=[listener])
     finally:
-        gc.unfreeze()
+        heap.unsettle()
         await backend.close()
         for opened in (admin, stats):
             if opened is not None:
