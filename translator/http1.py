@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from translator.config import TranslatorConfig
 
 MAX_CHUNKS = 65_536
+WRITE_BUFFER_BYTES = 4096
+"""More waits for no reader: its handler waits then, too. Chunks of a token take several times their bytes."""
 _SHUTDOWN_S = 5
 _REFUSALS = {
     413: f"The request body has more than {MAX_CHUNKS} chunks.",
@@ -67,6 +69,7 @@ class Http1Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
         self._watch()
 
     def data_received(self, data: bytes) -> None:

@@ -12,6 +12,7 @@ import pytest
 from scripted_backend import BYE, delta, serving, started
 
 from translator import listener
+from translator.http1 import WRITE_BUFFER_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -70,14 +71,41 @@ def test_a_reader_that_stops_is_cut_and_costs_little(monkeypatch: pytest.MonkeyP
             await asyncio.sleep(0)
 
     monkeypatch.setattr(listener, "STALLED_READER_S", 1)
-    with serving() as house, socket.socket() as connection:
+    with serving() as house:
         house.servicer.script = talks_for_ever
+        wait_until_a_stopped_reader_is_cut(house)
+    assert 0 < num_bytes < 256 * 1024
+
+
+@pytest.mark.check("R09")
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the kernel's timer is Linux's")
+def test_few_chunks_wait_for_a_reader_that_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small they are: each is an object of its own until it is written."""
+    most_bytes = 0
+
+    async def talks_in_letters(spec: inference_pb2.GenerationSpec, context: Any) -> AsyncIterator[Any]:
+        nonlocal most_bytes
+        yield started()
+        while True:
+            yield delta("x")
+            (protocol,) = house.server.server_state.connections
+            most_bytes = max(most_bytes, protocol.transport.get_write_buffer_size())
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(listener, "STALLED_READER_S", 1)
+    with serving() as house:
+        house.servicer.script = talks_in_letters
+        wait_until_a_stopped_reader_is_cut(house)
+    assert 0 < most_bytes < WRITE_BUFFER_BYTES + 1024
+
+
+def wait_until_a_stopped_reader_is_cut(house: House) -> None:
+    with socket.socket() as connection:
         # Its own share is its own matter, and small.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", house.port))
         connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)
         assert house.servicer.left.acquire(timeout=BYE)
-    assert 0 < num_bytes < 256 * 1024
 
 
 def test_one_connection_serves_many_requests(house: House) -> None:
