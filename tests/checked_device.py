@@ -7,7 +7,6 @@ nothing about a GPU. With PAGEWIRE_CHECKS_OUT=FILE each check appends a line of 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from figures import show
 from processes import command_line, descendants
 
 ON_CPU = os.environ.get("PAGEWIRE_CHECKS_DEVICE") == "cpu"
@@ -145,14 +145,9 @@ def is_engine(pid: int) -> bool:
 
 
 def record(check: str, **figures: Any) -> None:
-    """Print a check's figures, and append them to the file that the environment names."""
+    """Show a check's figures, and where they were measured."""
     device = "CPU" if ON_CPU else torch.cuda.get_device_name()
-    facts = {"check": check, "device": device, "torch": torch.__version__, "triton": _triton_version()}
-    line = json.dumps(facts | figures)
-    print(line)  # noqa: T201 - for who runs it with -s
-    if path := os.environ.get("PAGEWIRE_CHECKS_OUT"):
-        with Path(path).open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+    show(check, device=device, torch=torch.__version__, triton=_triton_version(), **figures)
 
 
 def _triton_version() -> str | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from bisect import bisect_left, bisect_right
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,6 +32,10 @@ def auc(low: Sequence[float], high: Sequence[float]) -> float:
     return above / (2 * len(low) * len(high))
 
 
-def show(**figures: Any) -> None:
-    """Print what was measured, for whoever runs pytest with -s."""
-    sys.stdout.write(json.dumps(figures) + "\n")
+def show(check: str, **figures: Any) -> None:
+    """Print what a check measured, for whoever runs pytest with -s. PAGEWIRE_CHECKS_OUT=FILE gets it, too."""
+    line = json.dumps({"check": check, **figures}) + "\n"
+    sys.stdout.write(line)
+    if path := os.environ.get("PAGEWIRE_CHECKS_OUT"):
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(line)

@@ -131,7 +131,7 @@ def test_a_flood_hardly_delays_the_first_token_of_a_light_tenant(flood: Flood, m
     """Where all rows are taken it has the first that becomes free: here the flood's answers are short."""
     alone = waits_of_a_light_tenant(None, flood.num_rows)
     beside = waits_of_a_light_tenant(flood, flood.num_rows)
-    show(flood=repr(flood), alone=Counter(alone), beside=Counter(beside))
+    show("R18", flood=repr(flood), alone=Counter(alone), beside=Counter(beside))
     assert max(alone) == 1
     assert max(beside) <= most
     assert sum(beside) / len(beside) < 2

@@ -185,5 +185,5 @@ def test_the_time_of_a_look_says_nothing_of_how_much_was_guessed() -> None:
     means = [statistics.fmean(taken) for taken in kept]
     spread = sum(statistics.variance(taken) / len(taken) for taken in kept) ** 0.5
     welch_t = (means[0] - means[1]) / spread
-    show(welch_t=round(welch_t, 2), means_ns=[round(mean) for mean in means])
+    show("S04", welch_t=round(welch_t, 2), means_ns=[round(mean) for mean in means])
     assert abs(welch_t) < 4.5

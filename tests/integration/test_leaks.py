@@ -192,6 +192,7 @@ def test_nothing_grows_over_50000_requests() -> None:
         statistics.median(look.latency_s for look in part) for part in (taken[:tenth], taken[-tenth:])
     )
     show(
+        "R20",
         rss_mib=round(taken[0].rss_bytes / (1 << 20), 1),
         growth_mib=round(growth.slope * len(taken) / (1 << 20), 2),
         new_objects=taken[-1].num_objects - taken[0].num_objects,

@@ -1,9 +1,12 @@
-"""200 readers who do not read: what they cost, when they are cut, and what others notice, in figures."""
+"""200 readers who do not read: what they cost, when they are cut, and what others notice, in figures.
+
+For a machine that does nothing else: what others notice is a tenth of a step of 50 ms at most.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import itertools
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +35,16 @@ MAX_GROWTH_BYTES = 64 << 20
 CUT_AFTER_S = 30.0
 PATIENCE_S = 60.0
 """For a machine that is slower, or does more."""
-MOST_DELAY = 1.5
-"""Of the others' median. Their 99th percentile is printed: it says more of the machine than of us."""
+MOST_DELAY = 1.1
+"""Of the others, in the median and in the 99th percentile."""
+MOST_ROUNDS = 3
+"""What else a machine does only adds to delays, so one round without shows what is ours."""
 ALONE_S = 10.0
 LOOK_S = 0.25
 SPARE_FILES = 20
+
+Span = tuple[float, float]
+"""From a time to a time, on the clock of `time.monotonic`."""
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +86,36 @@ class Watch:
         return num_readers <= 0 and num_more_files < SPARE_FILES
 
 
+def look_on(watch: Watch, seconds: float) -> Span:
+    """Look as often as while there are readers: to be looked at costs something, too."""
+    began_s = time.monotonic()
+    while time.monotonic() < began_s + seconds:
+        watch.look()
+        time.sleep(LOOK_S)
+    return began_s, time.monotonic()
+
+
+def sit_out(watch: Watch, house: FakeHouse, kind: str, token: int) -> Span:
+    """Have so many readers, each of whom does each second what he does, until all are cut."""
+    began_s = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        readers = [READERS[kind](house, [token], MAX_TOKENS) for _ in range(NUM_READERS)]
+        for reader in readers:
+            stack.callback(reader.close)
+        house.wait_until_running(NUM_READERS + NUM_OTHERS)
+        next_look_s = time.monotonic()
+        for reader in itertools.cycle(readers):
+            reader.read_a_byte()
+            time.sleep(1.0 / NUM_READERS)
+            if time.monotonic() < next_look_s:
+                continue
+            next_look_s += LOOK_S
+            if watch.look():
+                return began_s, time.monotonic()
+            assert time.monotonic() < began_s + CUT_AFTER_S + PATIENCE_S, vars(watch)
+    raise AssertionError("there are readers")
+
+
 CASES = [
     *((kind, MUCH) for kind in READERS),
     *((kind, LITTLE) for kind in ("gRPC, no window", "HTTP, stopped")),
@@ -85,38 +123,32 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "token"), CASES, ids=[f"{kind}, {WORDS[token]}" for kind, token in CASES])
-async def test_they_cost_little_and_are_cut_and_others_do_not_notice(
+def test_they_cost_little_and_are_cut_and_others_do_not_notice(
     house: FakeHouse, kind: str, token: int
 ) -> None:
+    delays = [delay_of_others(house, kind, token)]
+    while min(delays) >= MOST_DELAY and len(delays) < MOST_ROUNDS:
+        delays.append(delay_of_others(house, kind, token))
+    assert min(delays) < MOST_DELAY
+
+
+def delay_of_others(house: FakeHouse, kind: str, token: int) -> float:
+    """One round of slow readers. Return how many times longer the others waited, at worst."""
     others = SteadyReaders(house, NUM_OTHERS, [LITTLE], MAX_TOKENS)
-    async with others.reading():
-        await asyncio.sleep(ALONE_S)
-        alone_s, others.gaps_s = others.gaps_s, []
+    with others.reading():
         watch = Watch(house)
-        with contextlib.ExitStack() as stack:
-            readers = [READERS[kind](house, [token], MAX_TOKENS) for _ in range(NUM_READERS)]
-            for reader in readers:
-                stack.callback(reader.close)
-            opened_s = time.monotonic()
-            next_byte_s = opened_s
-            await asyncio.to_thread(house.wait_until_running, NUM_READERS + NUM_OTHERS)
-            others.gaps_s.clear()  # to accept so many calls at once takes a moment, whoever makes them
-            while not await asyncio.to_thread(watch.look):
-                await asyncio.sleep(LOOK_S)
-                if time.monotonic() > next_byte_s:
-                    next_byte_s += 1.0
-                    for reader in readers:
-                        reader.read_a_byte()
-                assert time.monotonic() - opened_s < CUT_AFTER_S + PATIENCE_S, vars(watch)
-    beside_s = others.gaps_s
+        alone = look_on(watch, ALONE_S)
+        beside = sit_out(watch, house, kind, token)
+    alone_s, beside_s = others.gaps_s(*alone), others.gaps_s(*beside)
     delays = {share: percentile(beside_s, share) / percentile(alone_s, share) for share in (0.5, 0.99)}
     show(
+        "R09",
         readers=f"{NUM_READERS} x {kind}, {WORDS[token]}",
-        cut_after_s=round(time.monotonic() - opened_s, 1),
+        cut_after_s=round(beside[1] - beside[0], 1),
         kib_each={name: round(most / NUM_READERS / 1024) for name, most in watch.most_bytes.items()},
         others_alone_ms=in_ms(alone_s),
         others_beside_ms=in_ms(beside_s),
         delays={f"p{round(100 * share)}": round(delay, 3) for share, delay in delays.items()},
     )
     assert max(watch.most_bytes.values()) < MAX_GROWTH_BYTES
-    assert delays[0.5] < MOST_DELAY
+    return max(delays.values())

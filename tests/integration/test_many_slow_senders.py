@@ -125,6 +125,7 @@ def test_they_are_cut_in_time_and_nobody_waits_for_them(house: FakeHouse) -> Non
     }
     delays = {share: percentile(beside_s, share) / percentile(alone_s, share) for share in (0.5, 0.99)}
     show(
+        "S17",
         longest_s={name: round(longest, 1) for name, longest in longest_s.items()},
         other_alone_ms=in_ms(alone_s),
         other_beside_ms=in_ms(beside_s),

@@ -108,6 +108,7 @@ async def test_nobody_can_tell_by_time_what_another_tenant_has_asked() -> None:
                 times.append(await wait_s(b, prompt))
             own.append(await wait_s(b, asked))
     show(
+        "S14",
         auc_of_others=round(auc(others, nobodys), 4),
         auc_of_own=round(auc(own, nobodys), 4),
         others_ms=in_ms(others),

@@ -72,6 +72,7 @@ async def test_a_light_tenant_hardly_waits_for_a_flood(num_rows: int) -> None:
                 await task
     delays = {share: percentile(beside_s, share) / percentile(alone_s, share) for share in (0.5, 0.99)}
     show(
+        "R18",
         num_rows=num_rows,
         requests_of_flood=num_meanwhile,
         alone_ms=in_ms(alone_s),
