@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from translator.errors import internal_error
 from translator.logprobs import TokenNames, chat_logprobs
-from translator.response_items import output_text, seal_reasoning
+from translator.response_items import is_whole_call, output_text, seal_reasoning
 from translator.response_object import note_failed, note_finished, note_started, response_usage
 
 if TYPE_CHECKING:
@@ -189,6 +189,9 @@ class ResponseWriter:
         item, text = self._open, "".join(self._pieces)
         if item is None:
             return
+        if item["type"] == "function_call":
+            # Whatever ends an answer may cut a call, or come after it.
+            status = "completed" if is_whole_call(text) else "incomplete"
         item["status"] = status
         match item["type"]:
             case "message":

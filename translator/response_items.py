@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
@@ -34,6 +35,7 @@ class InputItem(msgspec.Struct, kw_only=True):
 
     type: str | None = None
     id: str | None = None
+    status: str | None = None
     role: Literal["user", "assistant", "system", "developer"] | None = None
     content: str | list[ItemPart] | None = None
     call_id: str | None = None
@@ -83,6 +85,15 @@ def referenced_ids(given: str | Sequence[InputItem]) -> list[str]:
     return [item.id for item in given if item.id is not None and _kind_of(item) == "item_reference"]
 
 
+def is_whole_call(arguments: str) -> bool:
+    """Whether a call's arguments are JSON. Those of a call that was cut are not: no template could read them."""
+    try:
+        json.loads(arguments)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def seal_reasoning(text: str) -> str:
     """Return reasoning as `encrypted_content`: to send back, not to read. It is encoded, no secret."""
     return _SEALED + base64.b64encode(text.encode()).decode()
@@ -113,6 +124,11 @@ def _parse(item: InputItem, where: str, ids: ItemIds, find: Callable[[str], Item
     )
 
 
+def _status(item: InputItem) -> str:
+    """What came to its end, as all does that a caller wrote, or was cut when it was output of ours."""
+    return "incomplete" if item.status == "incomplete" else "completed"
+
+
 def _message(item: InputItem, where: str, ids: ItemIds) -> Item:
     role = _need(item.role, f"{where}.role")
     texts = _texts(item.content, f"{where}.content")
@@ -124,7 +140,7 @@ def _message(item: InputItem, where: str, ids: ItemIds) -> Item:
         "id": item.id or ids.make("msg"),
         "type": "message",
         "role": role,
-        "status": "completed",
+        "status": _status(item),
         "content": parts,
     }
 
@@ -138,7 +154,7 @@ def _function_call(item: InputItem, where: str, ids: ItemIds) -> Item:
     call = {
         "id": item.id or ids.make("fc"),
         "type": "function_call",
-        "status": "completed",
+        "status": _status(item),
         "call_id": _need(item.call_id, f"{where}.call_id"),
         "name": _need(item.name, f"{where}.name"),
         "arguments": _need(item.arguments, f"{where}.arguments"),

@@ -56,7 +56,8 @@ def plan_response(
     earlier = earlier_items(known, owner, request.previous_response_id, max_bytes)
     items = parse_items(request.input or [], ids, lambda item_id: known.find_item(owner, item_id))
     spec = response_spec(request)
-    write_conversation(spec.chat, request.instructions, (*earlier, *items), toolbox)
+    said = filter(_is_whole, (*earlier, *items))
+    write_conversation(spec.chat, request.instructions, said, toolbox)
     write_options(spec.chat, request, toolbox)
     writer = ResponseWriter(
         new_body(response_id, request, toolbox, is_stored=is_stored),
@@ -94,11 +95,11 @@ def earlier_items(known: EarlierResponses, owner: str, response_id: str | None, 
                 code="request_too_large",
             )
         body = stored.body()
-        turns.append([*stored.input_items(), *filter(_is_whole, body["output"])])
+        turns.append([*stored.input_items(), *body["output"]])
         response_id = body["previous_response_id"]
     return [item for turn in reversed(turns) for item in turn]
 
 
 def _is_whole(item: Item) -> bool:
-    """A call that was cut has arguments that no template can read."""
+    """A call that was cut is not told to the model again."""
     return bool(item["type"] != "function_call" or item["status"] == "completed")

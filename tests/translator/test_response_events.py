@@ -296,6 +296,25 @@ class TestCalls:
         assert first["call_id"] == "call_0"
         assert [item["status"] for item in writer.body["output"]] == ["completed", "completed"]
 
+    @pytest.mark.parametrize("end", [*REASONS, ApiError(503, "gone"), None])
+    @pytest.mark.parametrize(("arguments", "status"), [('{"at":1}', "completed"), ('{"at":', "incomplete")])
+    def test_a_call_is_incomplete_if_it_was_cut(self, end: Any, arguments: str, status: str) -> None:
+        writer = make_writer()
+        delta = inference_pb2.ChoiceDelta(tool_calls=[call(0, "look", "{}"), call(1, "look", arguments)])
+        events = play(writer, [delta], end)
+        assert [item["status"] for item in writer.body["output"]] == ["completed", status]
+        done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
+        assert done == writer.body["output"]
+
+    def test_a_call_that_goes_wrong_is_incomplete(self) -> None:
+        writer = make_writer()
+        deltas = [
+            inference_pb2.ChoiceDelta(tool_calls=[call(0, "look", '{"at":')]),
+            inference_pb2.ChoiceDelta(text="or not"),
+        ]
+        play(writer, deltas, inference_pb2.FINISH_REASON_STOP)
+        assert [item["status"] for item in writer.body["output"]] == ["incomplete", "completed"]
+
     def test_a_call_that_goes_on_after_its_end_is_a_fault(self) -> None:
         writer = make_writer()
         deltas = [

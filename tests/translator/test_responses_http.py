@@ -490,6 +490,38 @@ class TestTools:
             {"role": "tool", "toolCallId": "call_1", "name": "look", "text": "42"},
         ]
 
+    @pytest.mark.parametrize("is_stored", [True, False])
+    def test_a_call_that_was_cut_is_kept_but_not_told_again(
+        self, http: httpx.Client, house: House, is_stored: bool
+    ) -> None:
+        """A template could not read its arguments."""
+        cut = finished(reason=inference_pb2.FINISH_REASON_LENGTH)
+        house.servicer.script = plays(started(), delta("See: "), delta("", tool_calls=[CALL]), cut)
+        first = answer(http, tools=[LOOK])
+        assert first["status"] == "incomplete"
+        assert [item["status"] for item in first["output"]] == ["completed", "incomplete"]
+        more = {"role": "user", "content": "more"}
+        if is_stored:
+            second = answer(http, tools=[LOOK], input=[more], previous_response_id=first["id"])
+        else:
+            second = answer(
+                http, tools=[LOOK], input=[{"role": "user", "content": "hi"}, *first["output"], more]
+            )
+        assert messages(house) == [
+            {"role": "user", "text": "hi"},
+            {"role": "assistant", "text": "See: "},
+            {"role": "user", "text": "more"},
+        ]
+        path = f"{PATH}/{second['id']}/input_items"
+        listed = http.get(path, params={"order": "asc"}).json()["data"]
+        statuses = [(item["type"], item["status"]) for item in listed]
+        assert statuses == [
+            ("message", "completed"),
+            ("message", "completed"),
+            ("function_call", "incomplete"),
+            ("message", "completed"),
+        ]
+
 
 # What the Codex command line sends, shortened.
 CODEX: dict[str, Any] = {
