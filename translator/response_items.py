@@ -86,7 +86,7 @@ def referenced_ids(given: str | Sequence[InputItem]) -> list[str]:
 
 
 def is_whole_call(arguments: str) -> bool:
-    """Whether a call's arguments are JSON. Those of a call that was cut are not: no template could read them."""
+    """Whether a call's arguments are JSON. No template could read others, as those of a call that was cut."""
     try:
         json.loads(arguments)
     except (ValueError, RecursionError):
