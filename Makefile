@@ -37,7 +37,8 @@ up: $(VENV)/.runtime
 test: $(VENV)/.dev test-kernels
 	$(BIN)/python -m pytest --ignore=tests/kernels -m 'not slow' $(ARGS)
 
-# Long searches for a counterexample; worth a night after the scheduler has changed.
+# Long searches for a counterexample; worth a night after the scheduler has changed. What is measured goes to the file of
+# PAGEWIRE_CHECKS_OUT too.
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
