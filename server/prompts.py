@@ -55,7 +55,7 @@ class EncodedPrompt:
 
 
 def packed(token_ids: Sequence[int]) -> array[int]:
-    """Return a message's token ids, four bytes each. The event loop waits meanwhile: for 65,536 a millisecond.
+    """Return a message's token ids, four bytes each. The event loop waits, a millisecond for 65,536.
 
     Only as many are Python's numbers at a time as a processor's cache holds.
     """
