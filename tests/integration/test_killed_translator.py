@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 from fake_house import FakeHouse
+from figures import show
 from open_calls import BODIES, End, http_stream, http_unary
 from processes import is_alive, wait_until
 from resetting_proxy import ResettingProxy
@@ -60,8 +62,10 @@ async def check_serves(house: FakeHouse) -> None:
         assert (await http_unary(client, "/v1/completions", 5)).has_good_end
 
 
-async def kill_translator(house: FakeHouse) -> None:
+async def kill_translator(house: FakeHouse) -> tuple[float, float]:
+    """Return how long it took until all was freed, and until a new one served, in seconds."""
     async with open_calls(house) as calls:
+        killed_s = time.monotonic()
         house.translator.kill()
         house.translator.wait()
         for outcome in await outcomes(calls):
@@ -70,8 +74,10 @@ async def kill_translator(house: FakeHouse) -> None:
             )
             assert cut, outcome
     await asyncio.to_thread(check_all_freed, house)
+    freed_s = time.monotonic()
     house.start_translator()
     await check_serves(house)
+    return freed_s - killed_s, time.monotonic() - freed_s
 
 
 @pytest.mark.check("R04")
@@ -83,8 +89,11 @@ async def test_a_killed_translator_leaves_nothing_running(fake_house: FakeHouse)
 @pytest.mark.check("R04")
 @pytest.mark.timeout(600)
 async def test_a_killed_translator_twenty_times(fake_house: FakeHouse) -> None:
-    for _ in range(20):
-        await kill_translator(fake_house)
+    times = [await kill_translator(fake_house) for _ in range(20)]
+    freed_s, served_s = map(max, zip(*times, strict=True))
+    show("R04", freed_s=round(freed_s, 3), served_s=round(served_s, 3))
+    assert freed_s < 1
+    assert served_s < 3
 
 
 @pytest.mark.check("R04", "R12")
