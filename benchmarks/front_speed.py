@@ -6,8 +6,9 @@
 MODEL is a folder or a GGUF file with a tokenizer of at least 48,000 tokens; its weights are not read. Server
 and translator are the real ones, the engine gives each of 256 streams a token 80 times a second, and computes
 nothing. `*_us` is the time on a CPU per token that the engine gave, of all threads of the process; `*_cores`
-is that per second, for `fronts_cores` and `translator_cores` of the busiest one. `tokens_per_chunk` says how many tokens came
-together: a process that is behind makes larger chunks. `gap_p99_ms` is between the chunks of a stream.
+is that per second, for `fronts_cores` and `translator_cores` of the busiest one. `tokens_per_chunk` says how
+many tokens came together: a process that is behind makes larger chunks. `gap_p99_ms` is between the chunks of
+a stream.
 """
 
 from __future__ import annotations
@@ -281,7 +282,11 @@ def main() -> None:
         with (
             tempfile.TemporaryDirectory() as folder,
             house(
-                arguments.model, load, arguments.api_server_count, arguments.grpc_front_count, Path(folder, "log")
+                arguments.model,
+                load,
+                arguments.api_server_count,
+                arguments.grpc_front_count,
+                Path(folder, "log"),
             ) as running,
         ):
             figures = asyncio.run(measure(running, load, arguments.door, arguments.seconds))

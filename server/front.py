@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import functools
 import itertools
 import logging
@@ -19,7 +20,6 @@ from typing import TYPE_CHECKING, cast
 
 import grpc
 import grpc.aio
-import msgspec
 
 from gate.certificates import CertificateError
 from server.front_channel import FrontChannel
@@ -37,6 +37,7 @@ from server.front_messages import (
     Stop,
     Write,
     Written,
+    decode_config,
     decode_order,
 )
 from server.listeners import PortError, bind
@@ -82,7 +83,7 @@ class Relay(grpc.GenericRpcHandler):
     ) -> grpc.RpcMethodHandler[bytes, bytes] | None:
         """Serve a call of any method; a stream, because the server decides what is read and written."""
         serve = functools.partial(self._serve, handler_call_details.method)
-        return grpc.stream_stream_rpc_method_handler(serve)  # type: ignore[arg-type] # of the synchronous API
+        return grpc.stream_stream_rpc_method_handler(serve)
 
     async def _serve(self, method: str, requests: AsyncIterator[bytes], context: Context) -> None:
         number = next(self._numbers)
@@ -129,28 +130,32 @@ class RelayedCall:
             case Read():
                 self._reading = asyncio.create_task(self._read())
             case Write(_, message):
-                self._writing = asyncio.create_task(self._write(message))
+                self._begin_write(message)
             case End():
                 self.end.set_result(order)
 
     async def finish(self, end: End) -> None:
         """Send what is at the end of a call, behind what is on its way."""
+        if end.message is not None:
+            self._begin_write(end.message)
         if self._writing is not None:
             await asyncio.wait({self._writing})
-        if end.message is not None:
-            await self._context.write(end.message)
         if end.code:
             await self._context.abort(CODES[end.code], end.details, end.trailing_metadata)
         self._context.set_trailing_metadata(end.trailing_metadata)
 
     async def _read(self) -> None:
-        message = await self._context.read()
-        self._send(Received(self._number, None if message is grpc.aio.EOF else message))
+        message: object = await self._context.read()
+        self._send(Received(self._number, message if isinstance(message, bytes) else None))
+
+    def _begin_write(self, message: bytes) -> None:
+        # A task: gRPC never frees a message whose `await` was cancelled.
+        self._writing = asyncio.create_task(self._write(message))
 
     async def _write(self, message: bytes) -> None:
-        # In a task of its own: gRPC never frees a message whose `await` was cancelled.
-        await self._context.write(message)
-        self._send(Written(self._number))
+        with contextlib.suppress(grpc.aio.BaseError):  # the caller has gone, which ends the call
+            await self._context.write(message)
+            self._send(Written(self._number))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -164,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, signal.SIG_IGN)  # they may reach us too, but the server decides
     connection = socket.socket(fileno=arguments.channel_fd)
     connection.set_inheritable(False)
-    return asyncio.run(_serve(connection, msgspec.json.decode(arguments.config, type=FrontConfig)))
+    return asyncio.run(_serve(connection, decode_config(arguments.config)))
 
 
 async def _serve(connection: socket.socket, config: FrontConfig) -> int:

@@ -9,8 +9,6 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from server.engine_link import child_environment
 from server.front_call import FrontCall
 from server.front_channel import FrontChannel
@@ -25,6 +23,7 @@ from server.front_messages import (
     Stop,
     Written,
     decode_report,
+    encode_config,
 )
 from server.listeners import PortError
 
@@ -66,12 +65,16 @@ class FrontLink:
             self._process = await asyncio.create_subprocess_exec(
                 *_COMMAND,
                 f"--channel-fd={theirs.fileno()}",
-                f"--config={msgspec.json.encode(config).decode()}",
+                f"--config={encode_config(config).decode()}",
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env=child_environment(),
             )
-        await self._listening
+        await self.listening()
+
+    async def listening(self) -> None:
+        """Wait until it listens. Raises PortError where it cannot."""
+        await asyncio.shield(self._listening)
 
     async def ended(self) -> int:
         """Wait for the end of the process, and return its exit code."""
@@ -103,11 +106,14 @@ class FrontLink:
                 self._listening.set_result(None)
             case Failed(text):
                 self._listening.set_exception(PortError(text))
-            case _ if (call := self._calls.get(report.call)) is not None:  # its handler may have ended
-                self._tell(call, report)
+            case _:
+                self._tell(report)
 
-    def _tell(self, call: FrontCall, report: Received | Written | Left) -> None:
+    def _tell(self, report: Received | Written | Left) -> None:
+        call = self._calls.get(report.call)
         match report:
+            case _ if call is None:
+                return  # its handler has ended meanwhile
             case Received(_, message):
                 call.take(message)
             case Written():

@@ -28,7 +28,7 @@ class FrontConfig(msgspec.Struct, frozen=True):
     tls: CertificateFiles | None
 
 
-class _Said(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
+class _Said(msgspec.Struct, array_like=True, tag=True, gc=False):
     pass
 
 
@@ -108,3 +108,5 @@ Order = Read | Write | End | Stop
 encode = msgspec.msgpack.Encoder().encode
 decode_report = msgspec.msgpack.Decoder(Report).decode
 decode_order = msgspec.msgpack.Decoder(Order).decode
+encode_config = msgspec.json.Encoder(enc_hook=str).encode  # of paths
+decode_config = msgspec.json.Decoder(FrontConfig, dec_hook=lambda kind, text: kind(text)).decode

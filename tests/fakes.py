@@ -348,7 +348,7 @@ async def serve(
     queue_timeout_s: float | None = None,
     reflects: bool = False,
     credentials: Callable[[], grpc.ServerCredentials | None] = lambda: None,
-    num_fronts: int = int(__import__("os").environ.get("FRONTS", "0")),
+    num_fronts: int = 0,
     tls: CertificateFiles | None = None,
 ) -> AsyncIterator[FakeServer]:
     """Serve a fake engine with the real services, on free ports of this machine.
