@@ -40,12 +40,11 @@ MAX_CONNECTIONS = 100
 KEYS = KeyRing([parse_key("a:secret-a"), parse_key("b:secret-b")])
 
 
-def spec(**fields: Any) -> inference_pb2.GenerationSpec:
-    return inference_pb2.GenerationSpec(**{"text": "hi", "sampling": inference_pb2.Sampling(seed=1)} | fields)
-
-
-def asked_of(**fields: Any) -> bytes:
-    return inference_pb2.GenerateRequest(spec=spec(**fields)).SerializeToString()
+def asked_of(text: str = "hi", **fields: Any) -> bytes:
+    fields = {"sampling": inference_pb2.Sampling(seed=1)} | fields
+    return inference_pb2.GenerateRequest(
+        spec=inference_pb2.GenerationSpec(text=text, **fields)
+    ).SerializeToString()
 
 
 ASKED: dict[str, tuple[str, bytes]] = {
