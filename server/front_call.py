@@ -87,12 +87,11 @@ class FrontCall:
         self._send(Read(self._opened.call))
         return await self._received
 
-    async def write(self, message: Any) -> None:
-        """Send a message as soon as the one before is with the transport: one is on its way, and no more."""
-        if self._written is not None:
-            await self._written
+    def write(self, message: Any) -> asyncio.Future[None]:
+        """Send a message; the future, which costs no task, is done when the transport has taken it."""
         self._written = self._loop.create_future()
         self._send(Write(self._opened.call, self._serialized(message)))
+        return self._written
 
     async def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()
@@ -111,6 +110,9 @@ class FrontCall:
             self._end(message, grpc.StatusCode.OK, "", self._trailing_metadata)
         except grpc.aio.AbortError:
             pass
+        except asyncio.CancelledError:
+            self._end(None, grpc.StatusCode.CANCELLED, "", ())  # if there still is somebody to hear it
+            raise
         except Exception:
             logger.exception("the handler of %s failed", self._opened.method)
             self._end(None, grpc.StatusCode.INTERNAL, "internal error", ())

@@ -62,24 +62,28 @@ class FrontLink:
         with theirs:
             ours.setblocking(False)
             await self._channel.open(ours)
-            self._process = await asyncio.create_subprocess_exec(
-                *_COMMAND,
-                f"--channel-fd={theirs.fileno()}",
-                f"--config={encode_config(config).decode()}",
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=child_environment(),
-            )
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    *_COMMAND,
+                    f"--channel-fd={theirs.fileno()}",
+                    f"--config={encode_config(config).decode()}",
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    env=child_environment(),
+                )
+            except OSError as error:
+                raise PortError(f"a front process cannot be started: {error}") from error
         await self.listening()
 
     async def listening(self) -> None:
         """Wait until it listens. Raises PortError where it cannot."""
         await asyncio.shield(self._listening)
 
-    async def ended(self) -> int:
-        """Wait for the end of the process, and return its exit code."""
+    async def ended(self) -> int | None:
+        """Wait for the end of the process, and return its exit code; None if it could not be started."""
         await self._lost.wait()
-        assert self._process is not None
+        if self._process is None:
+            return None
         try:
             async with asyncio.timeout(_END_TIMEOUT_S):
                 return await self._process.wait()

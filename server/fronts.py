@@ -77,11 +77,10 @@ class Fronts:
     async def _keep(self, place: int) -> None:
         """Start a process again whenever it has ended. Meanwhile the others take its connections."""
         while True:
-            link = self._links[place]
-            exit_code = await link.ended()
+            exit_code = await self._links[place].ended()
             logger.error(
-                "the front process %d ended with exit code %d; starting it again in %g s",
-                link.pid, exit_code, RESTART_DELAY_S,
+                "a front process ended with exit code %s; starting it again in %g s",
+                exit_code, RESTART_DELAY_S,
             )  # fmt: skip
             await asyncio.sleep(RESTART_DELAY_S)
             try:

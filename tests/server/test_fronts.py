@@ -204,14 +204,14 @@ async def test_a_killed_front_takes_its_own_callers_with_it_and_comes_back() -> 
         server.engine.step()
         for call in (lost, kept):
             assert (await call.read()).HasField("started")
-        dead = links(server)[0].pid
-        os.kill(dead, signal.SIGKILL)
+        dead = links(server)[0]
+        os.kill(dead.pid, signal.SIGKILL)
         assert (await status_of(lost)).code() is grpc.StatusCode.UNAVAILABLE
         await server.engine.until(num_live=1)
         await until(lambda: sum(server.services.admission.census()) == 1)
         server.engine.step()
         assert (await kept.read()).delta.choices
-        await until(lambda: links(server)[0].pid != dead)
+        await until(lambda: links(server)[0] is not dead)
         await links(server)[0].listening()
         async with contextlib.AsyncExitStack() as stack:
             again = stream((await connect(stack, server))[0])
