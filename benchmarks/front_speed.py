@@ -1,13 +1,14 @@
 """What do the doors cost per token? JSON lines, one a load.
 
     python -m benchmarks.front_speed MODEL [--loads 32x25 256x80] [--door http] [--seconds 8]
-        [--api-server-count 1] [--commit HASH]
+        [--api-server-count 1] [--grpc-front-count 1] [--commit HASH]
 
 MODEL is a folder or a GGUF file with a tokenizer of at least 48,000 tokens; its weights are not read. Server
 and translator are the real ones, the engine gives each of 256 streams a token 80 times a second, and computes
 nothing. `*_us` is the time on a CPU per token that the engine gave, of all threads of the process; `*_cores`
-is that per second, for `translator_cores` of the busiest one. `tokens_per_chunk` says how many tokens came
-together: a process that is behind makes larger chunks. `gap_p99_ms` is between the chunks of a stream.
+is that per second, for `fronts_cores` and `translator_cores` of the busiest one. `tokens_per_chunk` says how
+many tokens came together: a process that is behind makes larger chunks. `gap_p99_ms` is between the chunks of
+a stream.
 """
 
 from __future__ import annotations
@@ -101,10 +102,11 @@ class House:
             stats = admin_pb2_grpc.AdminServiceStub(channel).GetStats(admin_pb2.GetStatsRequest(), timeout=30)
             return int(stats.engine.num_generated_tokens)
 
-    def cpu_s(self) -> tuple[float, list[float]]:
-        """Time on a CPU: the server's, and that of each process of the translator."""
+    def cpu_s(self) -> tuple[float, list[float], list[float]]:
+        """Time on a CPU: the server's, that of each of its fronts, and of each process of the translator."""
+        fronts = [pid for pid in children(self.server.pid) if "server.front" in command_line(pid)]
         translators = [self.translator.pid, *children(self.translator.pid)]
-        return cpu_s(self.server.pid), [cpu_s(pid) for pid in translators]
+        return cpu_s(self.server.pid), list(map(cpu_s, fronts)), list(map(cpu_s, translators))
 
 
 def serve(settings: str) -> None:
@@ -124,6 +126,11 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def command_line(pid: int) -> list[str]:
+    """Return the words that a process was started with."""
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+
+
 def free_ports(count: int) -> list[int]:
     """Return ports that nobody listens on now."""
     with contextlib.ExitStack() as stack:
@@ -139,7 +146,7 @@ def is_ready(client: Client) -> bool:
 
 
 @contextlib.contextmanager
-def house(model: str, load: Load, num_translators: int, log: Path) -> Iterator[House]:
+def house(model: str, load: Load, num_translators: int, num_fronts: int, log: Path) -> Iterator[House]:
     """Run both for one load."""
     port, admin_port, http_port = free_ports(3)
     settings = {
@@ -147,6 +154,7 @@ def house(model: str, load: Load, num_translators: int, log: Path) -> Iterator[H
         "served_model_names": [MODEL],
         "port": port,
         "admin_port": admin_port,
+        "grpc_front_count": num_fronts,
         "enable_metrics": False,
         "drain_timeout_s": 0,
     }
@@ -234,7 +242,7 @@ async def measure(house: House, load: Load, door: str, seconds: float) -> dict[s
     await asyncio.sleep(SETTLE_S + load.num_streams / 100)
     tokens, chunks, began_s = await asyncio.to_thread(house.num_tokens), reader.num_chunks, time.monotonic()
     reader.gaps_s.clear()
-    server_s, translators_s = house.cpu_s()
+    server_s, fronts_s, translators_s = house.cpu_s()
     await asyncio.sleep(seconds)
     tokens, chunks = await asyncio.to_thread(house.num_tokens) - tokens, reader.num_chunks - chunks
     passed_s, after = time.monotonic() - began_s, house.cpu_s()
@@ -242,14 +250,17 @@ async def measure(house: House, load: Load, door: str, seconds: float) -> dict[s
     task.cancel()
     await asyncio.wait({task})
     server_s = after[0] - server_s
-    translators_s = [later - earlier for earlier, later in zip(translators_s, after[1], strict=True)]
+    fronts_s = [later - earlier for earlier, later in zip(fronts_s, after[1], strict=True)]
+    translators_s = [later - earlier for earlier, later in zip(translators_s, after[2], strict=True)]
     return {
         "tok_s": round(tokens / passed_s, 1),
         "tokens_per_chunk": round(tokens / max(1, chunks), 2),
         "gap_p99_ms": round(1e3 * statistics.quantiles(reader.gaps_s, n=100)[-1], 1),
         "server_us": round(1e6 * server_s / tokens, 1),
+        "fronts_us": round(1e6 * sum(fronts_s) / tokens, 1),
         "translator_us": round(1e6 * sum(translators_s) / tokens, 1),
         "server_cores": round(server_s / passed_s, 3),
+        "fronts_cores": round(max(fronts_s, default=0.0) / passed_s, 3),
         "translator_cores": round(max(translators_s) / passed_s, 3),
     }
 
@@ -264,12 +275,19 @@ def main() -> None:
     parser.add_argument("--door", choices=("http", "grpc"), default="http")
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--api-server-count", type=int, default=1)
+    parser.add_argument("--grpc-front-count", type=int, default=1)
     parser.add_argument("--commit", default="")
     arguments = parser.parse_args()
     for load in arguments.loads:
         with (
             tempfile.TemporaryDirectory() as folder,
-            house(arguments.model, load, arguments.api_server_count, Path(folder, "log")) as running,
+            house(
+                arguments.model,
+                load,
+                arguments.api_server_count,
+                arguments.grpc_front_count,
+                Path(folder, "log"),
+            ) as running,
         ):
             figures = asyncio.run(measure(running, load, arguments.door, arguments.seconds))
         facts = {
@@ -277,6 +295,7 @@ def main() -> None:
             "num_streams": load.num_streams,
             "steps_s": load.steps_s,
             "num_translators": arguments.api_server_count,
+            "num_fronts": arguments.grpc_front_count,
         }
         origin = {
             "cores": os.cpu_count(),

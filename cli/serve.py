@@ -41,6 +41,14 @@ SERVING = Group(
         HOST,
         PORT,
         Flag(
+            name="grpc-front-count",
+            field="grpc_front_count",
+            help="Processes that speak gRPC for the server and share its port; 1: the server does.",
+            parse=integer(1, 64),
+            metavar="N",
+            default="1",
+        ),
+        Flag(
             name="admin-host",
             field="admin_host",
             help="Address of AdminService.",

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 import ssl
-from typing import TYPE_CHECKING
+from pathlib import Path  # noqa: TC003 - msgspec reads it
 
 import msgspec
 
 from gate.watched_file import WatchedFiles
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 logger = logging.getLogger(__name__)
 

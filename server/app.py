@@ -21,9 +21,12 @@ from server.adapters import LoraModuleError
 from server.engine_link import ENGINE_COMMAND
 from server.engine_process import EngineGivenUpError, EngineProcess, EngineStartError
 from server.errors import RequestLostError
+from server.front_messages import FrontConfig
+from server.fronts import Fronts
+from server.gate import Gate
 from server.generation_defaults import GenerationConfigError
 from server.libraries import LibraryError, check_libraries
-from server.listeners import PortError, bind, make_listener
+from server.listeners import PortError, bind, make_listener, options_for, reflection_handler, reserve
 from server.memory_return import return_memory
 from server.metrics_port import MetricsPort
 from server.model_store import ModelStoreError
@@ -134,7 +137,7 @@ class Server:
             queue_timeout_s=config.queue_timeout_s,
             traces_endpoint=config.otlp_traces_endpoint,
         )
-        self._listeners: list[grpc.aio.Server] = []
+        self._listeners: list[grpc.aio.Server | Fronts] = []
         self._metrics_port: MetricsPort | None = None
         self._port = 0
         self._stop = asyncio.Event()
@@ -154,9 +157,12 @@ class Server:
         warn_if_open(admin_keys, config.admin_host, "--admin-api-key")
         public_names = [service.full_name for service in (INFERENCE, MODELS, HEALTH)]
         admin_names = [ADMIN.full_name, HEALTH.full_name]
-        public = self._make_listener("public", services.public_handlers(), public_names, keys)
-        admin = self._make_listener("admin", services.admin_handlers(), admin_names, admin_keys)
-        self._port = bind(public, config.host, config.port, "--port", self._credentials())
+        public = self._open_public([*services.public_handlers(), *self._reflection(public_names)], keys)
+        admin = make_listener(
+            [*services.admin_handlers(), *self._reflection(admin_names)],
+            max_message_bytes=config.max_message_bytes,
+            gate=self._gate("admin", admin_keys),
+        )
         bind(admin, config.admin_host, config.admin_port, "--admin-port", self._credentials())
         if config.enable_metrics:
             registry = services.metrics.registry
@@ -204,16 +210,27 @@ class Server:
         await self._services.close()
         await self._engine.stop(0.0)
 
-    def _make_listener(
-        self, name: str, handlers: Sequence[grpc.GenericRpcHandler], services: list[str], keys: KeyRing
-    ) -> grpc.aio.Server:
-        return make_listener(
-            handlers,
-            max_message_bytes=self._config.max_message_bytes,
-            keys=keys,
-            on_refusal=lambda reason: self._services.metrics.count_refusal(name, reason),
-            reflected_services=services if self._config.enable_reflection else (),
-        )
+    def _open_public(
+        self, handlers: Sequence[grpc.GenericRpcHandler], keys: KeyRing
+    ) -> grpc.aio.Server | Fronts:
+        """Take the public port, for this process or for fronts of it."""
+        config, gate = self._config, self._gate("public", keys)
+        if config.grpc_front_count == 1:
+            server = make_listener(handlers, max_message_bytes=config.max_message_bytes, gate=gate)
+            self._port = bind(server, config.host, config.port, "--port", self._credentials())
+            return server
+        if config.tls is not None:
+            config.tls.check()
+        reserved, self._port = reserve(config.host, config.port, "--port")
+        options = options_for(config.max_message_bytes) | {"grpc.so_reuseport": 1}
+        front = FrontConfig(config.host, self._port, options, config.tls)
+        return Fronts(handlers, gate, front, reserved, config.grpc_front_count)
+
+    def _gate(self, name: str, keys: KeyRing) -> Gate:
+        return Gate(keys, lambda reason: self._services.metrics.count_refusal(name, reason))
+
+    def _reflection(self, services: list[str]) -> list[grpc.GenericRpcHandler]:
+        return [reflection_handler(services)] if self._config.enable_reflection else []
 
     def _credentials(self) -> grpc.ServerCredentials | None:
         return None if self._config.tls is None else server_credentials(self._config.tls)

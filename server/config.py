@@ -61,6 +61,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 50051
     """Of the public services. 0 takes a free one."""
+    grpc_front_count: int = 1
+    """Processes that speak gRPC at that port. 1: the server itself does."""
     admin_host: str = "127.0.0.1"
     admin_port: int = 50052
     """Of AdminService. 0 takes a free one."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
-from grpc_reflection.v1alpha import reflection
-
-from server.gate import Gate
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gate.key_ring import KeyRing
-    from server.gate import OnRefusal
+    from server.gate import Gate
 
 OPTIONS: dict[str, int] = {
     "grpc.so_reuseport": 0,  # a second server on this port is an error, not a silent twin
@@ -44,20 +42,29 @@ def make_listener(
     handlers: Sequence[grpc.GenericRpcHandler],
     *,
     max_message_bytes: int,
-    keys: KeyRing | None = None,
-    on_refusal: OnRefusal = lambda _: None,
-    reflected_services: Sequence[str] = (),
+    gate: Gate | None = None,
 ) -> grpc.aio.Server:
-    """Return a server of these handlers that listens nowhere yet.
-
-    Without `keys` it is open to all; `on_refusal` hears of each caller without one.
-    """
-    options = [*OPTIONS.items(), ("grpc.max_receive_message_length", max_message_bytes)]
-    server = grpc.aio.server(options=options, interceptors=[] if keys is None else [Gate(keys, on_refusal)])
+    """Return a server of these handlers that listens nowhere yet. Without a gate it is open to all."""
+    options = [*options_for(max_message_bytes).items()]
+    server = grpc.aio.server(options=options, interceptors=[] if gate is None else [gate])
     server.add_generic_rpc_handlers(tuple(handlers))
-    if reflected_services:
-        reflection.enable_server_reflection((*reflected_services, reflection.SERVICE_NAME), server)
     return server
+
+
+def options_for(max_message_bytes: int) -> dict[str, int]:
+    """Return the options of a server that takes requests of this size."""
+    return OPTIONS | {"grpc.max_receive_message_length": max_message_bytes}
+
+
+def reflection_handler(services: Sequence[str]) -> grpc.GenericRpcHandler:
+    """Return a handler that tells of these services, and of itself."""
+    servicer = reflection.aio.ReflectionServicer((*services, reflection.SERVICE_NAME))
+    method = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        reflection_pb2.ServerReflectionRequest.FromString,
+        reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    return grpc.method_handlers_generic_handler(reflection.SERVICE_NAME, {"ServerReflectionInfo": method})
 
 
 def bind(
@@ -72,13 +79,44 @@ def bind(
     Raises:
         PortError: it cannot be taken.
     """
-    address = f"[{host}]" if ":" in host else host
+    address = _address(host)
     try:
         if credentials is None:
             return server.add_insecure_port(f"{address}:{port}")
         return server.add_secure_port(f"{address}:{port}", credentials)
     except RuntimeError as error:
-        raise PortError(
-            f"{flag} {port}: cannot listen on {address}:{port}; expected a free port of this machine"
-            " (0 takes any)"
-        ) from error
+        raise _not_free(host, port, flag) from error
+
+
+def reserve(host: str, port: int, flag: str) -> tuple[socket.socket, int]:
+    """Hold a port for processes that share it; 0 holds a free one. Return the socket that does, and the port.
+
+    Nobody listens on that socket, or the kernel would give it connections.
+
+    Raises:
+        PortError: somebody else has the port, alone or with others.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as alone:
+            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            alone.bind(address)
+            address = alone.getsockname()
+        shared = socket.socket(family, kind, protocol)
+        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        shared.bind(address)
+    except OSError as error:
+        raise _not_free(host, port, flag) from error
+    return shared, int(address[1])
+
+
+def _address(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _not_free(host: str, port: int, flag: str) -> PortError:
+    return PortError(
+        f"{flag} {port}: cannot listen on {_address(host)}:{port}; expected a free port of this machine"
+        " (0 takes any)"
+    )

@@ -29,9 +29,13 @@ from engine.messages import (
     RequestOutput,
     TokenLogprobs,
 )
+from gate.key_ring import KeyRing
 from server.engine import EngineUnavailableError
+from server.front_messages import FrontConfig
+from server.fronts import Fronts
+from server.gate import Gate
 from server.generation_defaults import GenerationDefaults
-from server.listeners import bind, make_listener
+from server.listeners import bind, make_listener, options_for, reflection_handler, reserve
 from server.mailbox import Mailbox
 from server.served_model import ModelSlot, ServedModel
 from server.services import INFERENCE, Services
@@ -45,7 +49,7 @@ if TYPE_CHECKING:
 
     import grpc
 
-    from gate.key_ring import KeyRing
+    from gate.certificates import CertificateFiles
     from server.engine_failure import FailureReason
 
     Script = Callable[[EngineRequest], Sequence[int]]
@@ -312,6 +316,7 @@ class FakeServer:
     services: Services
     target: str
     admin_target: str
+    public: grpc.aio.Server | Fronts
 
 
 def fake_model(**values: Any) -> ServedModel:
@@ -343,8 +348,13 @@ async def serve(
     queue_timeout_s: float | None = None,
     reflects: bool = False,
     credentials: Callable[[], grpc.ServerCredentials | None] = lambda: None,
+    num_fronts: int = 0,
+    tls: CertificateFiles | None = None,
 ) -> AsyncIterator[FakeServer]:
-    """Serve a fake engine with the real services, on free ports of this machine."""
+    """Serve a fake engine with the real services, on free ports of this machine.
+
+    Fronts read certificates themselves: `tls` is for them, `credentials` for listeners of this process.
+    """
     slot = ModelSlot()
     slot.put(fake_model(names=names, info=engine.info))
     with ThreadPoolExecutor(1) as executor:
@@ -361,26 +371,30 @@ async def serve(
             write_timeout_s=write_timeout_s,
             traces_endpoint=traces_endpoint,
         )
-        public, admin = (
-            make_listener(
-                handlers,
-                max_message_bytes=1 << 22,
-                keys=ring,
-                on_refusal=functools.partial(services.metrics.count_refusal, name),
-                reflected_services=[INFERENCE.full_name] if reflects else (),
-            )
-            for name, handlers, ring in (
-                ("public", services.public_handlers(), keys),
-                ("admin", services.admin_handlers(), admin_keys),
-            )
+        reflection = [reflection_handler([INFERENCE.full_name])] if reflects else []
+        public_gate, admin_gate = (
+            Gate(ring or KeyRing(()), functools.partial(services.metrics.count_refusal, name))
+            for name, ring in (("public", keys), ("admin", admin_keys))
         )
-        port, admin_port = (
-            bind(listener, "127.0.0.1", 0, "--port", credentials()) for listener in (public, admin)
+        handlers = [*services.public_handlers(), *reflection]
+        public: grpc.aio.Server | Fronts
+        if num_fronts:
+            reserved, port = reserve("127.0.0.1", 0, "--port")
+            options = options_for(1 << 22) | {"grpc.so_reuseport": 1}
+            public = Fronts(
+                handlers, public_gate, FrontConfig("127.0.0.1", port, options, tls), reserved, num_fronts
+            )
+        else:
+            public = make_listener(handlers, max_message_bytes=1 << 22, gate=public_gate)
+            port = bind(public, "127.0.0.1", 0, "--port", credentials())
+        admin = make_listener(
+            [*services.admin_handlers(), *reflection], max_message_bytes=1 << 22, gate=admin_gate
         )
+        admin_port = bind(admin, "127.0.0.1", 0, "--admin-port", credentials())
         await public.start()
         await admin.start()
         try:
-            yield FakeServer(engine, services, f"127.0.0.1:{port}", f"127.0.0.1:{admin_port}")
+            yield FakeServer(engine, services, f"127.0.0.1:{port}", f"127.0.0.1:{admin_port}", public)
         finally:
             # A call that has been answered ends by itself; the event loop must not be gone before.
             await asyncio.gather(public.stop(0.5), admin.stop(0.5))

@@ -29,7 +29,7 @@ SERVE_FLAGS = [
     "kv-cache-memory-bytes", "num-gpu-blocks-override", "block-size", "max-num-seqs",
     "max-num-batched-tokens", "enable-lora", "lora-modules", "max-loras", "max-lora-rank",
     "max-cpu-loras", "long-prefill-token-threshold", "enable-prefix-caching", "num-threads",
-    "host", "port", "admin-host", "admin-port",
+    "host", "port", "grpc-front-count", "admin-host", "admin-port",
     "enable-metrics", "metrics-host", "metrics-port", "enable-reflection", "max-logprobs",
     "max-queued-requests", "queue-timeout", "max-message-bytes", "drain-timeout", "log-level", "log-format",
     "otlp-traces-endpoint",

@@ -37,6 +37,7 @@ class Server:
         self.process = process
         self.log: list[str] = []
         self.channel: grpc.aio.Channel
+        self.target: str
 
     async def until_logged(self, pattern: str) -> re.Match[str]:
         assert self.process.stderr is not None
@@ -104,14 +105,16 @@ async def serving(model: Path, **settings: Any) -> AsyncIterator[Server]:
     async with started(model, **settings) as server:
         ready = await server.until_logged(r"gRPC server ready on (127.0.0.1:\d+), model (\S+), [\d.]+ s")
         assert ready[2] == "tiny-model"
-        async with grpc.aio.insecure_channel(ready[1]) as server.channel:
+        server.target = ready[1]
+        async with grpc.aio.insecure_channel(server.target) as server.channel:
             yield server
 
 
 @pytest.mark.check("R12")
-async def test_sigterm_lets_streams_finish_and_refuses_new_ones(model: Path) -> None:
+@pytest.mark.parametrize("num_fronts", [1, 2])
+async def test_sigterm_lets_streams_finish_and_refuses_new_ones(num_fronts: int, model: Path) -> None:
     """Scenario: SIGTERM while a stream runs. Result: not ready first, the stream intact, exit code 0."""
-    async with serving(model) as server:
+    async with serving(model, grpc_front_count=num_fronts) as server:
         stub: Any = health_pb2_grpc.HealthStub(server.channel)
         watch = stub.Watch(health_pb2.HealthCheckRequest(service="pagewire.v1.InferenceService"))
         assert (await watch.read()).status == SERVING
@@ -127,8 +130,9 @@ async def test_sigterm_lets_streams_finish_and_refuses_new_ones(model: Path) -> 
 
 
 @pytest.mark.check("R12")
-async def test_streams_that_outlast_the_drain_get_unavailable(model: Path) -> None:
-    async with serving(model, drain_timeout_s=0.2) as server:
+@pytest.mark.parametrize("num_fronts", [1, 2])
+async def test_streams_that_outlast_the_drain_get_unavailable(num_fronts: int, model: Path) -> None:
+    async with serving(model, drain_timeout_s=0.2, grpc_front_count=num_fronts) as server:
         call = server.stream(max_tokens=4000)
         await call.read()
         server.send(signal.SIGTERM)
@@ -137,8 +141,9 @@ async def test_streams_that_outlast_the_drain_get_unavailable(model: Path) -> No
 
 
 @pytest.mark.check("R12")
-async def test_a_second_signal_ends_at_once(model: Path) -> None:
-    async with serving(model, drain_timeout_s=600.0) as server:
+@pytest.mark.parametrize("num_fronts", [1, 2])
+async def test_a_second_signal_ends_at_once(num_fronts: int, model: Path) -> None:
+    async with serving(model, drain_timeout_s=600.0, grpc_front_count=num_fronts) as server:
         call = server.stream(max_tokens=4000)
         await call.read()
         server.send(signal.SIGTERM)
@@ -149,8 +154,9 @@ async def test_a_second_signal_ends_at_once(model: Path) -> None:
         assert await server.exit_code() == 0, server.log
 
 
-async def test_the_servers_processes_die_with_it(model: Path) -> None:
-    async with serving(model) as server:
+@pytest.mark.parametrize("num_fronts", [1, 2])
+async def test_the_servers_processes_die_with_it(num_fronts: int, model: Path) -> None:
+    async with serving(model, grpc_front_count=num_fronts) as server:
         call = server.stream(max_tokens=4000)
         await call.read()
         children = _children(server.process.pid)
@@ -168,6 +174,17 @@ async def test_a_port_in_use_ends_with_code_2_and_names_the_flag(model: Path) ->
             async with started(model, **{flag.strip("-").replace("-", "_"): port}) as server:
                 assert await server.exit_code() == 2
                 assert f"{flag} {port}: cannot listen" in "".join(server.log)
+
+
+@pytest.mark.check("S07")
+async def test_fronts_share_no_port_with_another_server(model: Path) -> None:
+    async with serving(model, grpc_front_count=2) as first:
+        port = int(first.target.rpartition(":")[2])
+        for count in (1, 2):
+            async with started(model, port=port, grpc_front_count=count) as second:
+                assert await second.exit_code() == 2
+                assert f"--port {port}: cannot listen" in "".join(second.log)
+        assert await first.health() == SERVING
 
 
 async def test_a_model_that_is_not_there_ends_with_code_1(model: Path) -> None:

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from pagewire.v1 import inference_pb2
 from server.errors import InvalidRequestError, NotFoundError, QueueFullError, Violation, status_of
-from server.listeners import PortError, bind, make_listener
+from server.listeners import PortError, bind, make_listener, reflection_handler
 from server.rpc import generic_handler
 from server.services import INFERENCE
 
@@ -196,7 +196,8 @@ def test_not_found_says_what() -> None:
 
 async def test_reflection_is_there_on_demand_only() -> None:
     for reflected in ((), ("a.Service",)):
-        listener = make_listener([], max_message_bytes=1 << 20, reflected_services=reflected)
+        handlers = [reflection_handler(reflected)] if reflected else []
+        listener = make_listener(handlers, max_message_bytes=1 << 20)
         port = bind(listener, "127.0.0.1", 0, "--port")
         await listener.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

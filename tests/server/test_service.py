@@ -321,11 +321,12 @@ async def test_an_engine_lost_at_submission_is_unavailable() -> None:
         assert (await status_of(caller.generate(text_spec()))).code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_reader_that_stops_is_cut_and_its_sequence_freed() -> None:
+@pytest.mark.parametrize("num_fronts", [0, 2])
+async def test_a_reader_that_stops_is_cut_and_its_sequence_freed(num_fronts: int) -> None:
     """Scenario: a caller reads the first event and no more. Result: it gets RESOURCE_EXHAUSTED."""
     info = msgspec.structs.replace(INFO, max_model_len=10**6, num_blocks=10**6)
     engine = FakeEngine(lambda _: [65] * 10**6, manual=True, info=info)
-    async with calling(engine, write_timeout_s=0.2) as caller:
+    async with calling(engine, write_timeout_s=0.2, num_fronts=num_fronts) as caller:
         spec = text_spec(output=inference_pb2.OutputOptions(logprobs=20))
         call = caller.stream(spec)
         await engine.until(1)

@@ -62,7 +62,10 @@ def test_what_gathers_is_counted_and_takes_no_more(add: Callable[[Gathered], Non
     assert gathered.message(0).ByteSize() < 1.1 * MAX_GATHERED_BYTES
 
 
-async def test_a_reader_that_stops_has_a_cap_before_it_has_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("num_fronts", [0, 2])
+async def test_a_reader_that_stops_has_a_cap_before_it_has_a_timeout(
+    num_fronts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gathered: list[int] = []
     note = Generation._note
 
@@ -72,7 +75,7 @@ async def test_a_reader_that_stops_has_a_cap_before_it_has_a_timeout(monkeypatch
 
     monkeypatch.setattr(Generation, "_note", noted)
     engine = FakeEngine(lambda _: [65] * 10**6, manual=True, info=LARGE)
-    async with calling(engine, write_timeout_s=1000.0) as caller:
+    async with calling(engine, write_timeout_s=1000.0, num_fronts=num_fronts) as caller:
         spec = inference_pb2.GenerationSpec(text="hi", output=inference_pb2.OutputOptions(logprobs=20))
         call = caller.stream(spec)
         await engine.until(1)
@@ -88,9 +91,10 @@ async def test_a_reader_that_stops_has_a_cap_before_it_has_a_timeout(monkeypatch
     assert 2 * max(gathered) < MAX_BYTES
 
 
-async def test_others_read_on_beside_one_who_stopped() -> None:
+@pytest.mark.parametrize("num_fronts", [0, 2])
+async def test_others_read_on_beside_one_who_stopped(num_fronts: int) -> None:
     engine = FakeEngine(lambda _: [65] * 10**6, manual=True, info=LARGE)
-    async with calling(engine, write_timeout_s=1000.0) as caller:
+    async with calling(engine, write_timeout_s=1000.0, num_fronts=num_fronts) as caller:
         stopped, reads = (caller.stream(spec) for spec in (spec_of(20), spec_of(0)))
         await engine.until(2)
         engine.step()

@@ -1,0 +1,180 @@
+"""A front: `python -m server.front --channel-fd N --config JSON`, started by the server.
+
+It speaks gRPC for the server, which is most of what a call costs, and knows neither methods nor messages. It
+ends with code 0 when the server says so or is gone, and with 1 where it cannot listen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import functools
+import itertools
+import logging
+import signal
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, cast
+
+import grpc
+import grpc.aio
+
+from gate.certificates import CertificateError
+from server.front_channel import FrontChannel
+from server.front_messages import (
+    End,
+    Failed,
+    FrontConfig,
+    Left,
+    Listening,
+    Opened,
+    Order,
+    Read,
+    Received,
+    Report,
+    Stop,
+    Write,
+    Written,
+    decode_config,
+    decode_order,
+)
+from server.listeners import PortError, bind
+from server.tls import server_credentials
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    Context = grpc.aio.ServicerContext[bytes, bytes]
+    Send = Callable[[Report], None]
+
+CODES = {int(code.value[0]): code for code in grpc.StatusCode}
+
+
+class Relay(grpc.GenericRpcHandler):
+    """Passes calls on, whatever their methods are."""
+
+    def __init__(self) -> None:
+        self._channel = FrontChannel(decode_order, self._take, lambda: self._stop(0.0))
+        self._numbers = itertools.count()
+        self._calls: dict[int, RelayedCall] = {}
+        self._stopped: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+    async def serve(self, connection: socket.socket, config: FrontConfig) -> int:
+        """Listen until the server says so or is gone, and return the process's exit code."""
+        await self._channel.open(connection)
+        server = grpc.aio.server(handlers=[self], options=list(config.options.items()))
+        try:
+            credentials = None if config.tls is None else server_credentials(config.tls)
+            bind(server, config.host, config.port, "--port", credentials)
+        except (CertificateError, PortError) as error:
+            self._channel.send(Failed(str(error)))
+            self._channel.close()
+            return 1
+        await server.start()
+        self._channel.send(Listening())
+        await server.stop(await self._stopped)
+        self._channel.close()
+        return 0
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[bytes, bytes] | None:
+        """Serve a call of any method; a stream, because the server decides what is read and written."""
+        serve = functools.partial(self._serve, handler_call_details.method)
+        return grpc.stream_stream_rpc_method_handler(serve)
+
+    async def _serve(self, method: str, requests: AsyncIterator[bytes], context: Context) -> None:
+        number = next(self._numbers)
+        call = self._calls[number] = RelayedCall(number, context, self._channel.send)
+        # None where there is no deadline, whatever the stub says
+        remaining_s = cast("float | None", context.time_remaining())
+        deadline_s = None if remaining_s is None else time.monotonic() + remaining_s
+        metadata = tuple(context.invocation_metadata() or ())
+        self._channel.send(Opened(number, method, metadata, context.peer(), deadline_s))
+        try:
+            end = await call.end
+        except asyncio.CancelledError:
+            self._channel.send(Left(number))
+            raise
+        finally:
+            del self._calls[number]
+        await call.finish(end)
+
+    def _take(self, order: Order) -> None:
+        if isinstance(order, Stop):
+            self._stop(order.grace_s)
+        elif (call := self._calls.get(order.call)) is not None:  # it may have left meanwhile
+            call.take(order)
+
+    def _stop(self, grace_s: float) -> None:
+        if not self._stopped.done():
+            self._stopped.set_result(grace_s)
+
+
+class RelayedCall:
+    """A call that the server serves."""
+
+    def __init__(self, number: int, context: Context, send: Send) -> None:
+        self._number = number
+        self._context = context
+        self._send = send
+        self.end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        self._reading: asyncio.Task[None] | None = None
+        self._writing: asyncio.Task[None] | None = None
+
+    def take(self, order: Read | Write | End) -> None:
+        """Do what the server says. It has one message read, and one written, at a time."""
+        match order:
+            case Read():
+                self._reading = asyncio.create_task(self._read())
+            case Write(_, message):
+                self._begin_write(message)
+            case End():
+                self.end.set_result(order)
+
+    async def finish(self, end: End) -> None:
+        """Send what is at the end of a call, behind what is on its way."""
+        if end.message is not None:
+            self._begin_write(end.message)
+        if self._writing is not None:
+            await asyncio.wait({self._writing})
+        if end.code:
+            await self._context.abort(CODES[end.code], end.details, end.trailing_metadata)
+        self._context.set_trailing_metadata(end.trailing_metadata)
+
+    async def _read(self) -> None:
+        message: object = await self._context.read()
+        self._send(Received(self._number, message if isinstance(message, bytes) else None))
+
+    def _begin_write(self, message: bytes) -> None:
+        # A task: gRPC never frees a message whose `await` was cancelled.
+        self._writing = asyncio.create_task(self._write(message))
+
+    async def _write(self, message: bytes) -> None:
+        with contextlib.suppress(grpc.aio.BaseError):  # the caller has gone, which ends the call
+            await self._context.write(message)
+            self._send(Written(self._number))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the process. Return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m server.front", description=__doc__)
+    parser.add_argument("--channel-fd", type=int, required=True, help="descriptor of a stream socket")
+    parser.add_argument("--config", required=True, help="a FrontConfig as JSON")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # they may reach us too, but the server decides
+    connection = socket.socket(fileno=arguments.channel_fd)
+    connection.set_inheritable(False)
+    return asyncio.run(_serve(connection, decode_config(arguments.config)))
+
+
+async def _serve(connection: socket.socket, config: FrontConfig) -> int:
+    return await Relay().serve(connection, config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
