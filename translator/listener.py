@@ -6,7 +6,7 @@ import socket
 
 BACKLOG = 2048
 STALLED_READER_S = 30
-MAX_UNSENT_BYTES = 64 * 1024
+MAX_UNSENT_BYTES = 16 * 1024
 
 
 def open_listener(host: str, port: int) -> socket.socket:
