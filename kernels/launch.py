@@ -159,7 +159,12 @@ def row_launch(num_columns: int) -> Launch:
 def prefill_launch(arch: str, head_dim: int, element_size: int, max_rows: int) -> AttentionLaunch:
     """For paged prefill; `max_rows` is the longest query of the batch times its heads per key/value head."""
     short, long = _PREFILL.get(_key(arch, head_dim, element_size), _PREFILL_ELSEWHERE)
-    return long if max_rows >= _LONG_QUERY_ROWS else short
+    return long if is_long_prefill(max_rows) else short
+
+
+def is_long_prefill(max_rows: int) -> bool:
+    """Whether the longest query has so many rows that it fills the device."""
+    return max_rows >= _LONG_QUERY_ROWS
 
 
 def prefill_splits(num_multiprocessors: int, num_groups: int, max_context_len: int) -> int:

@@ -23,6 +23,7 @@ from kernels.attention_parts import allocate_parts, merge_parts
 from kernels.launch import (
     PREFILL_MIN_SPLIT_TOKENS,
     architecture,
+    is_long_prefill,
     num_multiprocessors,
     prefill_launch,
     prefill_splits,
@@ -42,20 +43,26 @@ _MERGED_ROWS = tl.constexpr(16)
 
 
 @triton.jit
-def find_tile(query_start_ptr, num_seqs, tile, BLOCK_Q: tl.constexpr):
-    """Return the sequence that a tile of queries belongs to, and which of its tiles it is.
+def find_tile(query_start_ptr, num_seqs, tile, BLOCK_Q: tl.constexpr, IS_PACKED: tl.constexpr):
+    """Return a program's sequence, which of its tiles of queries it is to compute, and which split of them.
 
-    Sequence i's first tile is (query_start[i] - query_start[0]) // BLOCK_Q + i, so that no tile is in two
-    sequences, and some have no queries.
+    The grid is (tiles of all sequences, splits) if IS_PACKED, else (tiles of the longest query, sequences).
+    Packed, sequence i's first tile is (query_start[i] - query_start[0]) // BLOCK_Q + i, so that no tile is in
+    two sequences, and some have no queries.
     """
-    base = tl.load(query_start_ptr)
-    num_begun = 0
-    for first in range(0, num_seqs, _SEQS_AT_ONCE):
-        seqs = first + tl.arange(0, _SEQS_AT_ONCE)
-        starts = tl.load(query_start_ptr + seqs, mask=seqs < num_seqs, other=0) - base
-        num_begun += tl.sum(((seqs < num_seqs) & (starts // BLOCK_Q + seqs <= tile)).to(tl.int32))
-    seq = num_begun - 1
-    return seq, tile - (tl.load(query_start_ptr + seq) - base) // BLOCK_Q - seq
+    seq = tl.program_id(1)
+    split = 0
+    if IS_PACKED:
+        split = tl.program_id(1)
+        base = tl.load(query_start_ptr)
+        num_begun = 0
+        for first in range(0, num_seqs, _SEQS_AT_ONCE):
+            seqs = first + tl.arange(0, _SEQS_AT_ONCE)
+            starts = tl.load(query_start_ptr + seqs, mask=seqs < num_seqs, other=0) - base
+            num_begun += tl.sum(((seqs < num_seqs) & (starts // BLOCK_Q + seqs <= tile)).to(tl.int32))
+        seq = num_begun - 1
+        tile -= (tl.load(query_start_ptr + seq) - base) // BLOCK_Q + seq
+    return seq, tile, split
 
 
 @triton.jit
@@ -111,21 +118,22 @@ def prefill_attention_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    IS_PACKED: tl.constexpr,
     IS_SPLIT: tl.constexpr,
     WINDOW: tl.constexpr,
     SOFTCAPPED: tl.constexpr,
     SINKS: tl.constexpr,
 ):
-    """One program for each (tile of queries, split, key/value head); a sequence's longest tiles start first.
+    """One program for each tile of queries and key/value head; a sequence's longest tiles start first.
 
-    WINDOW is 0 where all tokens are seen, as they must be if IS_SPLIT. If IS_SPLIT, parts, log_weights and
-    counters are those of `attention_parts.py` and `arrival.py`; the first row is the sequences' first token.
+    The grid is that of `find_tile`, then heads. WINDOW is 0 where all tokens are seen, as they must be if
+    IS_SPLIT. Then the grid is packed, parts, log_weights and counters are those of `attention_parts.py` and
+    `arrival.py`, and the first row is the sequences' first token.
     """
     BLOCK_Q: tl.constexpr = BLOCK_M // GROUP
     tile_id = tl.num_programs(0) - 1 - tl.program_id(0)
-    split = tl.program_id(1)
     kv_head = tl.program_id(2)
-    seq, query_tile = find_tile(query_start_ptr, num_seqs, tile_id, BLOCK_Q)
+    seq, query_tile, split = find_tile(query_start_ptr, num_seqs, tile_id, BLOCK_Q, IS_PACKED)
     seq = seq.to(tl.int64)
     query_start = tl.load(query_start_ptr + seq)
     query_len = tl.load(query_start_ptr + seq + 1) - query_start
@@ -246,15 +254,18 @@ def prefill_attention_triton(
     block_m = max(launch.block_m, triton.next_power_of_2(group))
     block_q = block_m // group
     num_tiles = num_tokens // block_q + num_seqs
+    # Long queries fill the device, and sparing their programs the search is worth more than empty ones cost.
+    is_packed = not is_long_prefill(max_query_len * group)
     splits = 1
-    if variant.window is None and num_tiles * num_kv_heads <= MAX_NUM_GROUPS:
+    if is_packed and variant.window is None and num_tiles * num_kv_heads <= MAX_NUM_GROUPS:
         num_groups = triton.cdiv(num_tokens, block_q) * num_kv_heads
         splits = prefill_splits(num_multiprocessors(q.device), num_groups, max_context_len)
     parts, log_weights, counters = None, None, None
     if splits > 1:
         parts, log_weights = allocate_parts(num_tokens * num_heads, splits, head_dim, q.device)
         counters = arrival_counters(q.device)
-    prefill_attention_kernel[(num_tiles, splits, num_kv_heads)](
+    grid = (num_tiles, splits) if is_packed else (triton.cdiv(max_query_len, block_q), num_seqs)
+    prefill_attention_kernel[(*grid, num_kv_heads)](
         q,
         k_cache,
         v_cache,
@@ -279,6 +290,7 @@ def prefill_attention_triton(
         BLOCK_M=block_m,
         BLOCK_N=launch.block_n,
         BLOCK_D=max(16, triton.next_power_of_2(head_dim)),
+        IS_PACKED=is_packed,
         IS_SPLIT=splits > 1,
         WINDOW=variant.window or 0,
         SOFTCAPPED=variant.softcap is not None,

@@ -190,7 +190,13 @@ def compile_attention(head_dim: int, block_size: int) -> dict[str, Report]:
         launch = prefill_launch("sm90", head_dim, 2, rows)
         reports[f"prefill {name} d{head_dim} b{block_size}"] = compile_kernel(
             prefill_attention_kernel,
-            {**shape, "BLOCK_M": launch.block_m, "BLOCK_N": launch.block_n, "IS_SPLIT": is_split},
+            {
+                **shape,
+                "BLOCK_M": launch.block_m,
+                "BLOCK_N": launch.block_n,
+                "IS_SPLIT": is_split,
+                "IS_PACKED": name != "long",
+            },
             launch.num_warps,
             launch.num_stages,
         )

@@ -121,6 +121,17 @@ def test_decodes_leave_the_counters_at_zero(device: torch.device, context_len: i
         assert not arrival_counters(out.device).any()
 
 
+def test_long_queries_have_a_grid_by_sequence(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So they have from 16,384 rows on; here all are long."""
+    monkeypatch.setattr("kernels.launch._LONG_QUERY_ROWS", 1)
+    lens = [(90, 90), (0, 5), (1, 70), (200, 300)]
+    batch = make_paged_batch(SHAPES[0], lens, torch.float32, device)
+    metadata = replace(batch.metadata, num_decodes=0)
+    with poisoned():
+        out = paged_attention_triton(batch.q, batch.k_cache, batch.v_cache, metadata, batch.scale)
+    assert_means_close(out, batch.expected)
+
+
 def test_many_sequences_are_found(device: torch.device) -> None:
     """More than a program looks at together, some of them without a query."""
     lens = [(index % 4, index % 4 + 5) for index in range(150)]
