@@ -132,7 +132,8 @@ class RelayedCall:
             case Write(_, message):
                 self._begin_write(message)
             case End():
-                self.end.set_result(order)
+                if not self.end.done():  # the caller may have left in this turn of the loop
+                    self.end.set_result(order)
 
     async def finish(self, end: End) -> None:
         """Send what is at the end of a call, behind what is on its way."""
