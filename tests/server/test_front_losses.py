@@ -12,12 +12,14 @@ import grpc
 import pytest
 from calls import status_of
 from fakes import FakeEngine, serve
+from http2_attacks import ATTACKS
 from processes import wait_until
 
-from server.front import RelayedCall
+from server.front import RelayedCall, size_of
 from server.front_call import FrontCall
 from server.front_messages import End, Opened, Order, Write
 from server.fronts import Fronts
+from server.listeners import MAX_METADATA, OPTIONS
 
 if TYPE_CHECKING:
     from fakes import FakeServer
@@ -132,6 +134,26 @@ async def test_a_server_ends_though_its_front_is_frozen() -> None:
                 link._channel.send(Write(0, bytes(1 << 16)))
     with pytest.raises(ProcessLookupError):
         os.kill(link.pid, 0)
+
+
+async def test_headers_that_unfold_go_no_further_than_the_front(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is 12 KB on the wire is 16 MB; the server would be told all of it, for each call."""
+    sizes: list[int] = []
+    start = FrontCall.start
+
+    def noted(call: FrontCall, *words: Any) -> None:
+        sizes.append(size_of(call.invocation_metadata()))
+        start(call, *words)
+
+    monkeypatch.setattr(FrontCall, "start", noted)
+    async with (
+        serve(FakeEngine(), num_fronts=1) as server,
+        grpc.aio.insecure_channel(server.target) as channel,
+    ):
+        await asyncio.to_thread(ATTACKS["headers that unfold"], int(server.target.rpartition(":")[2]), 100)
+        check: Any = channel.unary_unary(f"{HEALTH}/Check")
+        await check(b"", metadata=[("x-a", "a" * 7000)], timeout=TIMEOUT_S)
+        assert 7000 < max(sizes) < OPTIONS[MAX_METADATA]
 
 
 async def test_a_front_that_has_stopped_has_no_handlers() -> None:
