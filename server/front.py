@@ -40,11 +40,12 @@ from server.front_messages import (
     decode_config,
     decode_order,
 )
-from server.listeners import PortError, bind
+from server.listeners import MAX_METADATA, PortError, bind
+from server.memory_return import return_memory
 from server.tls import server_credentials
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
     Context = grpc.aio.ServicerContext[bytes, bytes]
     Send = Callable[[Report], None]
@@ -55,14 +56,16 @@ CODES = {int(code.value[0]): code for code in grpc.StatusCode}
 class Relay(grpc.GenericRpcHandler):
     """Passes calls on, whatever their methods are."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: FrontConfig) -> None:
+        self._config = config
         self._channel = FrontChannel(decode_order, self._take, lambda: self._stop(0.0))
         self._numbers = itertools.count()
         self._calls: dict[int, RelayedCall] = {}
         self._stopped: asyncio.Future[float] = asyncio.get_running_loop().create_future()
 
-    async def serve(self, connection: socket.socket, config: FrontConfig) -> int:
+    async def serve(self, connection: socket.socket) -> int:
         """Listen until the server says so or is gone, and return the process's exit code."""
+        config = self._config
         await self._channel.open(connection)
         server = grpc.aio.server(handlers=[self], options=list(config.options.items()))
         try:
@@ -74,7 +77,9 @@ class Relay(grpc.GenericRpcHandler):
             return 1
         await server.start()
         self._channel.send(Listening())
+        returning = asyncio.create_task(return_memory())
         await server.stop(await self._stopped)
+        returning.cancel()
         self._channel.close()
         return 0
 
@@ -86,12 +91,14 @@ class Relay(grpc.GenericRpcHandler):
         return grpc.stream_stream_rpc_method_handler(serve)
 
     async def _serve(self, method: str, requests: AsyncIterator[bytes], context: Context) -> None:
+        metadata = tuple(context.invocation_metadata() or ())
+        if size_of(metadata) > self._config.options[MAX_METADATA]:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the metadata is too large")
         number = next(self._numbers)
         call = self._calls[number] = RelayedCall(number, context, self._channel.send)
         # None where there is no deadline, whatever the stub says
         remaining_s = cast("float | None", context.time_remaining())
         deadline_s = None if remaining_s is None else time.monotonic() + remaining_s
-        metadata = tuple(context.invocation_metadata() or ())
         self._channel.send(Opened(number, method, metadata, context.peer(), deadline_s))
         try:
             end = await call.end
@@ -113,6 +120,14 @@ class Relay(grpc.GenericRpcHandler):
             self._stopped.set_result(grace_s)
 
 
+def size_of(metadata: Iterable[tuple[str, str | bytes]]) -> int:
+    """Return the bytes that HTTP/2 counts. A few on the wire may name a long value again and again.
+
+    gRPC lets such headers pass its own limit; what is copied to the server must not.
+    """
+    return sum(len(key) + len(value) + 32 for key, value in metadata)
+
+
 class RelayedCall:
     """A call that the server serves."""
 
@@ -132,7 +147,8 @@ class RelayedCall:
             case Write(_, message):
                 self._begin_write(message)
             case End():
-                self.end.set_result(order)
+                if not self.end.done():  # the caller may have left in this turn of the loop
+                    self.end.set_result(order)
 
     async def finish(self, end: End) -> None:
         """Send what is at the end of a call, behind what is on its way."""
@@ -173,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _serve(connection: socket.socket, config: FrontConfig) -> int:
-    return await Relay().serve(connection, config)
+    return await Relay(config).serve(connection)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ class FrontCall:
         self._written: asyncio.Future[None] | None = None
         self._callbacks: list[Callable[[FrontCall], None]] = []
         self._task: asyncio.Task[None] | None = None
+        self._has_left = False
 
     def start(self, find: Find, on_end: Callable[[], None]) -> None:
         """Serve the call by the handler that `find` returns, and call back when that is over."""
@@ -53,12 +54,20 @@ class FrontCall:
             self._written.set_result(None)
 
     def leave(self) -> None:
-        """Hear that the caller has gone: the handler is cancelled, as gRPC would do it."""
+        """Hear that the caller has gone: the handler is cancelled, once, as gRPC would do it."""
+        if self._has_left:
+            return
+        self._has_left = True
         assert self._task is not None
         self._task.cancel()
         for awaited in (self._received, self._written):
             if awaited is not None:
                 awaited.cancel()
+
+    async def ended(self) -> None:
+        """Wait until the handler is over."""
+        assert self._task is not None
+        await asyncio.wait({self._task})
 
     def invocation_metadata(self) -> Metadata:
         """See `grpc.aio.ServicerContext`, as for all that follow."""
@@ -111,7 +120,8 @@ class FrontCall:
         except grpc.aio.AbortError:
             pass
         except asyncio.CancelledError:
-            self._end(None, grpc.StatusCode.CANCELLED, "", ())  # if there still is somebody to hear it
+            if not self._has_left:  # a stray one, or the caller would wait for ever
+                self._end(None, grpc.StatusCode.INTERNAL, "internal error", ())
             raise
         except Exception:
             logger.exception("the handler of %s failed", self._opened.method)

@@ -56,7 +56,7 @@ class FrontLink:
         """Start the process, and wait until it listens. It is a fresh one, not a fork: gRPC survives none.
 
         Raises:
-            PortError: it cannot listen.
+            PortError: it cannot be started, or cannot listen.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -88,18 +88,25 @@ class FrontLink:
             async with asyncio.timeout(_END_TIMEOUT_S):
                 return await self._process.wait()
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+            self._kill()
             return await self._process.wait()
 
     async def stop(self, grace_s: float) -> None:
-        """End the process; calls may go on for `grace_s`."""
+        """End the process; calls may go on for `grace_s`. Afterwards no handler of them runs."""
         self._channel.send(Stop(grace_s))
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(grace_s + _END_TIMEOUT_S):
                 await self._lost.wait()
+        except TimeoutError:
+            self._kill()  # while it is frozen, a channel with something left to send does not close
         self._channel.close()
         await self.ended()
+        await asyncio.gather(*(call.ended() for call in self._calls.values()))
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
 
     def _take(self, report: Report) -> None:
         match report:
@@ -134,4 +141,5 @@ class FrontLink:
             call.leave()
         if not self._listening.done():
             self._listening.set_exception(PortError("a front process ended before it listened"))
+            self._listening.exception()  # nobody may be waiting for it
         self._lost.set()

@@ -82,9 +82,13 @@ class Fronts:
                 "a front process ended with exit code %s; starting it again in %g s",
                 exit_code, RESTART_DELAY_S,
             )  # fmt: skip
+            await self._start_again(place)
+
+    async def _start_again(self, place: int) -> None:
+        while True:
             await asyncio.sleep(RESTART_DELAY_S)
             try:
-                await self._start_front(place)
+                return await self._start_front(place)
             except PortError as error:
                 logger.error("%s", error)
 

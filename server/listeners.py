@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from server.gate import Gate
 
+MAX_METADATA = "grpc.absolute_max_metadata_size"
 OPTIONS: dict[str, int] = {
     "grpc.so_reuseport": 0,  # a second server on this port is an error, not a silent twin
     # Few, so that who opens and resets calls as fast as they can costs the others little. Clients of ours
@@ -29,7 +30,7 @@ OPTIONS: dict[str, int] = {
     "grpc.http2.ping_timeout_ms": 5_000,
     "grpc.http2.min_ping_interval_without_data_ms": 5_000,
     "grpc.max_metadata_size": 8 * 1024,
-    "grpc.absolute_max_metadata_size": 16 * 1024,
+    MAX_METADATA: 16 * 1024,
 }
 """gRPC takes no notice of a name that it does not know: `server.libraries` looks whether it knows these."""
 
