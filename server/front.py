@@ -43,6 +43,7 @@ from server.front_messages import (
 from server.listeners import MAX_METADATA, PortError, bind
 from server.memory_return import return_memory
 from server.tls import server_credentials
+from watch import heap
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -76,11 +77,13 @@ class Relay(grpc.GenericRpcHandler):
             self._channel.close()
             return 1
         await server.start()
+        heap.settle()
         self._channel.send(Listening())
         returning = asyncio.create_task(return_memory())
         await server.stop(await self._stopped)
         returning.cancel()
         self._channel.close()
+        heap.unsettle()
         return 0
 
     def service(
