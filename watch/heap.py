@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 
+_THRESHOLDS = gc.get_threshold()
 YOUNG_OBJECTS = 10_000
 """So many come before they are looked through. With Python's 700 the heap is walked every second or so."""
 
@@ -18,3 +19,4 @@ def settle() -> None:
 def unsettle() -> None:
     """Undo it at the end, or extension modules take what is left for leaks, and say so."""
     gc.unfreeze()
+    gc.set_threshold(*_THRESHOLDS)
