@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from event_loops import TestLoop
 from hypothesis import HealthCheck, settings
 
 from engine.config import EngineConfig
@@ -24,6 +26,12 @@ settings.register_profile(
     "steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("steady")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """What runs asynchronous tests."""
+    return "asyncio", {"loop_factory": TestLoop}
 
 
 @pytest.fixture(scope="session")

@@ -17,11 +17,6 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def client(server: ScriptedServer) -> AsyncIterator[pagewire.AsyncClient]:
     async with pagewire.AsyncClient(server.target, timeout=20) as client:
         yield client

@@ -162,6 +162,7 @@ async def test_the_servers_processes_die_with_it(num_fronts: int, model: Path) -
         children = _children(server.process.pid)
         assert children
         server.send(signal.SIGKILL)
+        assert (await status_of(call)).code() is grpc.StatusCode.UNAVAILABLE
         for pid in children:
             await _end_of(pid)
 
