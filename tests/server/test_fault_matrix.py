@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ import grpc
 import grpc.aio
 import pytest
 from fakes import END_ID, FakeEngine, FakeServer, saying, serve
+from figures import in_ms, show
 from google.protobuf import duration_pb2
 from grpc_health.v1 import health_pb2
 from torture import Plan, TorturedServicer
@@ -26,7 +29,7 @@ from server.services import ADMIN, HEALTH, INFERENCE, MODELS
 from server.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
     from google.protobuf.descriptor import ServiceDescriptor
     from google.protobuf.message import Message
@@ -134,9 +137,11 @@ def test_every_method_has_a_case() -> None:
 class Caller:
     """Makes the call of a case, to a server that has an adapter."""
 
-    def __init__(self, server: FakeServer, stack: contextlib.AsyncExitStack) -> None:
+    def __init__(self, server: FakeServer, stack: contextlib.AsyncExitStack, times_s: list[float]) -> None:
+        """What its calls took goes to `times_s`."""
         self.server = server
         self._stack = stack
+        self._times_s = times_s
 
     async def code_of(self, case: Case) -> grpc.StatusCode:
         """Call, and return how the call ended."""
@@ -146,6 +151,7 @@ class Caller:
         channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(target))
         descriptor = case.service.methods_by_name[case.method]
         make: Any = channel.unary_stream if descriptor.server_streaming else channel.unary_unary
+        began_s = time.monotonic()
         call = make(f"/{case.service.full_name}/{case.method}")(case.request.SerializeToString(), timeout=60)
         with contextlib.suppress(grpc.aio.AioRpcError):
             if descriptor.server_streaming:
@@ -154,6 +160,7 @@ class Caller:
             else:
                 await call
         assert SECRET not in (await call.details() or "")
+        self._times_s.append(time.monotonic() - began_s)
         code: grpc.StatusCode = await call.code()
         return code
 
@@ -164,10 +171,25 @@ class Caller:
         assert self.server.services.admission.num_waiting == 0
 
 
-@contextlib.asynccontextmanager
-async def calling(engine: FakeEngine) -> AsyncIterator[Caller]:
-    async with contextlib.AsyncExitStack() as stack, serve(engine, max_adapters=3, max_loras=1) as server:
-        yield Caller(server, stack)
+Calling = Callable[[FakeEngine], contextlib.AbstractAsyncContextManager[Caller]]
+
+
+@pytest.fixture(scope="module")
+def times_s() -> Iterator[list[float]]:
+    """How long each call took until it had a status."""
+    times_s: list[float] = []
+    yield times_s
+    show("R11", calls_ms=in_ms(times_s))
+
+
+@pytest.fixture
+def calling(times_s: list[float]) -> Calling:
+    @contextlib.asynccontextmanager
+    async def calling(engine: FakeEngine) -> AsyncIterator[Caller]:
+        async with contextlib.AsyncExitStack() as stack, serve(engine, max_adapters=3, max_loras=1) as server:
+            yield Caller(server, stack, times_s)
+
+    return calling
 
 
 def check_code(code: grpc.StatusCode, name: str) -> None:
@@ -175,7 +197,9 @@ def check_code(code: grpc.StatusCode, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_a_fault_at_each_wait_of_a_handler(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fault_at_each_wait_of_a_handler(
+    name: str, calling: Calling, monkeypatch: pytest.MonkeyPatch
+) -> None:
     case, plan = CASES[name], Plan()
 
     def tortured(service: ServiceDescriptor, servicer: object, *more: Any) -> grpc.GenericRpcHandler:
@@ -223,7 +247,7 @@ class FaultyEngine(FakeEngine):
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", ["text", "text, at once", "two choices", "beams", "inputs", "patience"])
-async def test_a_fault_at_each_output_of_the_engine(name: str, fault: str) -> None:
+async def test_a_fault_at_each_output_of_the_engine(name: str, fault: str, calling: Calling) -> None:
     engine = FaultyEngine(saying(65, 66, 67))
     engine.fault = FAULTS[fault]
     async with calling(engine) as caller:
@@ -239,7 +263,9 @@ async def test_a_fault_at_each_output_of_the_engine(name: str, fault: str) -> No
 
 @pytest.mark.parametrize("fault", [name for name in FAULTS if name != "CancelledError"])
 @pytest.mark.parametrize("name", ["text", "text, at once", "inputs", "Tokenize", "RenderChat"])
-async def test_a_fault_of_the_tokenizer(name: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fault_of_the_tokenizer(
+    name: str, fault: str, calling: Calling, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def encode(*_: object, **__: object) -> None:
         raise FAULTS[fault]()
 
@@ -250,7 +276,9 @@ async def test_a_fault_of_the_tokenizer(name: str, fault: str, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_a_fault_of_the_detokenizer(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fault_of_the_detokenizer(
+    fault: str, calling: Calling, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def take(*_: object) -> None:
         raise FAULTS[fault]()
 
