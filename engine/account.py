@@ -9,9 +9,12 @@ if TYPE_CHECKING:
 
 
 class Account:
-    """A tenant's sequences that wait, and its share so far. `waiting_queue.py` keeps the accounts."""
+    """A tenant's sequences that wait, and its share so far.
 
-    __slots__ = ("is_listed", "number", "served", "waiting", "weight")
+    `waiting_queue.py` keeps the accounts, and `running_set.py` counts who runs.
+    """
+
+    __slots__ = ("is_listed", "num_running", "number", "served", "waiting", "weight")
 
     def __init__(self) -> None:
         self.weight = 1.0
@@ -22,6 +25,8 @@ class Account:
         """Who began to wait earlier has the lower one. It decides between equals."""
         self.waiting: list[Request] = []
         """Lowest rank first."""
+        self.num_running = 0
+        """Sequences that hold a row."""
         self.is_listed = False
         """Whether the queue's order has an entry for it."""
 

@@ -2,6 +2,9 @@
 
 A sequence that lost its blocks a few times becomes safe from that, and gets a row only where all safe
 sequences together can grow to their full length; so a safe one, or the first in order, always gets on.
+
+Where all rows are taken, a tenant that has none gets one of the tenant that has the most over its weight, and
+at least two. The sequence that loses it goes on later, in most cases from the cache.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
 MAX_PREEMPTIONS = 8
 """Times that a sequence may lose its blocks."""
+MAX_YIELDS = MAX_PREEMPTIONS // 2
+"""Times after which it loses them for want of blocks alone, and not to another tenant."""
 
 
 class RunningSet:
@@ -58,8 +63,7 @@ class RunningSet:
 
     def seat(self, request: Request) -> bool:
         """Give a sequence a free row, its cached prefix, blocks and a slot, if there are enough of them."""
-        hits = self.pool.match(request.reusable_keys(self.pool.block_size))
-        slot = self._adapter_slots.find(request.adapter)
+        hits, slot = self._cached_prefix(request), self._adapter_slots.find(request.adapter)
         if slot is None or not self._fits(request, hits):
             return False
         self._adapter_slots.hold(request.adapter, slot)
@@ -70,6 +74,7 @@ class RunningSet:
         request.start(len(hits) * self.pool.block_size)
         request.row = self._free_rows.pop()
         self._by_row[request.row] = request
+        request.account.num_running += 1
         return True
 
     def vacate(self, request: Request) -> None:
@@ -79,6 +84,7 @@ class RunningSet:
         self._free_rows.append(request.row)
         self.released_rows.append(request.row)
         request.row = None
+        request.account.num_running -= 1
         self._adapter_slots.release(request.adapter_slot)
         self.pool.release(request.block_ids)
         request.block_ids = []
@@ -101,10 +107,35 @@ class RunningSet:
             while request.row is not None and not self.pool.num_available:
                 if not may_preempt:
                     return None
-                preempted.append(self._preempt_one())
+                preempted.append(self._preempt(self._last_unsafe()))
             if request.row is not None:
                 request.block_ids += self.pool.allocate(1)
         return preempted
+
+    def yield_row(self, request: Request | None, may_preempt: bool) -> list[Request] | None:
+        """Make a row free for the one that is to be admitted next, where its tenant has none.
+
+        Returns:
+            The sequence that lost its row for it, if one did; None where one would have to, and may not.
+        """
+        if request is None or self._free_rows or request.account.num_running or request.is_held:
+            return []
+        if self._adapter_slots.find(request.adapter) is None:
+            return []
+        if not self._fits(request, self._cached_prefix(request)):
+            return []
+        victims = [
+            each
+            for each in self._by_row.values()
+            if each.account.num_running > 1 and each.num_preemptions < MAX_YIELDS
+        ]
+        if not victims:
+            return []
+        if not may_preempt:
+            return None
+        return [
+            self._preempt(max(victims, key=lambda each: (each.account.num_running / each.weight, each.rank)))
+        ]
 
     def advance(self, request: Request, num_tokens: int) -> None:
         """Count computed tokens, and make the blocks that they filled findable."""
@@ -118,13 +149,18 @@ class RunningSet:
         for index in range(first, last):
             self.pool.publish(request.block_ids[index], request.block_keys[index])
 
-    def _preempt_one(self) -> Request:
-        victims = [r for r in self._by_row.values() if r.num_preemptions < MAX_PREEMPTIONS]
-        assert victims, "safe sequences were admitted beyond the pool's size"
-        victim = max(victims, key=lambda request: request.rank)
+    def _last_unsafe(self) -> Request:
+        unsafe = [r for r in self._by_row.values() if r.num_preemptions < MAX_PREEMPTIONS]
+        assert unsafe, "safe sequences were admitted beyond the pool's size"
+        return max(unsafe, key=lambda request: request.rank)
+
+    def _preempt(self, victim: Request) -> Request:
         self.vacate(victim)
         victim.restart()
         return victim
+
+    def _cached_prefix(self, request: Request) -> list[int]:
+        return self.pool.match(request.reusable_keys(self.pool.block_size))
 
     def _fits(self, request: Request, hits: list[int]) -> bool:
         """Whether a waiting sequence's known tokens fit, and a block more for each running one."""

@@ -13,8 +13,8 @@
   which it is. So a sequence that ends by its token wastes what was planned for it meanwhile; one that ends
   by its length does not.
 - When a running sequence needs a block and none is available, the last in order loses its blocks and is
-  computed again later; steps in flight come to their end before. How all get on none the less stands in
-  `running_set.py`.
+  computed again later; so is one whose row goes to a tenant that has none. Before that, steps in flight come
+  to their end. How all get on none the less stands in `running_set.py`.
 """
 
 from __future__ import annotations
@@ -166,15 +166,18 @@ class Scheduler:
     def schedule(self) -> StepPlan | None:
         """Plan a step; None if there is nothing to run, or nothing before a step in flight is updated."""
         draft = StepDraft(self._max_num_batched_tokens, self._max_chunk_tokens)
-        preempted = self._running.grow(may_preempt=not self._in_flight)
+        may_preempt = not self._in_flight
+        preempted = self._running.grow(may_preempt)
         if preempted is None:
             return None
-        for request in preempted:
-            self._waiting.add(request)
-        self._counters.num_preemptions += len(preempted)
+        yielding = [] if preempted else self._running.yield_row(self._waiting.first, may_preempt)
+        if yielding is None:
+            return None
+        self._put_back(preempted)
         self._continue_running(draft)
         if not preempted:
             self._admit_waiting(draft)
+        self._put_back(yielding)  # only now, lest it gets the row again
         plan = draft.finish(self._running.released_rows)
         if plan is None:
             is_stuck = self._requests and not self._in_flight and not self._matched
@@ -183,6 +186,11 @@ class Scheduler:
             self._running.released_rows.clear()
             self._in_flight.append((plan, self._running.computed_by(plan)))
         return plan
+
+    def _put_back(self, preempted: list[Request]) -> None:
+        self._counters.num_preemptions += len(preempted)
+        for request in preempted:
+            self._waiting.add(request)
 
     def _continue_running(self, draft: StepDraft) -> None:
         decodes, prefills = [], []

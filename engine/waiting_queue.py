@@ -70,6 +70,14 @@ class WaitingQueue:
     def __len__(self) -> int:
         return self._num_waiting
 
+    @property
+    def first(self) -> Request | None:
+        """The one that is to be admitted next; None where nobody waits, or it is too late for that one."""
+        account = self._first()
+        if account is None or account.waiting[0].is_too_late(self._clock):
+            return None
+        return account.waiting[0]
+
     def add(self, request: Request) -> None:
         """Put a sequence in its place."""
         account = request.account = self._accounts.setdefault(request.tenant, Account())
