@@ -63,8 +63,8 @@ def json_part(schema: Any, *, compact: bool = False, whitespace_pattern: str = W
 
 
 def regex_part(regex: str) -> Part:
-    """Text that a regular expression matches as a whole."""
-    return {"lark_grammar": f"start: /{llguidance.regex_to_lark(regex, '')}/"}
+    r"""Text that a regular expression matches as a whole; \d, \w and \s are ASCII."""
+    return {"lark_grammar": f"start: /{llguidance.regex_to_lark(regex, 'dws')}/"}
 
 
 def choice_part(texts: list[str]) -> Part:

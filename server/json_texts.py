@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 64
@@ -64,22 +67,53 @@ def check_size(text: str) -> None:
 
 
 def closed(schema: Any) -> Any:
-    """Return a schema in which objects that name properties and do not say otherwise have no others."""
+    """Return a schema in which objects that name properties and do not say otherwise have no others.
+
+    Where several schemas describe one object together, each names a part of its properties: then nothing
+    is closed.
+    """
+    return schema if _joins(schema) else _closed(schema)
+
+
+def _closed(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     result = dict(schema)
     for key in _SCHEMA:
         if key in schema:
-            result[key] = closed(schema[key])
+            result[key] = _closed(schema[key])
     for key in _SCHEMAS_BY_NAME:
         if isinstance(schema.get(key), dict):
-            result[key] = {name: closed(each) for name, each in schema[key].items()}
+            result[key] = {name: _closed(each) for name, each in schema[key].items()}
     for key in _SCHEMA_LISTS:
         if isinstance(schema.get(key), list):
-            result[key] = [closed(each) for each in schema[key]]
+            result[key] = [_closed(each) for each in schema[key]]
     if "properties" in schema and not schema.keys() & {"additionalProperties", "patternProperties"}:
         result["additionalProperties"] = False
     return result
+
+
+def _joins(schema: Any) -> bool:
+    """Whether a schema somewhere describes one value by several schemas, or demands what it does not name."""
+    if not isinstance(schema, dict):
+        return False
+    parts = len(schema["allOf"]) if isinstance(schema.get("allOf"), list) else 0
+    parts += sum(key in schema for key in ("properties", "$ref", "anyOf", "oneOf"))
+    named, required = schema.get("properties"), schema.get("required")
+    if isinstance(named, dict) and isinstance(required, list) and not all(name in named for name in required):
+        return True
+    return parts > 1 or any(map(_joins, _schemas_in(schema)))
+
+
+def _schemas_in(schema: dict[str, Any]) -> Iterator[Any]:
+    for key in _SCHEMA:
+        yield schema.get(key)
+    for key in _SCHEMAS_BY_NAME:
+        if isinstance(schema.get(key), dict):
+            yield from schema[key].values()
+    for key in _SCHEMA_LISTS:
+        if isinstance(schema.get(key), list):
+            yield from schema[key]
 
 
 def _is_deeper(value: Any, depth: int) -> bool:

@@ -55,6 +55,7 @@ class Message(msgspec.Struct, kw_only=True):
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    refusal: str | None = None
 
     @property
     def text(self) -> str:
@@ -68,6 +69,12 @@ class Message(msgspec.Struct, kw_only=True):
         """The calls, in today's or in the old form."""
         old = [ToolCall(function=self.function_call)] if self.function_call else []
         return old + (self.tool_calls or [])
+
+    @property
+    def is_answer_without_text(self) -> bool:
+        """Whether it is one that servers give: a refusal, or cut while the model reasoned."""
+        others = (self.refusal, self.reasoning_content, self.reasoning, self.tool_calls)
+        return self.role == "assistant" and any(other is not None for other in others)
 
 
 class ChatRequest(ToolOptions, kw_only=True):
@@ -192,8 +199,11 @@ def _add_message(target: chat_pb2.Message, message: Message, where: str) -> None
 
 def _add_content(target: chat_pb2.Message, message: Message, where: str) -> None:
     if message.content is None:
-        if not message.calls:
+        if message.calls:
+            return
+        if not message.is_answer_without_text:
             raise ApiError(400, f"{where}.content: required.", param=f"{where}.content")
+        target.text = message.refusal or ""
         return
     if isinstance(message.content, str):
         target.text = message.content

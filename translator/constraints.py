@@ -90,10 +90,10 @@ def format_constraint(
         case "json_object":
             schema = response_format.get("schema")
             if schema:
-                return inference_pb2.Constraint(json_schema=_schema(schema, f"{where}.schema"))
+                return _json(_schema(schema, f"{where}.schema"))
             return inference_pb2.Constraint(json_object=True)
         case "json_schema":
-            return inference_pb2.Constraint(json_schema=_format_schema(response_format, where))
+            return _json(_format_schema(response_format, where))
         case "structural_tag":
             return inference_pb2.Constraint(structural_tag=_dump(response_format))
         case other:
@@ -127,10 +127,12 @@ def _constraints(options: ConstrainedOptions) -> Iterator[tuple[str, inference_p
     for name, kind in _BY_KIND.items():
         value = getattr(options, name)
         if value is not None and value != "":
-            text = _schema(value, name) if kind == "json_schema" else value
-            constraint = inference_pb2.Constraint()
-            setattr(constraint, kind, text)
-            yield name, constraint
+            if kind == "json_schema":
+                yield name, _json(_schema(value, name))
+            else:
+                constraint = inference_pb2.Constraint()
+                setattr(constraint, kind, value)
+                yield name, constraint
 
 
 def _structured(options: StructuredOutputs) -> inference_pb2.Constraint:
@@ -147,7 +149,7 @@ def _structured(options: StructuredOutputs) -> inference_pb2.Constraint:
     constraint = inference_pb2.Constraint()
     match kinds[0]:
         case "json":
-            constraint.json_schema = _schema(options.json, at)
+            constraint = _json(_schema(options.json, at))
         case "regex":
             constraint.regex = _filled(options.regex, at)
         case "choice":
@@ -173,12 +175,21 @@ def _apply_style(constraint: inference_pb2.Constraint, options: StructuredOutput
     }
     for name, style in styles.items():
         value = getattr(options, name)
-        if not value:
+        if value is None or value == "":
             continue
         if not _is_json(constraint):
+            if not value:
+                continue
             at = f"structured_outputs.{name}"
             raise ApiError(400, f"{at}: only with json or json_object.", param=at)
         setattr(constraint.json_style, style, value)
+
+
+def _json(schema: str) -> inference_pb2.Constraint:
+    """A schema whose objects are closed, as OpenAI's strict ones and vLLM's are, where it does not say."""
+    constraint = inference_pb2.Constraint(json_schema=schema)
+    constraint.json_style.no_additional_properties = True
+    return constraint
 
 
 def _is_json(constraint: inference_pb2.Constraint) -> bool:

@@ -57,7 +57,12 @@ GENERATION_FIELDS: tuple[Field, ...] = (
         "Divides the logits of tokens seen in prompt"
         " or output; above 0, at most 10, beyond which it only breaks the text.",
     ),
-    honoured("seed", "sampling.seed", "Makes sampling repeatable; choice i draws from seed + i. -1: none."),
+    honoured(
+        "seed",
+        "sampling.seed",
+        "Makes sampling repeatable; choice i draws from seed + i. -1: none. In 16 bits what else is"
+        " computed, or cached, still moves probabilities a little; `--dtype float32` keeps them.",
+    ),
     honoured(
         "use_beam_search",
         "sampling.beam_search",

@@ -11,7 +11,7 @@ MESSAGE_FIELDS: tuple[Field, ...] = (
     honoured("messages", "chat.messages", "The conversation, in blocks of text. Required.", MESSAGES),
     honoured("system", "chat.messages", "What comes before it: a text or text blocks.", MESSAGES),
     plain("max_tokens", "stopping.max_tokens", "Most tokens to generate. Required.", MESSAGES),
-    honoured("stop_sequences", "stopping.stop", "Texts that end the answer.", MESSAGES),
+    honoured("stop_sequences", "stopping.stop", "Texts that end the answer, up to four.", MESSAGES),
     plain("temperature", "sampling.temperature", "0 is greedy.", MESSAGES),
     plain("top_p", "sampling.top_p", "Nucleus sampling.", MESSAGES),
     plain("top_k", "sampling.top_k", "Keeps the k most likely tokens.", MESSAGES),

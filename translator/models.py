@@ -23,7 +23,9 @@ async def list_models(request: Request) -> Response:
 
 
 async def get_model(request: Request) -> Response:
-    """Describe one model. Its id may contain slashes."""
+    """Describe one model. Its id may contain slashes; none is that of all, as a list."""
+    if not request.path_params["model"]:
+        return await list_models(request)
     model = await backend_of(request).get_model(request.path_params["model"])
     return Response(encode_json(_card(model)), media_type="application/json")
 

@@ -105,6 +105,9 @@ class GenerationOptions(RequestBody, kw_only=True):
             raise ApiError(400, f"{name}: needs include_usage to be true.", param=name)
         if self.stream and self.prompt_logprobs is not None:
             raise ApiError(400, "prompt_logprobs: not available with stream.", param="prompt_logprobs")
+        if self.allowed_token_ids == []:
+            name = "allowed_token_ids"
+            raise ApiError(400, f"{name}: expected at least one token id, or null for all.", param=name)
         if self.cache_salt == "":
             raise ApiError(400, "cache_salt: must not be empty; leave it out to share.", param="cache_salt")
 

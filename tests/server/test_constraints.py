@@ -177,6 +177,43 @@ def test_closed_objects_close_those_within() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        (
+            {"allOf": [POINT, {"type": "object", "properties": {"z": {"type": "integer"}}}]},
+            '{"x": 1, "z": 2}',
+        ),
+        ({"$defs": {"p": POINT}, "$ref": "#/$defs/p", "properties": {"z": {}}}, '{"x": 1, "z": 2}'),
+        ({"type": "object", "properties": {"a": {}}, "required": ["a", "z"]}, '{"a": 1, "z": 2}'),
+        (
+            {"items": {"properties": {"a": {}}, "anyOf": [POINT, {"properties": {"z": {}}}]}},
+            '[{"a": 1, "z": 2}]',
+        ),
+    ],
+    ids=["allOf", "ref", "required", "anyOf"],
+)
+def test_objects_that_are_put_together_are_not_closed(schema: dict[str, Any], text: str) -> None:
+    assert accepts(json_schema(schema, no_additional_properties=True), text)
+
+
+def test_a_choice_of_objects_is_closed() -> None:
+    either = json_schema(
+        {"anyOf": [POINT, {"type": "object", "properties": {"z": {}}, "required": ["z"]}]},
+        no_additional_properties=True,
+    )
+    assert accepts(either, '{"z": 1}')
+    assert accepts(either, '{"x": 1}')
+    assert not accepts(either, '{"x": 1, "z": 1}')
+
+
+def test_classes_of_characters_are_ascii() -> None:
+    """As in JSON Schemas' patterns; a model that may write any digit of Unicode does."""
+    assert accepts(constraint_of(regex=r"\d\w\s"), "1a ")
+    for text in ("٣a ", "1é ", "1a\u3000"):
+        assert not accepts(constraint_of(regex=r"\d\w\s"), text)
+
+
 _KEYWORDS = st.one_of(
     st.sampled_from(("type", "properties", "items", "required", "anyOf", "oneOf", "allOf", "$ref", "$defs")),
     st.sampled_from(("enum", "const", "pattern", "format", "minimum", "maxLength", "prefixItems", "not")),

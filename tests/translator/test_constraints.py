@@ -14,6 +14,8 @@ from translator.errors import ApiError
 
 SCHEMA = {"type": "object", "properties": {"b": {"type": "integer"}, "a": {"maximum": 1e3}}}
 TEXT = json.dumps(SCHEMA, separators=(",", ":")).replace("1000.0", "1000.0")
+CLOSED = {"no_additional_properties": True}
+CLOSED_SCHEMA = {"json_schema": TEXT, "json_style": CLOSED}
 
 
 def constraint(**fields: Any) -> dict[str, Any]:
@@ -46,16 +48,22 @@ def schema_format(**inner: Any) -> dict[str, Any]:
         ({"response_format": {"type": "text"}}, {}),
         ({"response_format": {"type": "json_object"}}, {"json_object": True}),
         ({"response_format": {"type": "json_object", "schema": {}}}, {"json_object": True}),
-        ({"response_format": {"type": "json_object", "schema": SCHEMA}}, {"json_schema": TEXT}),
-        ({"response_format": schema_format(schema=SCHEMA)}, {"json_schema": TEXT}),
-        ({"response_format": {"type": "json_schema", "schema": SCHEMA}}, {"json_schema": TEXT}),
+        (
+            {"response_format": {"type": "json_object", "schema": SCHEMA}},
+            CLOSED_SCHEMA,
+        ),
+        ({"response_format": schema_format(schema=SCHEMA)}, CLOSED_SCHEMA),
+        (
+            {"response_format": {"type": "json_schema", "schema": SCHEMA}},
+            CLOSED_SCHEMA,
+        ),
         (
             {"response_format": {"type": "structural_tag", "format": {"a": 1}}},
             {"structural_tag": '{"type":"structural_tag","format":{"a":1}}'},
         ),
-        ({"structured_outputs": {"json": SCHEMA}}, {"json_schema": TEXT}),
-        ({"structured_outputs": {"json": TEXT, "regex": None}}, {"json_schema": TEXT}),
-        ({"structured_outputs": {"json": True}}, {"json_schema": "true"}),
+        ({"structured_outputs": {"json": SCHEMA}}, CLOSED_SCHEMA),
+        ({"structured_outputs": {"json": TEXT, "regex": None}}, CLOSED_SCHEMA),
+        ({"structured_outputs": {"json": True}}, {"json_schema": "true", "json_style": CLOSED}),
         ({"structured_outputs": {"regex": "a+"}}, {"regex": "a+"}),
         ({"structured_outputs": {"choice": ["a", "b"]}}, {"choices": {"texts": ["a", "b"]}}),
         ({"structured_outputs": {"grammar": "start: x"}}, {"grammar": "start: x"}),
@@ -75,19 +83,23 @@ def schema_format(**inner: Any) -> dict[str, Any]:
         ),
         (
             {"structured_outputs": {"json": SCHEMA, "whitespace_pattern": " ?"}},
-            {"json_schema": TEXT, "json_style": {"whitespace_pattern": " ?"}},
+            {"json_schema": TEXT, "json_style": CLOSED | {"whitespace_pattern": " ?"}},
         ),
-        ({"guided_json": SCHEMA}, {"json_schema": TEXT}),
-        ({"guided_json": TEXT}, {"json_schema": TEXT}),
+        (
+            {"structured_outputs": {"json": SCHEMA, "disable_additional_properties": False}},
+            {"json_schema": TEXT, "json_style": {}},
+        ),
+        ({"guided_json": SCHEMA}, CLOSED_SCHEMA),
+        ({"guided_json": TEXT}, CLOSED_SCHEMA),
         ({"guided_regex": "a+"}, {"regex": "a+"}),
         ({"guided_choice": ["a"]}, {"choices": {"texts": ["a"]}}),
         ({"guided_grammar": "start: x"}, {"grammar": "start: x"}),
         ({"guided_decoding_backend": "xgrammar"}, {}),
         (
             {"guided_json": SCHEMA, "guided_whitespace_pattern": " ?"},
-            {"json_schema": TEXT, "json_style": {"whitespace_pattern": " ?"}},
+            {"json_schema": TEXT, "json_style": CLOSED | {"whitespace_pattern": " ?"}},
         ),
-        ({"json_schema": SCHEMA}, {"json_schema": TEXT}),
+        ({"json_schema": SCHEMA}, CLOSED_SCHEMA),
         ({"regex": "a+"}, {"regex": "a+"}),
         ({"grammar": "start: x"}, {"grammar": "start: x"}),
         ({"ebnf": "root ::= x"}, {"grammar": "root ::= x"}),

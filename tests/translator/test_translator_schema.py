@@ -153,6 +153,8 @@ class TestShape:
             ({"messages": [{"role": "", "content": "hi"}]}, "messages[0].role"),
             ({"messages": [{"role": "user"}]}, "messages[0].content"),
             ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+            ({"messages": [{"role": "user", "content": None, "reasoning": ""}]}, "messages[0].content"),
+            ({"messages": [{"role": "assistant", "content": None}]}, "messages[0].content"),
             ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
             ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
             ({"messages": [*MESSAGES, {"role": "user", "content": [{"text": "a"}]}]},
@@ -184,6 +186,7 @@ class TestShape:
             ({"messages": MESSAGES, "stream_options": {"include_usage": False}}, "stream_options"),
             ({"messages": MESSAGES, "stream_interval": -1}, "stream_interval"),
             ({"messages": MESSAGES, "cache_salt": ""}, "cache_salt"),
+            ({"messages": MESSAGES, "allowed_token_ids": []}, "allowed_token_ids"),
             ({"messages": MESSAGES, "request_id": "a b"}, "request_id"),
             ({"messages": MESSAGES, "reasoning_effort": "huge"}, "reasoning_effort"),
             ({"messages": MESSAGES, "add_generation_prompt": True, "continue_final_message": True},
@@ -355,6 +358,20 @@ class TestFields:
             },
             {"role": "tool", "text": "4", "tool_call_id": "c"},
         ]
+
+    @pytest.mark.parametrize(
+        ("given", "text"),
+        [
+            ({"refusal": "no"}, "no"),
+            ({"reasoning_content": "hm"}, ""),
+            ({"reasoning": "hm", "refusal": None}, ""),
+            ({"tool_calls": []}, ""),
+        ],
+    )
+    def test_answers_without_text_may_be_sent_back(self, given: dict[str, Any], text: str) -> None:
+        answer = {"role": "assistant", "content": None, **given}
+        message = spec_of(messages=[*MESSAGES, answer, *MESSAGES])["chat"]["messages"][1]
+        assert message["text"] == text
 
     def test_prompts_reach_the_contract(self) -> None:
         assert completion_spec()["stopping"]["max_tokens"] == 16

@@ -394,7 +394,10 @@ class Sampling(google.protobuf.message.Message):
     frequency_penalty: builtins.float
     """Subtracted for each time a token was seen in the output. Range [-2, 2]. Default 0."""
     seed: builtins.int
-    """Makes sampling repeatable: choice i draws from seed + i. Any int64. Default: a fresh random seed."""
+    """Makes sampling repeatable: choice i draws from seed + i. Any int64. Default: a fresh random seed. The draws
+    are the same; where activations have 16 bits, probabilities differ in their last bits with what else is in a
+    step and with what the prefix cache holds, so that two tokens as likely may be exchanged.
+    """
     n: builtins.int
     """Number of choices, 1 to 128. More than one needs a temperature above 0, or beam_search. Default 1."""
     @property
