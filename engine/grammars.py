@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from engine.grammar_compiler import GrammarCompiler, GrammarError
+from engine.grammar_templates import GrammarTemplates
 from engine.messages import FinishReason
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 NUM_COMPILING_THREADS = 2
 MAX_FOLLOWING_THREADS = 8
-MAX_TEMPLATES = 64
-"""Compiled grammars that are kept for later sequences."""
 
 
 class GrammarMatcher:
@@ -78,7 +76,7 @@ class Grammars:
         self._opening: dict[str, tuple[EngineRequest, Future[GrammarMatcher]]] = {}
         self._taken: list[GrammarMatcher] = []
         self._jobs: list[Future[None]] = []
-        self._template = functools.lru_cache(MAX_TEMPLATES)(self._compile)
+        self._templates = GrammarTemplates(self._compile)
 
     def learn(self, vocabulary: Vocabulary) -> None:
         """Take the tokens' texts, once, before any sequence."""
@@ -124,7 +122,7 @@ class Grammars:
 
     def _open(self, grammar: str) -> GrammarMatcher:
         assert self._compiler is not None, "the server sends its vocabulary before any request"
-        template, mask = self._template(grammar)
+        template, mask = self._templates.get(grammar)
         return GrammarMatcher(self._compiler.result(), template.deep_copy(), mask, self._taken)
 
     def _compile(self, grammar: str) -> tuple[llguidance.LLMatcher, bytes]:

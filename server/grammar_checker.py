@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import signal
 import sys
 import time
 from collections import OrderedDict
@@ -40,7 +41,9 @@ MAX_CACHED_BYTES = 16 << 20
 ENTRY_BYTES = 512
 """What an entry takes beside its texts, roughly."""
 LAPSE_S = 60.0
-"""A grammar that took too long may be tried again after this: perhaps the machine was busy."""
+"""A grammar that took too much may be tried again after this: perhaps the machine was busy."""
+NUM_ATTEMPTS = 2
+"""For a grammar whose process somebody else killed."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 _TOO_SLOW = "it takes too long to compile"
@@ -115,13 +118,17 @@ class GrammarChecker:
         def setting() -> bytes:
             return msgspec.msgpack.encode((model.vocabulary, model.info.vocab_size))
 
-        try:
-            answer = await worker.ask(text.encode(), self._limit_s, setting)
-        except TimeoutError:
-            return Compiled(error=_TOO_SLOW)
-        except WorkerLostError:
-            return Compiled(error=_TOO_LARGE)
-        return msgspec.msgpack.decode(answer, type=Compiled)
+        for _ in range(NUM_ATTEMPTS):
+            try:
+                answer = await worker.ask(text.encode(), self._limit_s, setting)
+            except TimeoutError:
+                return Compiled(error=_TOO_SLOW)
+            except WorkerLostError as error:
+                if error.exit_code != -signal.SIGKILL:
+                    break
+            else:
+                return msgspec.msgpack.decode(answer, type=Compiled)
+        return Compiled(error=_TOO_LARGE)
 
     def _remember(self, key: bytes, compiled: Compiled) -> None:
         self._forget(key)
@@ -129,7 +136,7 @@ class GrammarChecker:
         self._cached_bytes += _size(compiled)
         while self._cached_bytes > MAX_CACHED_BYTES:
             self._forget(next(iter(self._verdicts)))
-        if compiled.error == _TOO_SLOW:
+        if compiled.error in (_TOO_SLOW, _TOO_LARGE):
             asyncio.get_running_loop().call_later(LAPSE_S, self._forget, key)
 
     def _forget(self, key: bytes) -> None:

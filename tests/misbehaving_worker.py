@@ -6,6 +6,7 @@ The optional argument names a file to which each grammar is added as a line.
 from __future__ import annotations
 
 import os
+import signal
 import struct
 import sys
 import threading
@@ -22,13 +23,15 @@ def main() -> None:
     while head := requests.read(LENGTH.size):
         request = requests.read(LENGTH.unpack(head)[0])
         text = "" if is_first else request.decode()
-        if "die" in text:
-            os._exit(1)
-        if "hang" in text:
-            threading.Event().wait()
         if sys.argv[1:] and not is_first:
             with Path(sys.argv[1]).open("a", encoding="utf-8") as log:
                 print(text, file=log)
+        if "die" in text:
+            os._exit(1)
+        if "killed" in text:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "hang" in text:
+            threading.Event().wait()
         is_first = False
         payload = msgspec.msgpack.encode({"text": text, "error": ""})
         replies.write(LENGTH.pack(len(payload)) + payload)

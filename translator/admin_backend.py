@@ -13,6 +13,7 @@ from translator.backend import PROBE_TIMEOUT_S
 from translator.caller import caller_metadata, key_metadata
 from translator.errors import from_rpc_error
 from translator.fields import Endpoint
+from translator.own_key import OwnKey
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -29,11 +30,11 @@ class AdminBackend:
         self,
         target: str,
         request_timeout_s: float,
-        secret: str | None = None,
+        own_key: OwnKey | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        """`secret` is the translator's own key; what callers ask for is done with theirs."""
-        self._own = () if secret is None else (key_metadata(secret),)
+        """`own_key` is the translator's; what callers ask for is done with theirs."""
+        self._own_key = own_key or OwnKey()
         self._timeout_s = request_timeout_s
         self._channel = (
             grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
@@ -46,11 +47,12 @@ class AdminBackend:
         """Return the engine's counters and gauges.
 
         Raises:
-            ApiError: the server is not there.
+            ApiError: the server is not there; 401: it does not take the translator's own key.
         """
-        request = admin_pb2.GetStatsRequest()
+        request, shown = admin_pb2.GetStatsRequest(), self._own_key.shown
+        own = () if shown is None else (key_metadata(shown),)
         return await self._answer(
-            self._admin.GetStats, request, request_id, Endpoint.BOTH, timeout_s=PROBE_TIMEOUT_S, own=self._own
+            self._admin.GetStats, request, request_id, Endpoint.BOTH, timeout_s=PROBE_TIMEOUT_S, own=own
         )
 
     async def load_adapter(

@@ -19,6 +19,7 @@ from translator.backend import Backend
 from translator.http_server import make_server
 from translator.listener import BACKLOG, open_listener
 from translator.middleware import FaultMiddleware
+from translator.own_key import OwnKey
 from translator.peers import Peers, PeerServer
 from translator.response_shelf import ITEMS, TURNS
 from translator.tls import HttpTls
@@ -56,7 +57,8 @@ def run(config: TranslatorConfig, listener: socket.socket | None = None) -> int:
         host, port = listener.getsockname()[:2]
         scheme = "http" if config.tls is None else "https"
         log.info("listening on %s://%s:%d, model server at %s", scheme, host, port, config.grpc_target)
-    factory = uvicorn.Config(app="", loop="auto").get_loop_factory()
+    # uvicorn would set up logging of its own, which waits for whoever reads it.
+    factory = uvicorn.Config(app="", loop="auto", log_config=None).get_loop_factory()
     try:
         with listener, asyncio.Runner(loop_factory=factory) as runner:
             runner.run(serve(config, listener))
@@ -64,10 +66,6 @@ def run(config: TranslatorConfig, listener: socket.socket | None = None) -> int:
         log.error("%s", error)
         return _CANNOT_USE
     return 0
-
-
-def _own_secret(config: TranslatorConfig) -> str | None:
-    return config.admin_secrets[0].shown if config.admin_secrets else None
 
 
 def _client_credentials(config: TranslatorConfig) -> grpc.ChannelCredentials | None:
@@ -82,8 +80,9 @@ async def serve(config: TranslatorConfig, listener: socket.socket) -> None:
     credentials = _client_credentials(config)
     tls = None if config.tls is None else HttpTls(config.tls, config.ssl_cert_reqs)
     backend = Backend(config.grpc_target, config.request_timeout_s, credentials)
+    own_key = OwnKey(config.admin_secrets, config.admin_api_key_file)
     admin, stats = (
-        AdminBackend(target, config.request_timeout_s, _own_secret(config), credentials) if target else None
+        AdminBackend(target, config.request_timeout_s, own_key, credentials) if target else None
         for target in (config.admin_target, config.stats_target)
     )
     tracing, spans = _make_spans(config.otlp_traces_endpoint)

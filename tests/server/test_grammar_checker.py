@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,6 +71,26 @@ async def test_a_process_that_dies_or_hangs_costs_only_its_grammar() -> None:
         assert "too much memory" in await refusal(checker, regex_part("die"))
         assert "takes too long" in await refusal(checker, regex_part("hang"))
         assert await checker.check(grammar(regex_part("fine")), MODEL)
+
+
+async def test_a_process_that_others_kill_costs_nobody_anything() -> None:
+    async with checking(command=MISBEHAVING) as checker:
+        await checker.check(grammar(regex_part("good")), MODEL)
+        for worker in checker._workers._workers:
+            if worker.pid is not None:
+                os.kill(worker.pid, signal.SIGKILL)
+        assert "fine" in await checker.check(grammar(regex_part("fine")), MODEL)
+        assert "too much memory" in await refusal(checker, regex_part("killed"))
+
+
+async def test_what_took_too_much_may_be_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(server.grammar_checker, "LAPSE_S", 0.0)
+    log = tmp_path / "log"
+    async with checking(command=(*MISBEHAVING, str(log))) as checker:
+        for _ in range(2):
+            assert "too much memory" in await refusal(checker, regex_part("die"))
+            await asyncio.sleep(0.01)
+    assert len(log.read_text().splitlines()) == 2
 
 
 async def test_equal_grammars_are_compiled_once(tmp_path: Path) -> None:

@@ -16,12 +16,15 @@ from fakes import FakeEngine, serve
 from scripted_backend import MODEL, abort, serving
 
 from engine.messages import EngineStats
+from gate.key_ring import KeyRing
+from gate.keys import Secret, parse_key
 from pagewire.v1 import admin_pb2, admin_pb2_grpc
 from translator.admin_backend import AdminBackend
 from translator.app import build_app
 from translator.backend import Backend
 from translator.config import TranslatorConfig
 from translator.console import page
+from translator.own_key import OwnKey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -144,6 +147,22 @@ async def test_stats_are_the_engines() -> None:
             assert refused.status_code == status_of_unload
         await backend.close()
         await admin.close()
+
+
+async def test_who_sees_no_stats_for_want_of_the_translators_key_is_told_so() -> None:
+    operators = KeyRing([parse_key("ops:key-of-ops")])
+    async with serve(FakeEngine(), admin_keys=operators) as server:
+        for given, is_available in ((None, False), ("ops:other", False), ("ops:key-of-ops", True)):
+            own_key = OwnKey([] if given is None else [Secret(given)])
+            backend = Backend(server.target, 10.0)
+            stats = AdminBackend(server.admin_target, 10.0, own_key)
+            transport: Any = httpx.ASGITransport(build_app(TranslatorConfig(), backend, stats=stats))
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                response = await client.get("/console/stats")
+            assert (response.status_code, response.json()["available"]) == (200, is_available)
+            assert is_available or "--admin-api-key-file" in response.json()["reason"]
+            await backend.close()
+            await stats.close()
 
 
 class Silent(admin_pb2_grpc.AdminServiceServicer):

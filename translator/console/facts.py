@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from starlette.responses import Response
 
+from translator.errors import ApiError
 from translator.requests import backend_of, request_id_of
 from translator.sse import encode_json
 
@@ -20,6 +21,11 @@ _NO_STATS = (
     "The engine's figures come from the server's AdminService. To show them, start the translator with"
     " --stats-target or --admin-target."
 )
+_NO_KEY = (
+    "The engine's figures come from the server's AdminService, which wants an operator's key. To show them,"
+    " give the translator one in full, by --admin-api-key or --admin-api-key-file."
+)
+_UNAUTHORIZED = 401
 _MODEL_FACTS = (
     "root",
     "parent",
@@ -45,7 +51,12 @@ async def stats(request: Request) -> Response:
     source = cast("AdminBackend | None", request.app.state.stats)
     if source is None:
         return _answer({"available": False, "reason": _NO_STATS})
-    answer = await source.get_stats(request_id_of(request))
+    try:
+        answer = await source.get_stats(request_id_of(request))
+    except ApiError as error:
+        if error.status != _UNAUTHORIZED:  # that is the translator's own key, not the caller's
+            raise
+        return _answer({"available": False, "reason": _NO_KEY})
     return _answer({"available": True, **_figures(answer)})
 
 
