@@ -7,11 +7,12 @@ expectation. A flag that is not given leaves its config field at the field's own
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     Given = str | list[str] | bool | None
 
@@ -44,10 +45,14 @@ class Flag:
     positional: bool = False
     """May also be given without its name."""
 
-    short: str | None = None
-    """Another name, typed after one dash."""
+    aliases: tuple[str, ...] = ()
+    """Other names, as typed, with their dashes."""
+    split: Callable[[list[str]], list[str]] = list
+    """With `many`: makes single values of what is given."""
     more_variables: tuple[str, ...] = ()
     """Variables that stand in for it too, where its own is not set."""
+    foreign_variables: tuple[tuple[str, Callable[[str], object]], ...] = ()
+    """Other programs' variables that do so last, each with the parser of its whole text."""
     secret: bool = False
     """Its value is not shown in errors."""
 
@@ -71,8 +76,7 @@ class Flag:
         elif self.many:
             parser.add_argument(name, help=text, metavar=self.metavar, nargs="+")
         else:
-            names = [name] if self.short is None else [name, f"-{self.short}"]
-            parser.add_argument(*names, help=text, metavar=self.metavar)
+            parser.add_argument(name, *self.aliases, help=text, metavar=self.metavar)
         if self.positional:
             parser.add_argument(
                 f"{self.key}_positional", metavar=self.metavar, nargs="?", help=f"The same as {name}."
@@ -96,17 +100,27 @@ class Flag:
         Raises:
             UsageError: the text cannot be parsed.
         """
-        given, source = self.given(arguments), f"--{self.name}"
-        for variable in (self.variable, *self.more_variables):
-            if given is None and environ.get(variable, "") != "":
-                source, text = variable, environ[variable]
-                given = text.split(",") if self.many else text
-        if given is None or isinstance(given, bool):
+        given = self.given(arguments)
+        if isinstance(given, bool):
             return given
+        if given is not None:
+            return self._checked(f"--{self.name}", given, self._value)
+        for variable in (self.variable, *self.more_variables):
+            if text := environ.get(variable):
+                return self._checked(variable, text.split(",") if self.many else text, self._value)
+        for variable, parse in self.foreign_variables:
+            if text := environ.get(variable):
+                return self._checked(variable, text, parse)
+        return None
+
+    def _value(self, given: str | list[str]) -> object:
+        if isinstance(given, list):
+            return tuple(self.parse(item) for item in self.split(given))
+        return parse_switch(given) if self.switch else self.parse(given)
+
+    def _checked(self, source: str, given: str | list[str], parse: Callable[[Any], object]) -> object:
         try:
-            if isinstance(given, list):
-                return tuple(self.parse(item) for item in given)
-            return parse_switch(given) if self.switch else self.parse(given)
+            return parse(given)
         except ValueError as error:
             shown = " ".join(given) if isinstance(given, list) else given
             got = "" if self.secret else f', got "{shown}"'
@@ -151,6 +165,17 @@ def read_groups(
     """
     values = {flag.field: flag.read(arguments, environ) for group in groups for flag in group.flags}
     return {field: value for field, value in values.items() if value is not None}
+
+
+def with_dashes(words: Sequence[str]) -> list[str]:
+    """Spell the names of flags with dashes where they have underscores, as vLLM does. No value is touched."""
+    end = words.index("--") if "--" in words else len(words)
+    return [_with_dashes(word) for word in words[:end]] + list(words[end:])
+
+
+def _with_dashes(word: str) -> str:
+    name, separator, value = word.partition("=")
+    return name.replace("_", "-") + separator + value if re.fullmatch(r"--[\w.-]+", name) else word
 
 
 def give_again(flags: Iterable[Flag], arguments: argparse.Namespace) -> list[str]:

@@ -7,10 +7,35 @@ from typing import TYPE_CHECKING, Any
 
 from cli.flags import Flag, UsageError
 from cli.values import existing_file
-from gate.keys import EXPECTED, KeyFileError, is_secret, parse_key, parse_secret, read_secrets
+from gate.keys import (
+    EXPECTED,
+    KeyFileError,
+    is_secret,
+    parse_key,
+    parse_literal,
+    parse_secret,
+    read_secrets,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from gate.keys import Key, Secret
+
+_VLLM_VARIABLE = "VLLM_API_KEY"
+
+
+def _one_secret(text: str) -> tuple[Secret]:
+    return (parse_literal(text),)
+
+
+def _one_key(text: str) -> tuple[Key]:
+    return (parse_literal(text).key,)
+
+
+def _shown_literal(text: str) -> str | None:
+    return parse_literal(text).shown
+
 
 API_KEY = Flag(
     name="api-key",
@@ -20,7 +45,8 @@ API_KEY = Flag(
     metavar="KEY",
     many=True,
     default="none, open to all",
-    more_variables=("PAGEWIRE_API_KEYS", "VLLM_API_KEY"),
+    more_variables=("PAGEWIRE_API_KEYS",),
+    foreign_variables=((_VLLM_VARIABLE, _one_key),),
     secret=True,
 )
 API_KEY_FILE = Flag(
@@ -48,7 +74,12 @@ SERVER_KEYS = (API_KEY, API_KEY_FILE, ADMIN_API_KEY, ADMIN_API_KEY_FILE)
 # The translator shows an operator's key itself, so it keeps the text; and so does `up` with both kinds.
 ADMIN_SECRET = replace(ADMIN_API_KEY, field="admin_secrets", parse=parse_secret)
 TRANSLATOR_KEYS = (API_KEY, API_KEY_FILE, ADMIN_SECRET, ADMIN_API_KEY_FILE)
-API_SECRET = replace(API_KEY, field="api_secrets", parse=parse_secret)
+API_SECRET = replace(
+    API_KEY,
+    field="api_secrets",
+    parse=parse_secret,
+    foreign_variables=((_VLLM_VARIABLE, _one_secret),),
+)
 UP_KEYS = (API_SECRET, API_KEY_FILE, ADMIN_SECRET, ADMIN_API_KEY_FILE)
 
 
@@ -97,5 +128,6 @@ CLIENT_KEY = Flag(
     metavar="KEY",
     default="none",
     more_variables=API_KEY.more_variables,
+    foreign_variables=((_VLLM_VARIABLE, _shown_literal),),
     secret=True,
 )

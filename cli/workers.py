@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 API_SERVER_COUNT = Flag(
     name="api-server-count",
-    short="asc",
+    aliases=("-asc",),
     field="api_server_count",
     help="Processes of the translator, which share its port.",
     parse=integer(1, 64),

@@ -16,6 +16,7 @@ EXPECTED = "KEY or TENANT:KEY, of visible characters other than commas"
 
 _TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SECRET = re.compile(r"[!-+\--~]{1,1024}")
+_LITERAL = re.compile(r"[!-~]{1,1024}")
 _DIGEST = re.compile(r"sha256=([0-9a-fA-F]{64})")
 
 
@@ -40,6 +41,8 @@ class Secret(msgspec.Struct, frozen=True):
 
     text: str
     """KEY or TENANT:KEY."""
+    literal: str | None = None
+    """The key itself, where `text` has its hash."""
 
     @property
     def key(self) -> Key:
@@ -49,6 +52,8 @@ class Secret(msgspec.Struct, frozen=True):
     @property
     def shown(self) -> str | None:
         """What a caller shows: the key without its tenant; None where only its hash is known."""
+        if self.literal is not None:
+            return self.literal
         shown = self.text.strip().rpartition(":")[2]
         return None if _DIGEST.fullmatch(shown) else shown
 
@@ -62,14 +67,21 @@ def parse_secret(text: str) -> Secret:
     return Secret(text)
 
 
+def parse_literal(text: str) -> Secret:
+    """Read a key that may hold colons and commas, and has no tenant. Raises ValueError, without the key."""
+    if not _LITERAL.fullmatch(text):
+        raise ValueError("one key, of visible characters")
+    return Secret(f"sha256={digest_of(text.encode()).hex()}", text)
+
+
 def digest_of(secret: bytes) -> bytes:
     """Return the SHA-256 of a key's text."""
     return hashlib.sha256(secret).digest()
 
 
 def is_secret(secret: bytes) -> bool:
-    """Whether this may be a key's text."""
-    return bool(_SECRET.fullmatch(secret.decode("latin-1")))
+    """Whether this may be what a caller shows."""
+    return bool(_LITERAL.fullmatch(secret.decode("latin-1")))
 
 
 def is_tenant(name: str) -> bool:

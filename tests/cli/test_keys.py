@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -40,11 +41,40 @@ def test_a_translator_keeps_the_operators_key_out_of_sight() -> None:
     assert "boss" not in repr(config)
 
 
-@pytest.mark.parametrize("variable", ["PAGEWIRE_API_KEY", "PAGEWIRE_API_KEYS", "VLLM_API_KEY"])
+@pytest.mark.parametrize("variable", ["PAGEWIRE_API_KEY", "PAGEWIRE_API_KEYS"])
 def test_keys_may_come_from_the_environment(variable: str) -> None:
     values = read(serve, "serve", **{variable: "a:one,b:two"})
     assert values["api_keys"] == (parse_key("a:one"), parse_key("b:two"))
     assert read(chat, "chat", **{variable: "a:one,b:two"})["api_key"] == "one"
+
+
+@pytest.mark.parametrize("key", ["plain", "my:secret", "a,b", "sha256=" + "0" * 64, "~:,="])
+def test_vllms_variable_is_one_key_as_it_stands(key: str) -> None:
+    environ = {"VLLM_API_KEY": key}
+    (kept,) = read(serve, "serve", **environ)["api_keys"]
+    assert kept.digest == hashlib.sha256(key.encode()).digest()
+    assert kept.tenant == f"key-{kept.digest.hex()[:12]}"
+    assert read(translate, "translate", **environ)["api_keys"] == (kept,)
+    assert read(chat, "chat", **environ)["api_key"] == key
+    values = read(up, "up", **environ)
+    assert key_to_show(values) == key
+    assert read(serve, "serve", **variables_of(values))["api_keys"] == (kept,)
+
+
+def test_our_variables_beat_vllms() -> None:
+    environ = {"VLLM_API_KEY": "theirs", "PAGEWIRE_API_KEY": "a:ours"}
+    assert read(serve, "serve", **environ)["api_keys"] == (parse_key("a:ours"),)
+    assert read(chat, "chat", **environ)["api_key"] == "ours"
+
+
+@pytest.mark.parametrize("key", ["my secret", "schlüssel", "key\n", "\udc80"])
+def test_what_no_caller_can_show_is_refused_and_not_shown(
+    key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve"], {"VLLM_API_KEY": key}) == 2
+    assert (
+        capsys.readouterr().err == "pagewire serve: VLLM_API_KEY: expected one key, of visible characters\n"
+    )
 
 
 def test_a_bad_key_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from figures import show
 from gate import key_ring, keys
 from gate.credentials import bearer_secret, is_loopback
 from gate.key_ring import KeyRing
-from gate.keys import KeyFileError, parse_key, read_keys
+from gate.keys import KeyFileError, parse_key, parse_literal, read_keys
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +49,17 @@ def test_a_key_without_a_name_is_a_tenant_by_itself() -> None:
     first, second = parse_key("one"), parse_key("two")
     assert first.tenant != second.tenant
     assert first.tenant == parse_key("one").tenant
+
+
+@pytest.mark.parametrize("text", [SECRET, "my:secret", "a,b", "sha256=" + "0" * 64])
+def test_a_literal_key_is_opened_by_itself_alone(text: str) -> None:
+    secret = parse_literal(text)
+    ring = KeyRing([secret.key])
+    assert secret.shown == text
+    assert text not in repr(secret)
+    assert ring.tenant_of(text.encode()) == secret.key.tenant
+    for part in text.replace(":", ",").split(",") if text != SECRET else ["0" * 64]:
+        assert part == text or ring.tenant_of(part.encode()) is None
 
 
 def test_a_key_may_be_given_as_its_hash() -> None:

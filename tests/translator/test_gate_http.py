@@ -16,7 +16,7 @@ from scripted_backend import MODEL, House, serving
 
 from gate.certificates import CertificateFiles
 from gate.key_ring import KeyRing
-from gate.keys import Secret, parse_key
+from gate.keys import Secret, parse_key, parse_literal
 from translator.app import ROUTES, build_app
 from translator.backend import Backend
 from translator.config import TranslatorConfig
@@ -47,7 +47,9 @@ BAD_HEADERS: dict[str, list[tuple[str, str]]] = {
 
 @pytest.fixture(scope="module")
 def guarded_house() -> Iterator[House]:
-    keys = (parse_key("a:secret-a"), parse_key("a:second-a"), parse_key("b:secret-b"))
+    keys = (
+        *(parse_key(key) for key in ("a:secret-a", "a:second-a", "b:secret-b")), parse_literal("a:b,c").key
+    )  # fmt: skip
     with serving(api_keys=keys, admin_secrets=(Secret("boss:secret-admin"),)) as house:
         yield house
 
@@ -157,7 +159,7 @@ def complete(house: House, headers: dict[str, str], **body: Any) -> httpx.Respon
     )
 
 
-@pytest.mark.parametrize("secret", ["secret-a", "second-a", "secret-b"])
+@pytest.mark.parametrize("secret", ["secret-a", "second-a", "secret-b", "a:b,c"])
 def test_each_key_opens_and_goes_on_to_the_model_server(house: House, secret: str) -> None:
     assert complete(house, {"authorization": f"bearer {secret}"}).status_code == 200
     assert house.servicer.metadata[-1]["authorization"] == f"Bearer {secret}"
