@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from rich_argparse import RawDescriptionRichHelpFormatter
 
 from cli import bench, chat, doctor, health, serve, top, translate, up
-from cli.flags import UsageError, add_groups
+from cli.flags import UsageError, add_groups, with_dashes
+from cli.vllm_flags import add_vllm_flags
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,12 +73,14 @@ def make_parser() -> argparse.ArgumentParser:
         if name == "bench":
             command.add_argument("kind", metavar="KIND", choices=bench.KINDS, help=bench.KIND_HELP)
         add_groups(command, module.GROUPS)
+        if name in ("up", "serve", "translate"):
+            add_vllm_flags(command)
     return parser
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
     """Run a command and return its exit code; 2 for what cannot be used."""
-    arguments = make_parser().parse_args(argv)
+    arguments = make_parser().parse_args(with_dashes(sys.argv[1:] if argv is None else argv))
     module, _ = COMMANDS[arguments.command]
     try:
         return int(module.run(arguments, os.environ if environ is None else environ))

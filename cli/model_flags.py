@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from cli.flags import Flag, Group
 from cli.lora_modules import lora_module
-from cli.values import choice, exactly_one, existing_file, filled, folder, integer, number
+from cli.values import (
+    choice,
+    exactly_one,
+    file_or_template,
+    filled,
+    folder,
+    integer,
+    model_len,
+    number,
+)
 from server.chat.reasoning import REASONING_FORMATS
 from server.chat.tool_formats import TOOL_FORMATS
 from server.config import DEFAULT_MODEL
@@ -47,8 +56,8 @@ MODEL = Group(
         Flag(
             name="chat-template",
             field="chat_template",
-            help="A Jinja file that replaces the model's chat template.",
-            parse=existing_file,
+            help="A Jinja file that replaces the model's chat template, or the template itself.",
+            parse=file_or_template,
             metavar="FILE",
         ),
         Flag(
@@ -123,6 +132,7 @@ MODEL = Group(
         ),
         Flag(
             name="quantization",
+            aliases=("-q",),
             field="engine.quantization",
             help="fp8 rounds weights to eight bits, and what they are multiplied with.",
             parse=choice(("fp8",)),
@@ -132,16 +142,17 @@ MODEL = Group(
         Flag(
             name="max-model-len",
             field="engine.max_model_len",
-            help="Longest prompt and output together, in tokens: 4096, 4k (4000), 4K (4096).",
-            parse=integer(1),
+            help="Longest prompt and output together, in tokens: 4096, 4k (4000), 4K (4096), or auto.",
+            parse=model_len,
             metavar="N",
-            default="the model's own",
+            default="auto, the model's own or what the cache holds",
         ),
         Flag(
             name="generation-config",
             field="generation_config",
-            help="auto takes sampling defaults from the model's generation_config.json, none ignores it.",
-            parse=choice(("auto", "none")),
+            help="auto takes sampling defaults from the model's generation_config.json, none (vllm) ignores"
+            " them.",
+            parse=choice({"auto": "auto", "none": "none", "vllm": "none"}),
             metavar="MODE",
             default="auto",
         ),
@@ -169,6 +180,7 @@ ENGINE = Group(
         ),
         Flag(
             name="tensor-parallel-size",
+            aliases=("-tp",),
             field="tensor_parallel_size",
             help="Devices to split the model over. Only 1 in this version.",
             parse=exactly_one,

@@ -35,6 +35,7 @@ LOG_FORMAT = Flag(
 )
 DRAIN_TIMEOUT = Flag(
     name="drain-timeout",
+    aliases=("--shutdown-timeout",),
     field="drain_timeout_s",
     help="How long open requests may go on after SIGTERM, in seconds.",
     parse=number(0),

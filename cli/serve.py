@@ -12,6 +12,7 @@ from cli.tenants import TENANT_FLAGS, tenants
 from cli.tls import GRPC_TLS, certificate_files
 from cli.traces import TRACES_ENDPOINT
 from cli.values import filled, integer, number
+from cli.vllm_flags import tell_vllm_flags
 from engine.config import EngineConfig
 from server.config import ServerConfig
 
@@ -174,6 +175,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     values = read_groups(GROUPS, arguments, environ)
     config = to_config(values)
     set_up_logging(values)
+    tell_vllm_flags(arguments)
     from server import app
 
     return app.run(config)

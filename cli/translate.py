@@ -14,7 +14,8 @@ from cli.process import DRAIN_TIMEOUT, LOG_FORMAT, LOG_LEVEL, set_up_logging
 from cli.supervisor import Supervisor
 from cli.tls import CLIENT_TLS, HTTP_TLS, certificate_files, client_credentials, probe_context
 from cli.traces import TRACES_ENDPOINT
-from cli.values import filled, integer, number, origin, target
+from cli.values import filled, integer, json_list, number, origin, target
+from cli.vllm_flags import tell_vllm_flags
 from cli.workers import API_SERVER_COUNT, num_processes, place_of, translators
 from translator.config import TranslatorConfig
 
@@ -108,6 +109,7 @@ HTTP = (
     ),
     Flag(
         name="sse-keep-alive",
+        aliases=("--sse-keep-alive-interval",),
         field="sse_keep_alive_s",
         help="A silent stream gets a comment after this many seconds; 0 sends none.",
         parse=number(0),
@@ -131,8 +133,9 @@ HTTP = (
     Flag(
         name="allowed-origins",
         field="allowed_origins",
-        help="Origins that browsers may call from; * is all.",
+        help="Origins that browsers may call from, or a JSON list of them; * is all.",
         parse=origin,
+        split=json_list,
         metavar="ORIGIN",
         many=True,
         default="none",
@@ -190,6 +193,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     config, place = to_config(values), place_of(environ)
     worker = None if place is None else place.worker
     set_up_logging(values, None if worker is None else worker.index)
+    tell_vllm_flags(arguments)
     count = num_processes(values)
     if place is None and count > 1:
         return _supervise(config, count, arguments)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cli import serve, translate
-from cli.flags import Flag, Group, UsageError, give_again, read_groups
+from cli.flags import Group, UsageError, give_again, read_groups
 from cli.health import TIMEOUT_S, answers_requests
 from cli.keys import ADMIN_API_KEY_FILE, API_KEY_FILE, UP_KEYS, key_header, key_to_show, variables_of
 from cli.model_flags import ENGINE, LORA, MODEL
@@ -20,6 +20,8 @@ from cli.supervisor import Child, Supervisor
 from cli.tenants import TENANT_FLAGS
 from cli.tls import CLIENT_TLS, GRPC_TLS, HTTP_TLS, certificate_files, probe_context
 from cli.traces import TRACES_ENDPOINT
+from cli.values import integer
+from cli.vllm_flags import tell_vllm_flags
 from cli.workers import API_SERVER_COUNT, num_processes, reachable, translators
 
 if TYPE_CHECKING:
@@ -29,7 +31,10 @@ if TYPE_CHECKING:
 
 # The server's --host and --port have other names here, beside the translator's.
 GRPC_HOST = replace(serve.HOST, name="grpc-host", field="grpc_host")
-GRPC_PORT = replace(serve.PORT, name="grpc-port", field="grpc_port")
+# Both processes must know that port beforehand, so a free one cannot be picked.
+GRPC_PORT = replace(
+    serve.PORT, name="grpc-port", field="grpc_port", help="Port for gRPC.", parse=integer(1, 65535)
+)
 _SHARED = (DRAIN_TIMEOUT, LOG_LEVEL, LOG_FORMAT, TRACES_ENDPOINT)
 _SERVING = tuple(flag for flag in serve.SERVING.flags if flag not in (serve.HOST, serve.PORT, *_SHARED))
 
@@ -67,21 +72,21 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         UsageError: a flag or variable cannot be used.
     """
     values = read_groups(GROUPS, arguments, environ)
-    config = translate.to_config(values)
     grpc_host = str(values.get("grpc_host", "127.0.0.1"))
-    grpc_port = _fixed_port(values.get("grpc_port", 50051), GRPC_PORT)
-    port = _fixed_port(config.port, translate.PORT)
+    grpc_port = values.get("grpc_port", 50051)
     grpc_target = f"{reachable(grpc_host)}:{grpc_port}"
+    config = translate.to_config(values | {"grpc_target": grpc_target})
     if certificate_files(values, "grpc_") is not None and config.grpc_ca_certs is None:
         raise UsageError("--grpc-ssl-certfile: expected --grpc-ca-certs beside it, by which HTTP trusts gRPC")
     secrets, api_key = variables_of(values), key_to_show(values)
     set_up_logging(values)
+    tell_vllm_flags(arguments)
     # Flags beat the environment, so these are always said; the rest is inherited or said again.
     server = [f"--host={grpc_host}", f"--port={grpc_port}", *give_again(_SERVER_FLAGS, arguments)]
     translator = [
         f"--grpc-target={grpc_target}",
         f"--host={config.host}",
-        f"--port={port}",
+        f"--port={config.port}",
         *stats_target(values),
         *give_again(_TRANSLATOR_FLAGS, arguments),
     ]
@@ -150,11 +155,3 @@ def stats_target(values: Mapping[str, object]) -> list[str]:
         return []
     host = reachable(str(values.get("admin_host", "127.0.0.1")))
     return [f"--{translate.STATS_TARGET.name}={host}:{port}"]
-
-
-def _fixed_port(value: object, flag: Flag) -> int:
-    """Both processes must know the port beforehand, so a free one cannot be picked."""
-    assert isinstance(value, int)
-    if value == 0:
-        raise UsageError(f'--{flag.name}: expected a port from 1 to 65535, got "0"')
-    return value

@@ -8,6 +8,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -34,6 +36,16 @@ def integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
         return int(value)
 
     return parse
+
+
+def model_len(text: str) -> int | None:
+    """Parse a length in tokens. auto and -1 stand for the longest that fits, as if nothing were given."""
+    if text.strip() in ("auto", "-1"):
+        return None
+    try:
+        return integer(1)(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or auto") from error
 
 
 def number(minimum: float, maximum: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
@@ -81,6 +93,11 @@ def existing_file(text: str) -> Path:
     return path
 
 
+def file_or_template(text: str) -> Path | str:
+    """Parse the path of a file that is there, or the text of a Jinja template."""
+    return text if any(mark in text for mark in ("{{", "{%", "\n")) else existing_file(text)
+
+
 def folder(text: str) -> Path:
     """Parse the path of a folder, which need not be there yet."""
     path = Path(text).expanduser()
@@ -101,6 +118,17 @@ def target(text: str) -> str:
     if not re.fullmatch(r"unix:.+|(dns:///?)?[^\s/]+:\d{1,5}", text):
         raise ValueError("HOST:PORT or unix:PATH")
     return text
+
+
+def json_list(items: list[str]) -> list[str]:
+    """Return the items, or those of a JSON list that they make together: commas may have divided it."""
+    text = ",".join(items)
+    if not text.lstrip().startswith("["):
+        return items
+    try:
+        return msgspec.json.decode(text, type=list[str])
+    except msgspec.DecodeError as error:
+        raise ValueError("a JSON list of texts") from error
 
 
 def origin(text: str) -> str:

@@ -36,8 +36,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Names under which the model is served; the first one is in responses. Empty: the model's own."""
     tokenizer: str | None = None
     """A local folder or .gguf file to take tokenizer and template from. None is the model."""
-    chat_template: Path | None = None
-    """A Jinja file that replaces the model's chat template."""
+    chat_template: Path | str | None = None
+    """A Jinja file, or a template's text, that replaces the model's chat template."""
     tool_call_parser: str = "auto"
     """The format in which the model calls tools, one of `server.chat.tool_formats`; auto: by its template."""
     reasoning_parser: str = "auto"

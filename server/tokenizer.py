@@ -43,19 +43,20 @@ class Tokenizer:
         self.chat_template = _make_template(source)
 
     @classmethod
-    def load(cls, path: Path, chat_template: Path | None = None) -> Tokenizer:
+    def load(cls, path: Path, chat_template: Path | str | None = None) -> Tokenizer:
         """Read the tokenizer of a model folder or a .gguf file.
 
         Args:
             path: the folder or file.
-            chat_template: a Jinja file that replaces the model's chat template.
+            chat_template: a Jinja file, or a template's text, that replaces the model's chat template.
 
         Raises:
             TokenizerError: a file is missing, malformed or not supported.
         """
         source = read_tokenizer_folder(path) if path.is_dir() else read_gguf_tokenizer(path)
         if chat_template is not None:
-            source = source.with_chat_template(_read_template(chat_template))
+            text = chat_template if isinstance(chat_template, str) else _read_template(chat_template)
+            source = source.with_chat_template(text)
         return cls(source)
 
     @functools.cached_property

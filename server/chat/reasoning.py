@@ -27,7 +27,8 @@ class ReasoningFormat:
 
 DEEPSEEK_R1 = ReasoningFormat("deepseek_r1", is_implied=True)
 QWEN3 = ReasoningFormat("qwen3", is_implied=False)
-REASONING_FORMATS = {one.name: one for one in (DEEPSEEK_R1, QWEN3)}
+REASONING_FORMATS = {one.name: one for one in (DEEPSEEK_R1, QWEN3)} | {"deepseek-r1": DEEPSEEK_R1}
+"""By the names that an operator may give."""
 
 
 class Stage(enum.Enum):

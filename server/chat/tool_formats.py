@@ -53,6 +53,7 @@ PYTHONIC = ToolFormat("pythonic", pythonic.parse, lambda _: hermes.SYNTAX, (pyth
 TOOL_FORMATS = {one.name: one for one in (HERMES, LLAMA3_JSON, MISTRAL, PYTHONIC)} | {
     "qwen": HERMES,
     "qwen3": HERMES,
+    "granite4": HERMES,
     "llama4_json": LLAMA3_JSON,
     "llama4_pythonic": PYTHONIC,
 }

@@ -30,7 +30,7 @@ def modules_after(words: list[str]) -> set[str]:
     return set(run("-c", PROGRAM, *words).rpartition("modules:")[2].split())
 
 
-WORDS = [["--help"], ["serve", "--help"], ["up", "--port", "0"], ["serve", "--port", "x"]]
+WORDS = [["--help"], ["serve", "--help"], ["up", "--grpc-port", "0"], ["serve", "--port", "x"]]
 
 
 @pytest.mark.parametrize("words", WORDS)

@@ -190,7 +190,8 @@ def test_a_flag_beats_its_variable_and_a_variable_the_default() -> None:
         (["--port", "99999"], {}, '--port: expected a whole number from 0 to 65535, got "99999"'),
         ([], {"PAGEWIRE_PORT": "x"}, 'PAGEWIRE_PORT: expected a whole number from 0 to 65535, got "x"'),
         (["--dtype", "int3"], {}, "--dtype: expected one of auto, float32"),
-        (["--max-model-len", "0"], {}, "--max-model-len: expected a whole number of at least 1"),
+        (["--max-model-len", "0"], {}, "--max-model-len: expected a whole number of at least 1, or auto"),
+        (["--max-model-len", "-2"], {}, "--max-model-len: expected a whole number of at least 1, or auto"),
         (["--gpu-memory-utilization", "1.5"], {}, "greater than 0 and at most 1"),
         (["--tensor-parallel-size", "2"], {}, "--tensor-parallel-size: expected 1, since this version"),
         (["--chat-template", "/nowhere"], {}, "--chat-template: expected the path of a file"),
@@ -226,9 +227,20 @@ def test_bad_values_of_the_translator(words: list[str], capsys: pytest.CaptureFi
     assert f"{words[0]}: expected" in capsys.readouterr().err
 
 
-def test_up_needs_fixed_ports(capsys: pytest.CaptureFixture[str]) -> None:
+def test_up_takes_any_port_for_http_and_needs_a_fixed_one_for_grpc(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert read("up", "--port", "0")["port"] == 0
     assert main(["up", "--grpc-port", "0"], {}) == 2
-    assert "--grpc-port: expected a port from 1 to 65535" in capsys.readouterr().err
+    assert "--grpc-port: expected a whole number from 1 to 65535" in capsys.readouterr().err
+
+
+def test_the_help_of_up_offers_a_free_port_where_there_is_one() -> None:
+    offers = {flag.name for flag in flags_of("up") if "0 takes a free one" in flag.help}
+    assert offers == {flag.name for flag in flags_of("up") if flag.name.endswith("port")} - {"grpc-port"}
+    for flag in flags_of("up"):
+        if flag.name in offers:
+            assert flag.parse("0") == 0
 
 
 @pytest.mark.parametrize("words", [[], ["frobnicate"], ["serve", "--frobnicate"], ["serve", "--por", "1"]])

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.values import integer, number, origin, target
+from cli.values import file_or_template, integer, json_list, model_len, number, origin, target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,38 @@ def test_whole_numbers_are_exact(value: int) -> None:
 def test_what_is_no_whole_number(text: str) -> None:
     with pytest.raises(ValueError, match="a whole number from 0 to 10"):
         integer(0, 10)(text)
+
+
+@pytest.mark.parametrize(("text", "length"), [("auto", None), ("-1", None), ("4k", 4000), ("1", 1)])
+def test_a_length_may_be_left_to_the_model(text: str, length: int | None) -> None:
+    assert model_len(text) == length
+
+
+@pytest.mark.parametrize("text", ["{{ x }}", "{% if x %}", "{#\n#}"])
+def test_a_template_may_be_given_as_it_stands(text: str) -> None:
+    assert file_or_template(text) == text
+
+
+def test_what_looks_like_no_template_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "template.jinja"
+    path.write_text("{{ x }}")
+    assert file_or_template(str(path)) == path
+    with pytest.raises(ValueError, match="the path of a file"):
+        file_or_template("{x}")
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [(["a", "b"], ["a", "b"]), (['["a"', ' "b"]'], ["a", "b"]), (['["a,b"]'], ["a,b"]), (["[]"], [])],
+)
+def test_several_values_may_be_a_json_list(items: list[str], expected: list[str]) -> None:
+    assert json_list(items) == expected
+
+
+@pytest.mark.parametrize("items", [["[", "a"], ["[1]"], ['["a"]', '["b"]'], ["[a]"]])
+def test_what_is_no_json_list(items: list[str]) -> None:
+    with pytest.raises(ValueError, match="a JSON list of texts"):
+        json_list(items)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.1", "nan", "inf", "", "a"])

@@ -123,6 +123,7 @@ def test_template_files_go_before_the_config(tmp_path: Path) -> None:
     assert template_of(load(tmp_path, **configs)) == "from chat_template.jinja"
     (tmp_path / "mine.jinja").write_text("mine: {{ messages[0].content }}")
     assert template_of(Tokenizer.load(tmp_path, tmp_path / "mine.jinja")) == "mine: x"
+    assert template_of(Tokenizer.load(tmp_path, "itself: {{ messages[0].content }}")) == "itself: x"
 
 
 def test_a_template_of_its_own_for_tools(tmp_path: Path) -> None:
