@@ -171,10 +171,11 @@ def internal_error() -> ApiError:
     return ApiError(_FAULT.status, _FAULT.message or "", kind=_FAULT.kind, code=_FAULT.code)
 
 
-def _describe(failure: PagewireError, endpoint: Endpoint, given: Collection[str]) -> tuple[str, str]:
-    """Name the refused fields as the HTTP API calls them."""
+def _describe(failure: PagewireError, endpoint: Endpoint, given: Collection[str]) -> tuple[str, str | None]:
+    """Name the refused fields as the HTTP API calls them. The whole of a request has no name in it."""
     named = [
-        (parameter_of(violation.field, endpoint, given), violation.description)
+        (None if violation.field == "spec" else parameter_of(violation.field, endpoint, given), violation)
         for violation in failure.details.violations
     ]
-    return "; ".join(f"{name}: {description}" for name, description in named), named[0][0]
+    texts = [f"{name}: {each.description}" if name else each.description for name, each in named]
+    return "; ".join(texts), named[0][0]
