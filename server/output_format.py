@@ -34,6 +34,7 @@ def output_format(tools: ToolUse, reasoning: ReasoningUse | None, model: ServedM
         tools=tool_format,
         tool_names=frozenset(tool.name for tool in tools.callable),
         max_calls=tools.max_calls,
+        is_forced=tools.is_forced,
         reasoning=model.reasoning_format if reasoning else None,
         separates_reasoning=reasoning is None or reasoning.is_separate,
     )

@@ -27,6 +27,8 @@ class OutputFormat:
     tool_names: frozenset[str] = frozenset()
     max_calls: int | None = None
     """Further calls are dropped. None keeps all."""
+    is_forced: bool = False
+    """Whether the answer is calls alone, and has no text."""
     reasoning: ReasoningFormat | None = None
     """None: no reasoning."""
     stage: Stage = Stage.BEFORE
@@ -48,7 +50,7 @@ class OutputReader:
 
     def __init__(self, form: OutputFormat) -> None:
         self._form = form
-        self._answer = Answer(form.max_calls)
+        self._answer = Answer(form.max_calls, form.is_forced)
         self._pieces: list[Piece] = []
         self._calls = _CallReader(form, self._answer) if form.tools else None
         self._reasoning = (
@@ -135,5 +137,6 @@ class _CallReader:
 
     def flush(self) -> None:
         self._reader.end()
+        self._answer.is_held_back = True
         next(self._steps, None)
         self._answer.end()

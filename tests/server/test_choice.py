@@ -98,6 +98,21 @@ def test_a_length_cut_stays_one_and_a_named_call_is_a_stop() -> None:
     assert (len(delta.tool_calls), reason_of(choice)) == (1, STOP)
 
 
+@pytest.mark.parametrize(
+    ("tools", "output"),
+    [
+        (HERMES, '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>\n<tool_call>\n{"name": "g'),
+        (MISTRAL, '[TOOL_CALLS]f[ARGS]{"a": 1}[TOOL_CALLS]g'),
+    ],
+)
+def test_calls_that_are_forced_and_cut_anywhere_leave_no_text(tools: ToolFormat, output: str) -> None:
+    chat = {"tools": TOOLS, "tool_choice": {"mode": "TOOL_CHOICE_MODE_REQUIRED"}}
+    for length in range(1, len(output) + 1):
+        delta, choice = run(output[:length], tools, chat=chat, reason=FinishReason.LENGTH)
+        assert (delta.text, reason_of(choice)) == ("", LENGTH)
+        assert '{"a": 1}'.startswith("".join(call.arguments for call in delta.tool_calls))
+
+
 def test_without_tools_calls_are_text() -> None:
     delta, choice = run(HERMES_CALL)
     assert (delta.text, reason_of(choice)) == (HERMES_CALL, STOP)

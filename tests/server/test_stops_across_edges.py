@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from fakes import byte_tokenizer, fake_model
@@ -74,9 +74,12 @@ def make_request(
     reasoning: ReasoningFormat | None,
     stops: Sequence[str],
     keeps_stop: bool = False,
+    is_forced: bool = False,
 ) -> GenerationRequest:
     model = fake_model(tokenizer=TOKENIZER, tool_format=tools or HERMES, reasoning_format=reasoning)
-    chat = {"messages": [{"role": "user", "text": "hi"}], "tools": TOOLS if tools else []}
+    chat: dict[str, Any] = {"messages": [{"role": "user", "text": "hi"}], "tools": TOOLS if tools else []}
+    if is_forced:
+        chat["tool_choice"] = {"mode": "TOOL_CHOICE_MODE_REQUIRED"}
     stopping = {"stop": list(stops), "include_stop_text": keeps_stop}
     spec = json_format.ParseDict({"chat": chat, "stopping": stopping}, inference_pb2.GenerationSpec())
     return validate(spec, model, 20)
@@ -195,3 +198,16 @@ def test_a_stop_ends_what_it_stands_in(output: str, stop: str, expected: Read, i
             stop,
             inference_pb2.FINISH_REASON_TOOL_CALLS if is_call else inference_pb2.FINISH_REASON_STOP,
         )
+
+
+@pytest.mark.parametrize("stop", ["_call>", "</tool_call>", "\n</", "<tool", "name", '"g"'])
+@pytest.mark.parametrize("keeps_stop", [False, True])
+def test_a_stop_in_a_mark_of_forced_calls_leaves_no_text(stop: str, keeps_stop: bool) -> None:
+    call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    output = f"{call}\n{call.replace('f', 'g')}"
+    request = make_request(HERMES, None, [stop], keeps_stop, is_forced=True)
+    for cuts in ([], list(range(200))):
+        said, choice = stream(request, output, cuts)
+        assert (said.text, said.reasoning) == ("", "")
+        assert choice.end is not None
+        assert choice.end.stop_text == stop

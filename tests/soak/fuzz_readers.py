@@ -45,6 +45,7 @@ def try_one(data: bytes) -> None:
         tools=choices.PickValueInList(list(TOOLS)),
         tool_names=frozenset({"f", "g"}),
         max_calls=choices.PickValueInList([None, 1]),
+        is_forced=choices.ConsumeBool(),
         reasoning=choices.PickValueInList(list(REASONING)),
         stage=choices.PickValueInList(list(Stage)),
         separates_reasoning=choices.ConsumeBool(),

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.chat import hermes, llama3_json, mistral
 from server.chat.output_reader import OutputFormat, OutputReader
 from server.chat.pieces import CallArguments, CallStart, ReasoningText, Text
 from server.chat.reasoning import DEEPSEEK_R1, QWEN3, ReasoningFormat, Stage
@@ -18,6 +19,8 @@ from server.chat.tool_formats import HERMES, LLAMA3_JSON, MISTRAL, PYTHONIC, Too
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from server.chat.call_syntax import CallSyntax
 
 pytestmark = pytest.mark.check("S25")
 
@@ -36,6 +39,7 @@ forms = st.builds(
     tools=st.none() | st.sampled_from(FORMATS),
     tool_names=st.just(NAMES),
     max_calls=st.none() | st.just(1),
+    is_forced=st.booleans(),
     reasoning=st.none() | st.sampled_from((QWEN3, DEEPSEEK_R1)),
     stage=st.sampled_from(Stage),
     separates_reasoning=st.booleans(),
@@ -65,8 +69,8 @@ def read(form: OutputFormat, pieces: Iterable[str]) -> Message:
     )
 
 
-def calls_in(tools: ToolFormat, text: str, max_calls: int | None = None) -> Message:
-    form = OutputFormat(tools=tools, tool_names=NAMES, max_calls=max_calls)
+def calls_in(tools: ToolFormat, text: str, max_calls: int | None = None, is_forced: bool = False) -> Message:
+    form = OutputFormat(tools=tools, tool_names=NAMES, max_calls=max_calls, is_forced=is_forced)
     message = read(form, [text])
     assert message == read(form, text), "pieces of one character"
     return message
@@ -93,10 +97,10 @@ def test_text_without_a_call_comes_back_whole(tools: ToolFormat, text: str) -> N
 @given(st.text("ab \n<[{(é"), st.text("ab \n<[{(é"))
 def test_text_around_a_call_comes_back_but_for_white_space_next_to_it(before: str, after: str) -> None:
     call = '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
-    assert calls_in(HERMES, f"{before}{call}{after}").text == before.rstrip() + after.rstrip()
-    assert (
-        calls_in(MISTRAL, f"{before}[TOOL_CALLS]f[ARGS]{{}}{after}").text == before.rstrip() + after.rstrip()
-    )
+    rest = "" if after.strip() == "<" else after.rstrip()
+    assert calls_in(HERMES, f"{before}{call}{after}").text == before.rstrip() + rest
+    rest = "" if after.strip() == "[" else after.rstrip()
+    assert calls_in(MISTRAL, f"{before}[TOOL_CALLS]f[ARGS]{{}}{after}").text == before.rstrip() + rest
 
 
 @settings(deadline=None)
@@ -139,6 +143,72 @@ def test_json_arguments_are_the_models_own_text(
     assert calls_in(MISTRAL, named) == Message("", expected)
     named = "".join(f"[TOOL_CALLS]{name}[CALL_ID]a1[ARGS]{arguments}" for name, arguments in expected)
     assert calls_in(MISTRAL, named) == Message("", expected)
+
+
+SYNTAXES = [
+    (HERMES, hermes.SYNTAX),
+    (LLAMA3_JSON, llama3_json.SYNTAX),
+    (MISTRAL, mistral.LIST_SYNTAX),
+    (MISTRAL, mistral.NAMED_SYNTAX),
+]
+
+
+@pytest.mark.parametrize(("tools", "syntax"), SYNTAXES)
+@settings(max_examples=10, deadline=None)
+@given(calls, st.sampled_from(("", "\n\n")))
+def test_forced_calls_that_are_cut_anywhere_leave_no_text(
+    tools: ToolFormat, syntax: CallSyntax, calls: list[tuple[str, dict[str, object]]], space: str
+) -> None:
+    whole = [(name, json.dumps(arguments)) for name, arguments in calls]
+    written = syntax.separator.join(
+        f"{syntax.prefix}{name}{syntax.middle}{arguments}{syntax.suffix}" for name, arguments in whole
+    )
+    output = f"{space}{syntax.opening}{written}{syntax.closing}"
+    for length in range(len(output) + 1):
+        message = calls_in(tools, output[:length], is_forced=True)
+        assert message.text == ""
+        *before, last = message.calls or [("", "")]
+        assert before == whole[: len(before)]
+        assert not last[0] or last[0] == whole[len(before)][0]
+        assert whole[len(before)][1].startswith(last[1])
+    assert calls_in(tools, output, is_forced=True).calls == whole
+
+
+FREE_CALLS = [
+    (HERMES, '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>\n'
+             '<tool_call>{"arguments": {"b": 2}, "id": "x", "name": "g"} </tool_call>'),
+    (LLAMA3_JSON, '{"name": "f", "parameters": {"a": 1}}; {"name": "g"}<|python_tag|>{"name": "f"}'),
+    (LLAMA3_JSON, '<|python_tag|>{"name": "f", "parameters": {"a": 1}}; {"name": "g"}'),
+    (MISTRAL, '[TOOL_CALLS] [{"name": "f", "arguments": {"a": 1}}, {"name": "g", "arguments": {}}] '),
+    (MISTRAL, '[TOOL_CALLS]f[ARGS]{"a": 1}[TOOL_CALLS]g[CALL_ID]a1[ARGS]{"b": 2}'),
+    (PYTHONIC, "<|python_start|>[f(a=1, b='x'), g(c=[True, None])] <|python_end|>"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tools", "output"), FREE_CALLS)
+def test_calls_that_are_cut_leave_text_only_where_none_had_begun(tools: ToolFormat, output: str) -> None:
+    for length in range(len(output) + 1):
+        message = calls_in(tools, output[:length])
+        assert message.text == ("" if message.calls else output[:length])
+    assert len(calls_in(tools, output).calls) >= 2
+
+
+@pytest.mark.parametrize(
+    ("tools", "output", "text"),
+    [
+        (HERMES, '<tool_call>{"name": "f"}</tool_call>So a <tool', "So a <tool"),
+        (HERMES, '<tool_call>{"name": "f"}</tool_call>\n<<tool', "\n<<tool"),
+        (HERMES, '<tool_call>{"name": "f"}</tools', "</tools"),
+        (HERMES, 'Well. <tool_call>{"name": "f"}</tool_call> <tool_call>{"na', "Well."),
+        (HERMES, '<tool_call>{"name": "f", "arguments": {"a": tru<', "<"),
+        (LLAMA3_JSON, '{"name": "f"}; so', "; so"),
+        (MISTRAL, '[TOOL_CALLS][{"name": "f"}] [TOOL_BOX]', " [TOOL_BOX]"),
+        (MISTRAL, "[TOOL_CALLS]f{} or [TOOL", " or [TOOL"),
+        (PYTHONIC, "[f()] <|python_stop", "<|python_stop"),
+    ],
+)
+def test_text_after_a_call_is_kept_whatever_it_ends_with(tools: ToolFormat, output: str, text: str) -> None:
+    assert calls_in(tools, output).text == text
 
 
 @settings(max_examples=15, deadline=None)
