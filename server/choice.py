@@ -59,6 +59,7 @@ class Choice:
             request.include_stop_text,
             request.skip_special_tokens,
             request.output.marks,
+            request.sampling.min_tokens,
         )
         self._message = ChoiceMessage(
             request.output, bool(request.reasoning and request.reasoning.is_excluded)

@@ -41,6 +41,7 @@ class Detokenizer:
         include_stop_text: bool = False,
         skip_special_tokens: bool = True,
         kept_marks: Iterable[str] = (),
+        min_tokens: int = 0,
     ) -> None:
         """Start after a prompt.
 
@@ -52,6 +53,7 @@ class Detokenizer:
             include_stop_text: whether the text keeps the stop string that ended it.
             skip_special_tokens: whether special tokens are left out of the text.
             kept_marks: the special tokens that are not.
+            min_tokens: a stop string that is complete within so many tokens is text and ends nothing.
         """
         self._tokenizer = tokenizer
         self._skips_special = skip_special_tokens
@@ -62,6 +64,8 @@ class Detokenizer:
         self._decoder.decode(self._last_bytes(prompt_token_ids))
         # Sentencepiece's first word carries a space that is not part of the text.
         self._strips_space = tokenizer.strips_leading_space and not any(map(self._bytes_of, prompt_token_ids))
+        self._min_tokens = min_tokens
+        self._num_tokens = 0
         self._stopped = False
         self._num_characters = 0
         self.token_starts: list[int] | None = None
@@ -76,7 +80,9 @@ class Detokenizer:
         for index, token_id in enumerate(token_ids):
             if self.token_starts is not None:
                 self.token_starts.append(self._num_characters)
-            released = self._stops.push(self._decode(self._bytes_of(token_id)))
+            self._num_tokens += 1
+            may_stop = self._num_tokens > self._min_tokens
+            released = self._stops.push(self._decode(self._bytes_of(token_id)), may_stop)
             texts.append(released.text)
             if released.stop is not None:
                 self._stopped = True

@@ -39,13 +39,17 @@ class StopStrings:
         """Whether there is nothing to look for."""
         return not self._stops
 
-    def push(self, text: str) -> Released:
-        """Take the next piece and return what is certain."""
+    def push(self, text: str, may_stop: bool = True) -> Released:
+        """Take the next piece and return what is certain.
+
+        Without `may_stop` a stop string that is complete within the piece is text; one that the piece
+        begins or goes on with may still be completed later.
+        """
         if not self._held and self._first_characters.isdisjoint(text):
             return Released(text)
         for index, character in enumerate(text):
             stop = self._advance(character)
-            if stop is not None:
+            if stop is not None and may_stop:
                 seen = self._held + text[: index + 1]
                 self._held = ""
                 return Released(seen[: len(seen) - len(stop)], stop, text[index + 1 :])
@@ -60,6 +64,8 @@ class StopStrings:
         return held
 
     def _advance(self, character: str) -> str | None:
+        """Return the longest stop string that is complete with this character."""
+        complete = None
         for index, stop in enumerate(self._stops):
             length = self._matched[index]
             while length and stop[length] != character:
@@ -67,9 +73,10 @@ class StopStrings:
             if stop[length] == character:
                 length += 1
             if length == len(stop):
-                return stop
+                complete = complete or stop
+                length = self._borders[index][-1]
             self._matched[index] = length
-        return None
+        return complete
 
 
 def _borders(text: str) -> list[int]:

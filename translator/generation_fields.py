@@ -31,7 +31,9 @@ GENERATION_FIELDS: tuple[Field, ...] = (
     honoured(
         "max_completion_tokens", "stopping.max_tokens", "Newer name of max_tokens, which it wins over.", CHAT
     ),
-    plain("min_tokens", "stopping.min_tokens", "No token ends the choice before; 0 to max_tokens."),
+    plain(
+        "min_tokens", "stopping.min_tokens", "No token or stop text ends the choice before; 0 to max_tokens."
+    ),
     honoured(
         "stop",
         "stopping.stop",

@@ -24,7 +24,7 @@ RESPONSE_FIELDS: tuple[Field, ...] = (
     plain("bad_words", "sampling.bad_words", "Texts that must not be generated.", RESPONSES),
     honoured("stop", "stopping.stop", "Texts that end the answer: one, or up to four.", RESPONSES),
     plain("stop_token_ids", "stopping.stop_token_ids", "Token ids that end the answer.", RESPONSES),
-    plain("min_tokens", "stopping.min_tokens", "Tokens before a token may end the answer.", RESPONSES),
+    plain("min_tokens", "stopping.min_tokens", "No token or stop text ends the answer before.", RESPONSES),
     plain("ignore_eos", "stopping.ignore_eos", "Goes on past the end-of-sequence token.", RESPONSES),
     plain("include_stop_str_in_output", "stopping.include_stop_text", "Keeps the stop text.", RESPONSES),
     plain("skip_special_tokens", "output.skip_special_tokens", "Drops them from the text.", RESPONSES),

@@ -82,25 +82,33 @@ def test_at_most_three_tokens_wait_for_the_rest_of_their_character(ids: list[int
     st.lists(st.text(st.sampled_from("👩\u200d👧e東a "), min_size=1, max_size=3), max_size=4),
     CUTS,
     st.booleans(),
+    st.just(0) | st.integers(0, 20),
 )
-@example("a東👩", ["東"], [1], True)
+@example("a東👩", ["東"], [1], True, 0)
+@example("a東a東a", ["東a"], [3], False, 4)
 @settings(max_examples=300)
 def test_output_is_the_text_up_to_the_first_stop_string(
-    text: str, stops: list[str], sizes: list[int], includes: bool
+    text: str, stops: list[str], sizes: list[int], includes: bool, min_tokens: int
 ) -> None:
     ids = BYTE_LEVEL.encode(text, add_special_tokens=False)
-    streamed, count, stop = stream(Detokenizer(BYTE_LEVEL, PROMPT, stops, includes), ids, sizes)
-    ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
+    detokenizer = Detokenizer(BYTE_LEVEL, PROMPT, stops, includes, min_tokens=min_tokens)
+    streamed, count, stop = stream(detokenizer, ids, sizes)
+    # Only what is complete after so many tokens ends the text, even where it begins before.
+    early = len(b"".join(map(BYTE_LEVEL.token_bytes, ids[:min_tokens])).decode(errors="ignore"))
+    starts = [text.find(stop, max(0, early + 1 - len(stop))) for stop in stops]
+    ends = [start + len(stop) for start, stop in zip(starts, stops, strict=True) if start >= 0]
     if not ends:
         assert (streamed, count, stop) == (text, len(ids), None)
         return
     cut = text[: min(ends)]
     longest = max((s for s in stops if cut.endswith(s)), key=len)
+    assert count > min_tokens
     assert stop == longest
     assert streamed == (cut if includes else cut.removesuffix(longest))
     # The tokens that count are those up to the one that completes the stop string.
     assert longest in BYTE_LEVEL.decode(ids[:count], skip_special_tokens=True)
-    assert not any(s in BYTE_LEVEL.decode(ids[: count - 1], skip_special_tokens=True) for s in stops)
+    shorter = BYTE_LEVEL.decode(ids[: count - 1], skip_special_tokens=True)
+    assert not any(shorter.find(s, max(0, early + 1 - len(s))) >= 0 for s in stops)
 
 
 def test_a_stop_string_within_one_push_cuts_its_tokens() -> None:

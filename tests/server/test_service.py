@@ -49,11 +49,14 @@ SPECS = [
     text_spec(output=inference_pb2.OutputOptions(token_ids=True, logprobs=2, prompt_logprobs=1)),
     text_spec(sampling=inference_pb2.Sampling(n=3, seed=5)),
     text_spec(stopping=inference_pb2.Stopping(stop=["ll"])),
+    text_spec(
+        stopping=inference_pb2.Stopping(stop=["l"], min_tokens=3), sampling=inference_pb2.Sampling(n=2)
+    ),
     text_spec(stopping=inference_pb2.Stopping(max_tokens=2)),
 ]
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=["logprobs", "n", "stop", "length"])
+@pytest.mark.parametrize("spec", SPECS, ids=["logprobs", "n", "stop", "late-stop", "length"])
 async def test_the_unary_answer_is_the_fold_of_the_stream(spec: Spec) -> None:
     spec.sampling.seed = 7
     async with calling(FakeEngine()) as caller:
@@ -73,6 +76,31 @@ async def test_the_unary_answer_is_the_fold_of_the_stream(spec: Spec) -> None:
         started = events[0].started
         started.request_id = whole.started.request_id
         assert started == whole.started
+
+
+@pytest.mark.parametrize(
+    ("stop", "min_tokens", "text", "num_tokens"),
+    [
+        ("l", 0, "he", 3),
+        ("l", 2, "he", 3),
+        ("l", 3, "hel", 4),
+        ("ll", 3, "he", 4),
+        ("l", 4, "hello", 6),
+    ],
+)
+@pytest.mark.parametrize("keeps_stop", [False, True])
+async def test_no_stop_text_ends_a_choice_before_min_tokens(
+    stop: str, min_tokens: int, text: str, num_tokens: int, keeps_stop: bool
+) -> None:
+    stopping = inference_pb2.Stopping(stop=[stop], min_tokens=min_tokens, include_stop_text=keeps_stop)
+    async with calling(FakeEngine()) as caller:
+        spec = text_spec(stopping=stopping, sampling=inference_pb2.Sampling(n=2))
+        response = await caller.generate(spec)
+        is_stopped = text != "hello"
+        for choice in response.choices:
+            assert choice.text == (text + stop if keeps_stop and is_stopped else text)
+            assert choice.end.stop_text == (stop if is_stopped else "")
+        assert response.usage.num_completion_tokens == 2 * num_tokens
 
 
 async def test_started_says_what_was_understood() -> None:

@@ -17,13 +17,13 @@ TEXTS = st.text("ab", max_size=30)
 STOPS = st.lists(st.text("ab", min_size=1, max_size=6), max_size=4)
 
 
-def first_stop(text: str, stops: list[str]) -> tuple[int, str] | None:
-    """Where the first stop string begins: that with the first end, and the longest of those."""
+def first_stop(text: str, stops: list[str], after: int = 0) -> tuple[int, str] | None:
+    """Where the first stop string begins: that with the first end past `after`, and the longest of those."""
     found = [
         (start + len(stop), start, stop)
         for stop in stops
         for start in range(len(text))
-        if text.startswith(stop, start)
+        if text.startswith(stop, start) and start + len(stop) > after
     ]
     if not found:
         return None
@@ -53,6 +53,27 @@ def test_releases_the_text_before_the_first_stop(text: str, stops: list[str], cu
         released += matcher.flush()
     expected = first_stop(text, stops)
     assert (released, stop) == (text, None) if expected is None else (text[: expected[0]], expected[1])
+
+
+@given(TEXTS, TEXTS, STOPS, st.lists(st.integers(0, 30), max_size=10))
+@example("ba", "b", ["ab"], [])
+@example("ab", "ab", ["ab", "b"], [])
+def test_a_stop_that_is_complete_too_early_is_text(
+    before: str, after: str, stops: list[str], cuts: list[int]
+) -> None:
+    matcher = StopStrings(stops)
+    released = ""
+    for piece in pieces_of(before, cuts):
+        part = matcher.push(piece, may_stop=False)
+        assert part.stop is None
+        released += part.text
+    part = matcher.push(after)
+    released += part.text
+    if part.stop is None:
+        released += matcher.flush()
+    text = before + after
+    expected = first_stop(text, stops, len(before))
+    assert (released, part.stop) == (text, None) if expected is None else (text[: expected[0]], expected[1])
 
 
 @given(TEXTS, STOPS)

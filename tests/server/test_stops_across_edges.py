@@ -75,19 +75,21 @@ def make_request(
     stops: Sequence[str],
     keeps_stop: bool = False,
     is_forced: bool = False,
+    min_tokens: int = 0,
 ) -> GenerationRequest:
     model = fake_model(tokenizer=TOKENIZER, tool_format=tools or HERMES, reasoning_format=reasoning)
     chat: dict[str, Any] = {"messages": [{"role": "user", "text": "hi"}], "tools": TOOLS if tools else []}
     if is_forced:
         chat["tool_choice"] = {"mode": "TOOL_CHOICE_MODE_REQUIRED"}
-    stopping = {"stop": list(stops), "include_stop_text": keeps_stop}
+    stopping = {"stop": list(stops), "include_stop_text": keeps_stop, "min_tokens": min_tokens}
     spec = json_format.ParseDict({"chat": chat, "stopping": stopping}, inference_pb2.GenerationSpec())
     return validate(spec, model, 20)
 
 
-def cut(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
-    """The text before the stop string that is complete first, of those the longest."""
-    ends = [(text.find(stop) + len(stop), -len(stop), stop) for stop in stops if stop in text]
+def cut(text: str, stops: Sequence[str], after: int) -> tuple[str, str | None]:
+    """The text before the stop string that is complete first behind a place, of those the longest."""
+    starts = {stop: text.find(stop, max(0, after + 1 - len(stop))) for stop in stops}
+    ends = [(start + len(stop), -len(stop), stop) for stop, start in starts.items() if start >= 0]
     if not ends:
         return text, None
     end, _, stop = min(ends)
@@ -137,6 +139,7 @@ def stream(request: GenerationRequest, text: str, cuts: Sequence[int]) -> tuple[
     reasoning=st.sampled_from((QWEN3, DEEPSEEK_R1)) | st.none(),
     cuts=st.lists(st.integers(0, 200), max_size=30),
     keeps_stop=st.booleans(),
+    min_tokens=st.just(0) | st.integers(0, 100),
 )
 def test_what_is_said_is_what_the_cut_output_says(
     case: tuple[str, tuple[str, ...]],
@@ -144,17 +147,20 @@ def test_what_is_said_is_what_the_cut_output_says(
     reasoning: ReasoningFormat | None,
     cuts: list[int],
     keeps_stop: bool,
+    min_tokens: int,
 ) -> None:
     output, stops = case
-    request = make_request(tools, reasoning, stops, keeps_stop)
+    request = make_request(tools, reasoning, stops, keeps_stop, min_tokens=min_tokens)
     # Marks that nobody looks for are special tokens, which are no text.
-    raw = "".join(
+    texts = [
         TOKENIZER.token_bytes(token_id).decode()
-        for token_id in TOKENIZER.encode(output, add_special_tokens=False)
         if not TOKENIZER.is_special(token_id)
         or TOKENIZER.token_bytes(token_id).decode() in request.output.marks
-    )
-    kept, stop = cut(raw, stops)
+        else ""
+        for token_id in TOKENIZER.encode(output, add_special_tokens=False)
+    ]
+    raw = "".join(texts)
+    kept, stop = cut(raw, stops, len("".join(texts[:min_tokens])))
     expected, reader = read(request, kept + (stop or "") if keeps_stop else kept)
     said, choice = stream(request, output, cuts)
     assert said == expected

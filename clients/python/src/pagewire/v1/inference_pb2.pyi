@@ -497,7 +497,9 @@ class Stopping(google.protobuf.message.Message):
     that it leaves.
     """
     min_tokens: builtins.int
-    """Tokens to generate before the choice may end by a token. Range 0 to max_tokens. Default 0."""
+    """Tokens to generate before the choice may end by a token or by a stop text, which may begin among them.
+    Range 0 to max_tokens. Default 0.
+    """
     ignore_eos: builtins.bool
     """Goes on past the end-of-sequence token. Default false."""
     include_stop_text: builtins.bool
