@@ -65,8 +65,17 @@ def folded(events: Iterable[inference_pb2.StreamGenerateResponse]) -> inference_
     return response
 
 
-def from_grpc(response: inference_pb2.GenerateResponse, *, echo: bool, echo_logprobs: bool) -> Answer:
-    """The answer of the gRPC server, with the prompt and its log probabilities before those of the output."""
+def from_grpc(
+    response: inference_pb2.GenerateResponse, *, echo: bool, echo_top: int | None, prompt_top: int | None
+) -> Answer:
+    """The answer of the gRPC server, as HTTP gives it.
+
+    Args:
+        response: what the server answered.
+        echo: whether the prompt stands before the text.
+        echo_top: alternatives of the prompt's tokens before those of the output. None: they are not there.
+        prompt_top: alternatives of the prompt's tokens by themselves.
+    """
     started = response.started
     return {
         "choices": [
@@ -75,16 +84,17 @@ def from_grpc(response: inference_pb2.GenerateResponse, *, echo: bool, echo_logp
                 "finish": _FINISH_REASONS[choice.end.finish_reason],
                 "stop": getattr(choice.end, choice.end.WhichOneof("matched") or "", None),
                 "token_ids": list(choice.token_ids),
-                "logprobs": _logprobs(
-                    (*(started.prompt_logprobs if echo_logprobs else ()), *choice.logprobs)
-                ),
+                "logprobs": [
+                    *([] if echo_top is None else _logprobs(started.prompt_logprobs, echo_top)),
+                    *_logprobs(choice.logprobs),
+                ],
             }
             for choice in response.choices
         ],
         "prompt_token_ids": list(started.prompt_token_ids),
         "prompt_logprobs": [
-            None if one.absent else {one.token_id: one.logprob, **_top(one)}
-            for one in started.prompt_logprobs
+            None if one.absent else {one.token_id: one.logprob, **_top(one, prompt_top)}
+            for one in (() if prompt_top is None else started.prompt_logprobs)
         ],
         "usage": [
             response.usage.num_prompt_tokens,
@@ -95,13 +105,16 @@ def from_grpc(response: inference_pb2.GenerateResponse, *, echo: bool, echo_logp
     }
 
 
-def _top(one: inference_pb2.TokenLogprob) -> dict[int, float]:
-    return {other.token_id: other.logprob for other in one.top}
+def _top(one: inference_pb2.TokenLogprob, num_top: int | None = None) -> dict[int, float]:
+    return {other.token_id: other.logprob for other in one.top[:num_top]}
 
 
-def _logprobs(tokens: Sequence[inference_pb2.TokenLogprob]) -> list[Any]:
-    """Of each token its id, and the values of itself and of its alternatives by their ids."""
-    return [[one.token_id, {} if one.absent else _top(one) | {one.token_id: one.logprob}] for one in tokens]
+def _logprobs(tokens: Sequence[inference_pb2.TokenLogprob], num_top: int | None = None) -> list[Any]:
+    """Of each token its id, and the values of itself and of its alternatives, or so many, by their ids."""
+    return [
+        [one.token_id, {} if one.absent else _top(one, num_top) | {one.token_id: one.logprob}]
+        for one in tokens
+    ]
 
 
 def ask_http(base_url: str, path: str, body: dict[str, Any]) -> Answer:

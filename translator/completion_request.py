@@ -95,8 +95,9 @@ def completion_specs(request: CompletionRequest) -> list[inference_pb2.Generatio
         shared.output.logprobs = request.logprobs
     if request.echo:
         shared.output.prompt_text = True
-        if request.logprobs is not None and not shared.output.HasField("prompt_logprobs"):
-            shared.output.prompt_logprobs = request.logprobs
+        if request.logprobs is not None:
+            # Enough for both forms, each of which has as many as its own field asks for.
+            shared.output.prompt_logprobs = max(request.logprobs, request.prompt_logprobs or 0)
     return [_with_prompt(shared, prompt) for prompt in prompts]
 
 

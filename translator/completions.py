@@ -10,7 +10,7 @@ from translator.completion_request import CompletionRequest, completion_specs, p
 from translator.fields import Endpoint
 from translator.folded import FoldedChoice, fold
 from translator.generate import Answer, generate
-from translator.logprobs import CompletionLogprobs, TokenNames, prompt_logprobs
+from translator.logprobs import CompletionLogprobs, TokenNames, prompt_logprobs, with_top
 from translator.request_headers import apply_headers
 from translator.requests import read_json_body
 from translator.sse import encode_json, encode_text
@@ -78,7 +78,7 @@ class CompletionAnswer(Answer):
         generated = FoldedChoice(finish_reason="length") if completion.prompt_only else choice
         logprobs = None
         if completion.logprobs is not None:
-            prompt_tokens = started.prompt_logprobs if completion.echo else ()
+            prompt_tokens = with_top(started.prompt_logprobs if completion.echo else (), completion.logprobs)
             logprobs = CompletionLogprobs(self._names).add((*prompt_tokens, *generated.logprobs))
         rendered = {
             "text": (started.prompt_text if completion.echo else "") + generated.text,
@@ -88,7 +88,8 @@ class CompletionAnswer(Answer):
             "stop_reason": generated.stop_reason,
         }
         if completion.prompt_logprobs is not None:
-            rendered["prompt_logprobs"] = prompt_logprobs(started.prompt_logprobs, self._names)
+            tokens = with_top(started.prompt_logprobs, completion.prompt_logprobs)
+            rendered["prompt_logprobs"] = prompt_logprobs(tokens, self._names)
         if completion.return_token_ids:
             rendered["prompt_token_ids"] = list(started.prompt_token_ids)
             rendered["token_ids"] = generated.token_ids

@@ -5,10 +5,10 @@ from __future__ import annotations
 import codecs
 from typing import TYPE_CHECKING, Any
 
+from pagewire.v1 import inference_pb2
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-    from pagewire.v1 import inference_pb2
 
 _FLOOR = -9999.0
 
@@ -34,6 +34,18 @@ class TokenNames:
             return token_bytes.decode()
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token_bytes)
+
+
+def with_top(tokens: Iterable[inference_pb2.TokenLogprob], num_top: int) -> list[inference_pb2.TokenLogprob]:
+    """Return tokens with no more than so many of their most likely alternatives."""
+    return [token if len(token.top) <= num_top else _cut(token, num_top) for token in tokens]
+
+
+def _cut(token: inference_pb2.TokenLogprob, num_top: int) -> inference_pb2.TokenLogprob:
+    cut = inference_pb2.TokenLogprob()
+    cut.CopyFrom(token)
+    del cut.top[num_top:]
+    return cut
 
 
 def chat_logprobs(tokens: Iterable[inference_pb2.TokenLogprob], names: TokenNames) -> list[dict[str, Any]]:

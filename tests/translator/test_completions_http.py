@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import pytest
 from scripted_backend import MODEL, abort, delta, finished, plays, reason, refuses, started
 
 from pagewire.v1 import inference_pb2
@@ -182,6 +183,25 @@ def test_echo_with_logprobs_scores_the_prompt(http: httpx.Client, house: House) 
     choices = [json.loads(frame.removeprefix("data: "))["choices"][0] for frame in frames[:-1]]
     assert [each["text"] for each in choices] == ["aé", " b", ""]
     assert [each["logprobs"] and each["logprobs"]["text_offset"] for each in choices] == [[0, 1], [2], None]
+
+
+@pytest.mark.parametrize(("num_top", "num_prompt_top"), [(1, 3), (3, 1), (0, 2), (2, 0)])
+def test_both_forms_of_the_prompts_logprobs_have_as_many_as_they_ask_for(
+    http: httpx.Client, house: House, num_top: int, num_prompt_top: int
+) -> None:
+    others = [(7, b"x", -1.0), (8, b"y", -2.0), (9, b"z", -3.0)]
+    prompt = [logprob(1, b"a", 0), logprob(2, b"b", -4.0, *others[: max(num_top, num_prompt_top)])]
+    prompt[0].absent = True
+    house.servicer.script = plays(
+        started(prompt_text="ab", prompt_logprobs=prompt),
+        delta("c", logprobs=[logprob(4, b"c", -2.5, *others[:num_top])]),
+        finished(),
+    )
+    fields = {"echo": True, "logprobs": num_top, "prompt_logprobs": num_prompt_top}
+    choice = post(http, **fields).json()["choices"][0]
+    assert [each and len(each) for each in choice["logprobs"]["top_logprobs"]] == [None, *[num_top + 1] * 2]
+    assert [each and len(each) for each in choice["prompt_logprobs"]] == [None, num_prompt_top + 1]
+    assert house.servicer.specs[0].output.prompt_logprobs == max(num_top, num_prompt_top)
 
 
 def test_scoring_alone_returns_the_prompt(http: httpx.Client, house: House) -> None:
