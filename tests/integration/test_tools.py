@@ -81,6 +81,15 @@ def test_a_stream_brings_the_same_call(openai_client: openai.OpenAI) -> None:
     assert chunks[-1].finish_reason == "tool_calls"
 
 
+@pytest.mark.parametrize("max_tokens", [4, 12, 45, 48, 50, 60])
+def test_forced_calls_that_are_cut_leave_no_text(openai_client: openai.OpenAI, max_tokens: int) -> None:
+    fields: dict[str, Any] = {"tool_choice": "required", "max_tokens": max_tokens}
+    whole = ask(openai_client, **fields).choices[0]
+    assert not whole.message.content
+    chunks = ask(openai_client, stream=True, **fields)
+    assert not any(chunk.choices[0].delta.content for chunk in chunks)
+
+
 def test_both_doors_make_the_same_call(openai_client: openai.OpenAI, client: Client) -> None:
     over_http = ask(openai_client, tool_choice=NAMED).choices[0].message.tool_calls[0].function
     response = client.chat(MESSAGES, tools=[WEATHER, TIME], tool_choice=NAMED, max_tokens=120, temperature=0)
