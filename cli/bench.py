@@ -12,7 +12,7 @@ from cli.flags import Flag, Group, UsageError, read_groups
 from cli.health import SCHEMES, TARGET, target_or_url
 from cli.keys import CLIENT_KEY
 from cli.model_flags import ENGINE, MODEL
-from cli.tls import CLIENT_TLS, client_credentials
+from cli.tls import CLIENT_TLS, client_credentials, https_context
 from cli.values import choice, filled, integer, number
 from cli.workload import PRESETS, Workload
 
@@ -224,6 +224,7 @@ def _measure(
     from cli.load import send_load
     from cli.step_costs import ask_stats, step_figures
 
+    https_context(values)  # the processes that send could not say what is wrong with a file
     model = None if target.startswith(SCHEMES) else _describe_model(target, values)
     service = _service(target, model, values)
     machine = _machine(target, model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import sys
+import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
@@ -45,20 +46,26 @@ GROUPS = (Group("health", (TARGET, CLIENT_KEY, *CLIENT_TLS)),)
 
 def answers_requests(base_url: str, context: ssl.SSLContext | None = None) -> bool:
     """Ask a translator whether requests can be answered. `context` is for TLS; None: the machine's own."""
-    return _answers_ok(f"{base_url}/health/ready", context)
+    return _fault_of(f"{base_url}/health/ready", context) is None
 
 
 def is_live(base_url: str, context: ssl.SSLContext | None = None) -> bool:
     """Ask a translator whether it is there, whatever the model server does."""
-    return _answers_ok(f"{base_url}/health/live", context)
+    return _fault_of(f"{base_url}/health/live", context) is None
 
 
-def _answers_ok(url: str, context: ssl.SSLContext | None) -> bool:
+def _fault_of(url: str, context: ssl.SSLContext | None) -> str | None:
+    """Return what is wrong with the answer, or why there is none; None where it is 200."""
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S, context=context) as response:
-            return bool(response.status == 200)
-    except (OSError, http.client.HTTPException):
-        return False
+            return None if response.status == 200 else f"{url} answers with {response.status}"
+    except urllib.error.HTTPError as error:
+        with error:
+            return f"{url} answers with {error.code}"
+    except urllib.error.URLError as error:
+        return f"cannot connect: {error.reason}"
+    except (OSError, http.client.HTTPException) as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -69,13 +76,16 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """
     values = read_groups(GROUPS, arguments, environ)
     address = str(values.get("target", TARGET.default))
-    ready = (
-        answers_requests(address, https_context(values))
-        if address.startswith(SCHEMES)
-        else _serves(address, values)
-    )
+    ready = _answers(address, values) if address.startswith(SCHEMES) else _serves(address, values)
     print(f"{address} is {'ready' if ready else 'not ready'}", file=sys.stderr)
     return 0 if ready else 1
+
+
+def _answers(base_url: str, values: Mapping[str, Any]) -> bool:
+    fault = _fault_of(f"{base_url}/health/ready", https_context(values))
+    if fault is not None:
+        print(fault, file=sys.stderr)
+    return fault is None
 
 
 def _serves(address: str, values: Mapping[str, Any]) -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cli.flags import Flag, UsageError
 from cli.values import choice, existing_file
-from gate.certificates import CertificateFiles
+from gate.certificates import CertificateError, CertificateFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     import grpc
 
@@ -51,25 +53,44 @@ def certificate_files(values: Mapping[str, Any], prefix: str) -> CertificateFile
     """Return what a listener shows, from the flags that begin with `prefix`; None without TLS.
 
     Raises:
-        UsageError: a flag is given without the certificate.
+        UsageError: a flag is given without the certificate, or a file cannot be used.
     """
     chain, key, authorities = (
         values.get(f"{prefix}ssl_{name}") for name in ("certfile", "keyfile", "ca_certs")
     )
+    flag = f"--{prefix.replace('_', '-')}ssl-"
     if chain is None:
         for name, value in (("keyfile", key), ("ca-certs", authorities)):
             if value is not None:
-                flag = f"--{prefix.replace('_', '-')}ssl-"
                 raise UsageError(f"{flag}{name}: expected {flag}certfile beside it")
         return None
-    return CertificateFiles(chain, key or chain, authorities)
+    files = CertificateFiles(chain, key or chain, authorities)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with _naming(f"{flag}certfile"):
+        files.show_in(context)
+    with _naming(f"{flag}ca-certs"):
+        files.trust_in(context)
+    return files
 
 
 def client_credentials(values: Mapping[str, Any]) -> grpc.ChannelCredentials | None:
     """Return what a client of the gRPC door shows and trusts; None without TLS.
 
     Raises:
-        UsageError: a certificate without a key or without roots.
+        UsageError: a certificate without a key or without roots, or a file cannot be used.
+    """
+    if https_context(values) is None:
+        return None
+    from pagewire.channel import tls_credentials
+
+    return tls_credentials(*(values.get(flag.field) for flag in CLIENT_TLS))
+
+
+def https_context(values: Mapping[str, Any]) -> ssl.SSLContext | None:
+    """Return a context that trusts `--grpc-ca-certs` for HTTPS too; None: the machine's own.
+
+    Raises:
+        UsageError: a certificate without a key or without roots, or a file cannot be used.
     """
     ca_certs, certfile, keyfile = (values.get(flag.field) for flag in CLIENT_TLS)
     if ca_certs is None:
@@ -78,28 +99,40 @@ def client_credentials(values: Mapping[str, Any]) -> grpc.ChannelCredentials | N
         return None
     if (certfile is None) != (keyfile is None):
         raise UsageError("--grpc-client-certfile: expected --grpc-client-keyfile beside it")
-    from pagewire.channel import tls_credentials
-
-    return tls_credentials(ca_certs, certfile, keyfile)
-
-
-def https_context(values: Mapping[str, Any]) -> ssl.SSLContext | None:
-    """Return a context that trusts `--grpc-ca-certs` for HTTPS too; None: the machine's own."""
-    ca_certs, certfile, keyfile = (values.get(flag.field) for flag in CLIENT_TLS)
-    if ca_certs is None:
-        return None
-    context = ssl.create_default_context(cafile=str(ca_certs))
-    if certfile is not None:
-        context.load_cert_chain(certfile, keyfile)
+    with _naming("--grpc-ca-certs"):
+        context = _trusting(ca_certs)
+    if certfile is not None and keyfile is not None:
+        with _naming("--grpc-client-certfile"):
+            CertificateFiles(certfile, keyfile).show_in(context)
     return context
 
 
 def probe_context(files: CertificateFiles | None) -> ssl.SSLContext | None:
-    """Return a context for one's own HTTPS port: it trusts and shows that certificate, by any name."""
+    """Return a context for one's own HTTPS port: it trusts and shows that certificate, by any name.
+
+    Raises:
+        CertificateError: the files cannot be used: they are being replaced, for example.
+    """
     if files is None:
         return None
-    context = ssl.create_default_context(cafile=str(files.chain))
+    context = _trusting(files.chain)
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.check_hostname = False
-    context.load_cert_chain(files.chain, files.key)
+    files.show_in(context)
     return context
+
+
+def _trusting(roots: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=str(roots))
+    except OSError as error:
+        raise CertificateError(f"{roots}: cannot be used: {error}") from error
+
+
+@contextmanager
+def _naming(flag: str) -> Iterator[None]:
+    """Blame a flag for files that cannot be used."""
+    try:
+        yield
+    except CertificateError as error:
+        raise UsageError(f"{flag}: {error}") from error

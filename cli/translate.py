@@ -17,11 +17,14 @@ from cli.traces import TRACES_ENDPOINT
 from cli.values import filled, integer, json_list, number, origin, target
 from cli.vllm_flags import tell_vllm_flags
 from cli.workers import API_SERVER_COUNT, num_processes, place_of, translators
+from gate.certificates import CertificateError
 from translator.config import TranslatorConfig
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
+
+    from gate.certificates import CertificateFiles
 
 logger = logging.getLogger(__name__)
 
@@ -206,13 +209,20 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 def _supervise(config: TranslatorConfig, count: int, arguments: argparse.Namespace) -> int:
     """Run several processes until a signal, and start again those that die."""
-    from cli.health import is_live
-
     flags = give_again((flag for group in GROUPS for flag in group.flags), arguments)
     with translators(config, count, flags, {}) as http:
         supervisor = Supervisor(
             http.children,
-            probe=lambda: is_live(http.base_url, probe_context(config.tls)) or None,
+            probe=lambda: _is_live(http.base_url, config.tls) or None,
             on_ready=lambda _, seconds: logger.info("answering after %.1f s", seconds),
         )
         return supervisor.run()
+
+
+def _is_live(base_url: str, tls: CertificateFiles | None) -> bool:
+    from cli.health import is_live
+
+    try:
+        return is_live(base_url, probe_context(tls))
+    except CertificateError:
+        return False

@@ -23,11 +23,13 @@ from cli.traces import TRACES_ENDPOINT
 from cli.values import integer
 from cli.vllm_flags import tell_vllm_flags
 from cli.workers import API_SERVER_COUNT, num_processes, reachable, translators
+from gate.certificates import CertificateError
 
 if TYPE_CHECKING:
     import argparse
-    import ssl
     from collections.abc import Mapping
+
+    from gate.certificates import CertificateFiles
 
 # The server's --host and --port have other names here, beside the translator's.
 GRPC_HOST = replace(serve.HOST, name="grpc-host", field="grpc_host")
@@ -97,7 +99,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
                 Child("pagewire serve", pagewire_command("serve", server), secrets, [_ENGINE_GIVEN_UP]),
                 *http.children,
             ],
-            probe=lambda: served_model(base_url, api_key, probe_context(config.tls)),
+            probe=lambda: served_model(base_url, api_key, config.tls),
             on_ready=lambda card, seconds: print(
                 next_step(card, base_url, grpc_target, seconds, needs_key=api_key is not None), flush=True
             ),
@@ -106,22 +108,23 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def served_model(
-    base_url: str, api_key: str | None, context: ssl.SSLContext | None = None
+    base_url: str, api_key: str | None, tls: CertificateFiles | None = None
 ) -> dict[str, Any] | None:
     """Return the card of the model that answers there; None while nothing does.
 
     The card is empty where no key is known that opens the door.
     """
-    if not answers_requests(base_url, context):
-        return None
     try:
+        context = probe_context(tls)
+        if not answers_requests(base_url, context):
+            return None
         request = urllib.request.Request(f"{base_url}/v1/models", headers=key_header(api_key))
         with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=context) as response:
             card: dict[str, Any] = json.load(response)["data"][0]
             return card
     except urllib.error.HTTPError as error:
         return {} if error.code == http.HTTPStatus.UNAUTHORIZED else None
-    except (OSError, http.client.HTTPException):
+    except (CertificateError, OSError, http.client.HTTPException):
         return None
 
 

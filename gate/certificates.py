@@ -31,6 +31,30 @@ class CertificateFiles(msgspec.Struct, frozen=True):
         """All of the files."""
         return [path for path in (self.chain, self.key, self.authorities) if path is not None]
 
+    def show_in(self, context: ssl.SSLContext) -> None:
+        """Let a context show the certificate.
+
+        Raises:
+            CertificateError: certificate and key cannot be read, or do not belong together.
+        """
+        try:
+            context.load_cert_chain(self.chain, self.key, password=_no_password)
+        except (OSError, ValueError) as error:
+            raise CertificateError(f"{self.chain}, {self.key}: cannot be used: {error}") from error
+
+    def trust_in(self, context: ssl.SSLContext) -> None:
+        """Let a context trust the authorities, if there are any.
+
+        Raises:
+            CertificateError: they cannot be read.
+        """
+        if self.authorities is None:
+            return
+        try:
+            context.load_verify_locations(self.authorities)
+        except OSError as error:
+            raise CertificateError(f"{self.authorities}: cannot be used: {error}") from error
+
     def check(self) -> None:
         """Try the files.
 
@@ -38,13 +62,8 @@ class CertificateFiles(msgspec.Struct, frozen=True):
             CertificateError: they cannot be read, or do not belong together.
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        try:
-            context.load_cert_chain(self.chain, self.key, password=_no_password)
-            if self.authorities is not None:
-                context.load_verify_locations(self.authorities)
-        except (OSError, ValueError) as error:
-            names = ", ".join(map(str, self.paths))
-            raise CertificateError(f"{names}: cannot be used: {error}") from error
+        self.show_in(context)
+        self.trust_in(context)
 
 
 class WatchedCertificates:

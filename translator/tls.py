@@ -25,17 +25,16 @@ class HttpTls:
         Raises:
             CertificateError: the files cannot be used.
         """
-        files.check()
         self._files = files
         self._renewals = WatchedCertificates(files, watched)
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self.context.load_cert_chain(files.chain, files.key)
+        files.show_in(self.context)
+        files.trust_in(self.context)
         if files.authorities is not None:
-            self.context.load_verify_locations(files.authorities)
             self.context.verify_mode = _MODES[cert_reqs]
 
     def refresh(self) -> None:
         """Take new files, if there are some that can be used."""
         if self._renewals.renewed():
-            self.context.load_cert_chain(self._files.chain, self._files.key)
+            self._files.show_in(self.context)
