@@ -63,6 +63,8 @@ def _noted(request: Request) -> float:
 
 
 def _seconds(text: str) -> float | None:
+    if "_" in text:  # float() reads 1_0 as 10
+        return None
     try:
         seconds = float(text)
     except ValueError:

@@ -42,6 +42,7 @@ def waits(house: House) -> tuple[float, float | None]:
         ({"x-stainless-read-timeout": "240.5"}, (240.0, None), (DEFAULT_S, 240.5)),
         ({"x-stainless-timeout": "NOT_GIVEN"}, (DEFAULT_S, None), (DEFAULT_S, None)),
         ({"x-stainless-timeout": "0"}, (DEFAULT_S, None), (DEFAULT_S, None)),
+        ({"x-stainless-timeout": "1_20"}, (DEFAULT_S, None), (DEFAULT_S, None)),
         ({"x-stainless-timeout": "9000"}, (DEFAULT_S, None), (DEFAULT_S, None)),
         ({"X-Request-Timeout": "9000"}, (DEFAULT_S, None), (DEFAULT_S, None)),
         (
@@ -61,7 +62,7 @@ def test_headers_set_the_deadline(
 
 
 @pytest.mark.parametrize("path", [*ROUTES, "/v1/embeddings"])
-@pytest.mark.parametrize("value", ["0", "-1", "soon", "nan", "inf", "1e999", ""])
+@pytest.mark.parametrize("value", ["0", "-1", "soon", "nan", "inf", "1e999", "1_0", ""])
 def test_a_bad_header_is_refused_by_name(path: str, value: str, house: House, http: httpx.Client) -> None:
     body = ROUTES.get(path, {"input": "hi"})
     response = http.post(path, json=body, headers={"X-Request-Timeout": value})
