@@ -8,6 +8,7 @@ ServiceError                    text that is safe for the caller
 ├── AlreadyExistsError          an adapter's name is in use
 ├── AdaptersOffError            the server takes no adapters
 ├── TooManyAdaptersError        no more adapters can be kept
+├── TooManyWatchesError         no more watches of health can be served
 ├── UnsupportedByModelError     the model cannot do what is asked for
 ├── QueueFullError              too many requests wait
 ├── TenantLimitError            too many requests of one tenant are being served
@@ -93,6 +94,10 @@ class TooManyAdaptersError(ServiceError):
     """As many adapters are loaded as may be."""
 
 
+class TooManyWatchesError(ServiceError):
+    """As many calls watch health as may."""
+
+
 class QueueFullError(ServiceError):
     """Too many requests wait already."""
 
@@ -141,6 +146,7 @@ _TABLE: dict[type[BaseException], _Rule] = {
     AlreadyExistsError: _Rule(grpc.StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS"),
     AdaptersOffError: _Rule(grpc.StatusCode.FAILED_PRECONDITION, "ADAPTERS_OFF"),
     TooManyAdaptersError: _Rule(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_ADAPTERS"),
+    TooManyWatchesError: _Rule(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_WATCHES"),
     QueueFullError: _Rule(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", retry_delay_s=1),
     TenantLimitError: _Rule(grpc.StatusCode.RESOURCE_EXHAUSTED, "TENANT_LIMIT", retry_delay_s=1),
     SlowReaderError: _Rule(grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_READER"),

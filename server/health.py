@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from grpc_health.v1 import health_pb2
 
-from server.errors import NotFoundError
+from server.errors import NotFoundError, TooManyWatchesError
 from server.fields import shown
 
 if TYPE_CHECKING:
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 NOT_READY_REASON = "pagewire-not-ready-reason"
 """Key of the trailing metadata of Check that says why the server is not ready."""
 
-
 LIVE = "live"
+MAX_WATCHES = 1000
+"""They need no key and stay for as long as they like; each holds ten to twenty kilobytes."""
 
 
 class Health:
@@ -31,6 +32,7 @@ class Health:
     def __init__(self, services: Sequence[str], readiness: Readiness) -> None:
         self._services = ("", *services, LIVE)
         self._readiness = readiness
+        self._num_watches = 0
 
     async def check(
         self, request: health_pb2.HealthCheckRequest, call: Call
@@ -53,7 +55,20 @@ class Health:
         )
 
     async def watch(self, request: health_pb2.HealthCheckRequest, call: Call) -> None:
-        """Say it now and whenever it changes."""
+        """Say it now and whenever it changes.
+
+        Raises:
+            TooManyWatchesError: no more of these calls can be served.
+        """
+        if self._num_watches == MAX_WATCHES:
+            raise TooManyWatchesError(f"{MAX_WATCHES} calls watch already; ask again by Check")
+        self._num_watches += 1
+        try:
+            await self._tell(request, call)
+        finally:
+            self._num_watches -= 1
+
+    async def _tell(self, request: health_pb2.HealthCheckRequest, call: Call) -> None:
         known = request.service in self._services
         sent = None
         while True:

@@ -103,7 +103,10 @@ class Services:
         )
         self._models = ModelService(models, self.templates, executor)
         self._admin = AdminService(engine, self.adapters, self.admission, self.readiness)
-        self._health = Health([INFERENCE.full_name, MODELS.full_name], self.readiness)
+        # two of them, or strangers could take all places from operators
+        self._public_health, self._admin_health = (
+            Health([INFERENCE.full_name, MODELS.full_name], self.readiness) for _ in range(2)
+        )
         collector = EngineCollector(
             engine, models, self.admission, self.readiness, self._grammars, self._lag, max_loras
         )
@@ -122,14 +125,14 @@ class Services:
         return [
             self._handler(INFERENCE, self._inference),
             self._handler(MODELS, self._models),
-            self._handler(HEALTH, self._health),
+            self._handler(HEALTH, self._public_health),
         ]
 
     def admin_handlers(self) -> Sequence[grpc.GenericRpcHandler]:
         """The handlers of the operators' listener."""
         return [
             self._handler(ADMIN, self._admin),
-            self._handler(HEALTH, self._health),
+            self._handler(HEALTH, self._admin_health),
         ]
 
     def _handler(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:

@@ -31,6 +31,7 @@ from server.engine_failure import FailureReason
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+TIMEOUT_S = 60.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
@@ -43,6 +44,7 @@ class Stubs:
         self.models: Any = models_pb2_grpc.ModelServiceStub(public)
         self.inference: Any = inference_pb2_grpc.InferenceServiceStub(public)
         self.health: Any = health_pb2_grpc.HealthStub(public)
+        self.admin_health: Any = health_pb2_grpc.HealthStub(admin)
         self.admin: Any = admin_pb2_grpc.AdminServiceStub(admin)
         self.public_admin: Any = admin_pb2_grpc.AdminServiceStub(public)
 
@@ -227,6 +229,33 @@ async def test_health_follows_the_engine() -> None:
         assert {status.status for status in statuses.values()} == {SERVING}
         for watch in watches:
             watch.cancel()
+
+
+@pytest.mark.parametrize("num_fronts", [0, 1])
+async def test_watches_of_health_are_limited_and_one_that_ends_makes_room(
+    monkeypatch: pytest.MonkeyPatch, num_fronts: int
+) -> None:
+    monkeypatch.setattr("server.health.MAX_WATCHES", 2)
+    request = health_pb2.HealthCheckRequest()
+    async with calling(num_fronts=num_fronts) as stubs:
+        watches = [stubs.health.Watch(request) for _ in range(2)]
+        assert [(await watch.read()).status for watch in watches] == [SERVING, SERVING]
+        error = await status_of(stubs.health.Watch(request))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert details_of(error)["ErrorInfo"].reason == "TOO_MANY_WATCHES"
+        assert (await stubs.health.Check(request)).status == SERVING
+        operators = stubs.admin_health.Watch(request)
+        assert (await operators.read()).status == SERVING
+        watches[0].cancel()
+        assert (await _once_there_is_room(stubs)).status == SERVING
+
+
+async def _once_there_is_room(stubs: Stubs) -> Any:
+    """The server hears in its own time that a caller has gone."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while True:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                return await stubs.health.Watch(health_pb2.HealthCheckRequest()).read()
 
 
 async def test_health_of_an_unknown_service_is_not_found() -> None:

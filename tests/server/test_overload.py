@@ -144,7 +144,7 @@ async def test_a_health_check_waits_for_nothing(num_waiting: int) -> None:
         waiting = [caller.stream(SPEC) for _ in range(num_waiting)]
         await caller.engine.until(num_waiting)
         asked = health_pb2.HealthCheckRequest()
-        check = caller.server.services._health.check(asked, cast("Call", None))
+        check = caller.server.services._public_health.check(asked, cast("Call", None))
         with pytest.raises(StopIteration) as ended:
             check.send(None)
         assert ended.value.value.status == health_pb2.HealthCheckResponse.SERVING
