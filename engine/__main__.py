@@ -28,12 +28,12 @@ from engine.encoder_scheduler import EncoderScheduler
 from engine.errors import ChannelClosedError, ModelLoadError
 from engine.grammars import Grammars
 from engine.host import limit_spinning
-from engine.messages import Fatal, FatalCause, Heartbeat, Loading
+from engine.messages import EngineStats, Fatal, FatalCause, Heartbeat, Loading
 from engine.pulse import Pulse
 from engine.scheduler import Scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from engine.core import Runner
 
@@ -86,7 +86,8 @@ def _load_model(config: EngineConfig, on_progress: OnProgress) -> Runner:
 
 
 def _serve(config: EngineConfig, load: Load, channel: EngineChannel) -> None:
-    runner = load(config, lambda stage, done, total: channel.send(Loading(stage, done, total)))
+    with _beating(channel):
+        runner = load(config, lambda stage, done, total: channel.send(Loading(stage, done, total)))
     scheduler = _make_scheduler(config, runner)
     gc.collect()
     gc.freeze()  # what was loaded stays: the collector need not walk it in the middle of a step
@@ -112,6 +113,25 @@ def _make_scheduler(config: EngineConfig, runner: Runner) -> Scheduler | Encoder
         config.max_loras,
         config.long_prefill_token_threshold,
     )
+
+
+@contextlib.contextmanager
+def _beating(channel: EngineChannel) -> Iterator[None]:
+    """Show the server that the process is alive, however long it loads."""
+    is_over = threading.Event()
+
+    def beat() -> None:
+        with contextlib.suppress(ChannelClosedError):
+            while not is_over.wait(HEARTBEAT_INTERVAL_S):
+                channel.send(Heartbeat(EngineStats()))
+
+    beating = threading.Thread(target=beat, name="engine-loading", daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        beating.join()
 
 
 def _beat(channel: EngineChannel, core: EngineCore) -> None:

@@ -310,7 +310,7 @@ class AdapterRefused(_Tagged, frozen=True):
 
 
 class Heartbeat(_Tagged, frozen=True):
-    """Sent about once a second, also while a step runs: the process is alive."""
+    """Sent about once a second, also while a step runs or the model loads: the process is alive."""
 
     stats: EngineStats
 

@@ -49,6 +49,11 @@ class EngineFailure:
     cause: str
     """In words that anybody may read."""
 
+    @property
+    def is_reported(self) -> bool:
+        """Whether the engine said so itself."""
+        return self.reason in _BY_CAUSE.values()
+
     @classmethod
     def reported(cls, fatal: Fatal) -> EngineFailure:
         """The engine said so with its last frame."""

@@ -189,7 +189,7 @@ class EngineProcess:
             failure = await self._run_process(config)
             if self._stopping.is_set():
                 return
-            if self._info is None and self._failure is not None:
+            if self._info is None and failure.is_reported:
                 self._become(f"the engine cannot be started ({failure.cause})")
                 raise EngineStartError(failure.message)
             delay_s = self._policy.delay_after_failure(asyncio.get_running_loop().time())
@@ -295,9 +295,8 @@ class EngineProcess:
         """Kill a process that is silent, or whose step does not end."""
         while True:
             await self._sleep(TICK_S)
-            if self._not_ready_reason is not None:
-                continue
-            why = self._watchdog.tick(has_work=bool(self._mailboxes))
+            is_loading = self._not_ready_reason is not None
+            why = self._watchdog.tick(has_work=bool(self._mailboxes), is_loading=is_loading)
             if why is not None:
                 logger.error("the engine is stuck: %s", why)
                 self._failure = EngineFailure.stuck(why)

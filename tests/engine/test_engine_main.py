@@ -28,6 +28,8 @@ from engine.messages import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from engine.messages import Frame
+
     Process = subprocess.Popen[bytes]
     Start = Callable[[str], tuple[ServerEnd, Process]]
 
@@ -96,6 +98,13 @@ def start() -> Iterator[Start]:
         server.close()
 
 
+def said(server: ServerEnd) -> Frame:
+    """The next frame that is no heartbeat."""
+    while isinstance(frame := server.receive(), Heartbeat):
+        pass
+    return frame
+
+
 def submit() -> Submit:
     return Submit(EngineRequest("r", [2, 3, 4], SamplingParams(max_tokens=5)))
 
@@ -106,7 +115,7 @@ def errors_of(process: Process) -> str:
 
 def test_loads_serves_and_shuts_down(start: Start) -> None:
     server, process = start("fake")
-    assert server.receive() == Loading("loading fake", 1, 2)
+    assert said(server) == Loading("loading fake", 1, 2)
     server.wait_ready()
     server.send(submit())
     assert server.outputs_until_end_of("r")["r"][-1].finish_reason is FinishReason.LENGTH
@@ -125,12 +134,19 @@ def test_ends_when_the_server_is_gone(start: Start) -> None:
 @pytest.mark.parametrize("model_path", ["hanging", "slow", "stuck"])
 def test_ends_with_the_server_even_if_it_hangs(start: Start, model_path: str) -> None:
     server, process = start(model_path)
-    server.receive()
+    said(server)
     if model_path != "hanging":
         server.wait_ready()
         server.send(submit())
     server.close()
     assert process.wait(30) == 1
+
+
+@pytest.mark.check("R02")
+def test_beats_while_a_model_loads(start: Start) -> None:
+    server, _ = start("hanging")
+    assert isinstance(said(server), Loading)
+    assert all(isinstance(server.receive(), Heartbeat) for _ in range(30))
 
 
 @pytest.mark.check("R02")
@@ -162,8 +178,8 @@ def test_an_interrupt_is_left_to_the_server(start: Start) -> None:
 
 def test_a_model_that_cannot_be_loaded(start: Start) -> None:
     server, process = start("missing")
-    server.receive()
-    assert server.receive() == Fatal("no such model", FatalCause.LOADING)
+    said(server)
+    assert said(server) == Fatal("no such model", FatalCause.LOADING)
     assert "Traceback" not in errors_of(process)
     assert process.returncode == 1
 
@@ -172,8 +188,7 @@ def test_an_unexpected_error_is_fatal(start: Start) -> None:
     server, process = start("breaking")
     server.wait_ready()
     server.send(submit())
-    while isinstance(frame := server.receive(), Heartbeat):
-        pass
+    frame = said(server)
     assert isinstance(frame, Fatal)
     assert frame.message.startswith("ZeroDivisionError")
     assert frame.cause == "an internal error"
@@ -184,5 +199,5 @@ def test_an_unexpected_error_is_fatal(start: Start) -> None:
 @pytest.mark.check("R19", "S23")
 def test_the_cause_of_a_failure_tells_no_secrets(start: Start) -> None:
     server, _ = start("full")
-    server.receive()
-    assert server.receive() == Fatal("MemoryError: 0x7f00 of /etc/passwd", FatalCause.OUT_OF_MEMORY)
+    said(server)
+    assert said(server) == Fatal("MemoryError: 0x7f00 of /etc/passwd", FatalCause.OUT_OF_MEMORY)

@@ -18,7 +18,7 @@ from server.engine import EngineUnavailableError
 from server.engine_failure import EngineFailure, FailureReason
 from server.engine_process import EngineGivenUpError, EngineProcess, EngineStartError
 from server.restart_policy import RestartLimits, RestartPolicy
-from server.watchdog import TICK_S
+from server.watchdog import LOADING_SILENCE_TIMEOUT_S, TICK_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -196,6 +196,33 @@ async def test_a_stopped_engine_is_not_ready_within_five_seconds_and_replaced() 
         assert "the engine failed (no heartbeat) and is being started again" in watched.reasons
         assert engine.restarts == {FailureReason.STUCK: 1}
         assert len(await tokens_of(engine, "again", 5)) == 5
+
+
+@pytest.mark.check("R02")
+async def test_an_engine_that_is_frozen_while_it_loads_is_replaced(tmp_path: Path) -> None:
+    """Also the very first one."""
+    ticks = Ticks()
+    hold = tmp_path / "hold"
+    hold.touch()
+    watched = Watched(sleep=ticks.sleep, limits=RestartLimits(first_delay_s=0.01))
+    engine = watched.engine
+    run = asyncio.create_task(engine.run(EngineConfig(model_path=str(tmp_path))))
+    for num_restarts in range(2):
+        await watched.progress.get()
+        lost = engine.pid
+        assert lost is not None
+        await freeze(lost)
+        await ticks.let_pass(LOADING_SILENCE_TIMEOUT_S - 1)
+        assert engine.pid == lost
+        assert engine.restarts.get(FailureReason.STUCK, 0) == num_restarts
+        await ticks.let_pass(1.25)
+    hold.unlink()
+    await watched.until(ready=True)
+    assert watched.reasons.count("the engine failed (no heartbeat) and is being started again") == 2
+    assert engine.restarts == {FailureReason.STUCK: 2}
+    assert len(await tokens_of(engine, "again", 5)) == 5
+    await engine.stop(5)
+    await run
 
 
 @pytest.mark.check("R02")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.core import HEARTBEAT_INTERVAL_S
-from server.watchdog import TICK_S, Watchdog
+from server.watchdog import LOADING_SILENCE_TIMEOUT_S, TICK_S, Watchdog
 
 pytestmark = pytest.mark.check("R02")
 
@@ -14,10 +14,12 @@ def ticks(seconds: float) -> int:
     return round(seconds / TICK_S)
 
 
-def first_verdict(watchdog: Watchdog, num_ticks: int, *, has_work: bool = True) -> tuple[int, str] | None:
+def first_verdict(
+    watchdog: Watchdog, num_ticks: int, *, has_work: bool = True, is_loading: bool = False
+) -> tuple[int, str] | None:
     """After how many ticks the engine is stuck, and why."""
     for count in range(1, num_ticks + 1):
-        why = watchdog.tick(has_work=has_work)
+        why = watchdog.tick(has_work=has_work, is_loading=is_loading)
         if why is not None:
             return count, why
     return None
@@ -35,6 +37,17 @@ def test_a_pause_of_two_seconds_is_harmless() -> None:
     for _ in range(10):  # the frame that a pause delays was due up to a heartbeat after the last one
         assert first_verdict(watchdog, ticks(2 + HEARTBEAT_INTERVAL_S)) is None
         watchdog.hear()
+
+
+def test_who_loads_may_be_silent_for_longer_but_not_for_ever() -> None:
+    watchdog = Watchdog()
+    for _ in range(10):
+        assert (
+            first_verdict(watchdog, ticks(LOADING_SILENCE_TIMEOUT_S), has_work=False, is_loading=True) is None
+        )
+        watchdog.hear()
+    num_ticks = ticks(LOADING_SILENCE_TIMEOUT_S) + 1
+    assert first_verdict(watchdog, num_ticks, has_work=False, is_loading=True) == (num_ticks, "no heartbeat")
 
 
 def test_our_own_pause_is_one_tick() -> None:
