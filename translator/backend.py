@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import grpc
@@ -21,12 +22,16 @@ from translator.patience import ENDLESS
 from watch.loop_lag import LoopLag
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Collection
+    from collections.abc import AsyncGenerator, Callable, Collection
 
     from google.protobuf.message import Message
 
     from translator.metrics import GenerationMeter
     from translator.patience import Patience
+
+    GenerationCall = grpc.aio.UnaryStreamCall[
+        inference_pb2.StreamGenerateRequest, inference_pb2.StreamGenerateResponse
+    ]
 
 log = logging.getLogger("translator")
 
@@ -51,22 +56,26 @@ _CHANNEL_OPTIONS = (
 
 
 class Generation:
-    """One StreamGenerate call. Whoever opened it calls `cancel` in the end, finished or not."""
+    """A StreamGenerate call, opened again where there was no room for it.
+
+    Whoever opened it calls `cancel` in the end, finished or not.
+    """
 
     def __init__(
         self,
-        call: grpc.aio.UnaryStreamCall[
-            inference_pb2.StreamGenerateRequest, inference_pb2.StreamGenerateResponse
-        ],
+        open_call: Callable[[Generation], GenerationCall],
         endpoint: Endpoint,
         given: Collection[str],
         meter: GenerationMeter,
     ) -> None:
-        self._call = call
+        self._open_call = open_call
+        self._call = open_call(self)
         self._endpoint = endpoint
         self._given = given
         self._meter = meter
         self._cut: ApiError | None = None
+        self._status = _GIVEN_UP
+        """What is counted where it is given up."""
         self._arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> inference_pb2.Started:
@@ -81,6 +90,15 @@ class Generation:
             raise internal_error()
         self._meter.start(response.started)
         return response.started
+
+    def reopen(self) -> None:
+        """Ask again after a refusal for want of room. The deadline stays.
+
+        Raises:
+            ApiError: 503; the translator is shutting down.
+        """
+        self._status = _GIVEN_UP
+        self._call = self._open_call(self)
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Yield the deltas, then `finished`.
@@ -107,7 +125,7 @@ class Generation:
 
     def cancel(self) -> None:
         """Give the call up, so that the server stops generating."""
-        self._meter.fail(_GIVEN_UP)
+        self._meter.fail(self._status)
         self._call.cancel()
 
     async def _read(self) -> inference_pb2.StreamGenerateResponse | None:
@@ -120,7 +138,10 @@ class Generation:
             response = reading.result()
         except grpc.aio.AioRpcError as error:
             failure = from_rpc_error(error, self._endpoint, self._given)
-            self._meter.fail(failure.status)
+            if failure.is_overload:
+                self._status = failure.status
+            else:
+                self._meter.fail(failure.status)
             raise failure from error
         except asyncio.CancelledError:
             if self._cut is None:
@@ -158,7 +179,8 @@ class Backend:
         self._check_health: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
             CHECK_METHOD
         )
-        self._running: set[Generation | EmbeddingCall] = set()
+        self._running: dict[grpc.aio.Call, Generation | EmbeddingCall] = {}
+        """By the call."""
         self._draining = False
         self._last_reason = ""
 
@@ -180,20 +202,22 @@ class Backend:
         Raises:
             ApiError: 503; the translator is shutting down.
         """
-        if self._draining:
-            raise shutting_down()
         timeout_s = min(self._timeout_s, patience.total_s)
         if patience.queue_s < timeout_s:
             spec.scheduling.queue_timeout.FromNanoseconds(round(patience.queue_s * 1e9))
-        call = self._inference.StreamGenerate(
-            inference_pb2.StreamGenerateRequest(spec=spec),
-            timeout=timeout_s,
-            metadata=caller_metadata(request_id),
-        )
-        generation = Generation(call, endpoint, given, self.metrics.measure())
-        self._running.add(generation)
-        call.add_done_callback(lambda _: self._running.discard(generation))
-        return generation
+        request = inference_pb2.StreamGenerateRequest(spec=spec)
+        metadata = caller_metadata(request_id)
+        deadline_s = time.monotonic() + timeout_s
+
+        def open_call(generation: Generation) -> GenerationCall:
+            if self._draining:
+                raise shutting_down()
+            left_s = max(0.0, deadline_s - time.monotonic())
+            call = self._inference.StreamGenerate(request, timeout=left_s, metadata=metadata)
+            self._add(call, generation)
+            return call
+
+        return Generation(open_call, endpoint, given, self.metrics.measure())
 
     def embed(
         self,
@@ -212,9 +236,15 @@ class Backend:
         timeout_s = min(self._timeout_s, patience.total_s)
         call = self._inference.Embed(request, timeout=timeout_s, metadata=caller_metadata(request_id))
         embedding = EmbeddingCall(call, endpoint)
-        self._running.add(embedding)
-        call.add_done_callback(lambda _: self._running.discard(embedding))
+        self._add(call, embedding)
         return embedding
+
+    def _add(self, call: grpc.aio.Call, running: Generation | EmbeddingCall) -> None:
+        def remove(_: object) -> None:
+            del self._running[call]
+
+        self._running[call] = running
+        call.add_done_callback(remove)
 
     async def list_models(self) -> list[models_pb2.Model]:
         """Return the served models.
@@ -322,7 +352,7 @@ class Backend:
 
     def cut(self) -> None:
         """End what still runs, each with an error."""
-        for running in tuple(self._running):
+        for running in tuple(self._running.values()):
             running.cut(shutting_down())
 
     async def close(self) -> None:

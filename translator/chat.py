@@ -18,7 +18,7 @@ from translator.sse import encode_json, encode_text
 from translator.version import SYSTEM_FINGERPRINT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     from starlette.requests import Request
     from starlette.responses import Response
@@ -48,16 +48,16 @@ class ChatAnswer(Answer):
         self.streams = bool(chat.stream)
         self.given = chat.given
 
-    def chunks(self, response_id: str, starts: Sequence[inference_pb2.Started]) -> ChatChunks:
+    def chunks(self, response_id: str, starts: Mapping[int, inference_pb2.Started]) -> ChatChunks:
         """Return the renderer of a stream."""
-        return ChatChunks(self._chat, response_id, starts[0], self._names)
+        return ChatChunks(self._chat, response_id, starts[0].model, self._names)
 
     async def whole(
-        self, response_id: str, starts: Sequence[inference_pb2.Started], group: GenerationGroup
+        self, response_id: str, starts: Mapping[int, inference_pb2.Started], group: GenerationGroup
     ) -> dict[str, Any]:
         """Return the body of a response in one piece."""
         created = int(time.time())
-        (started,) = starts
+        started = starts[0]
         folded = await fold(group, starts, self._chat.n or 1)
         body = {
             "id": response_id,
@@ -99,17 +99,15 @@ class ChatAnswer(Answer):
 class ChatChunks:
     """Renders the chunks of a stream: a role, deltas, and a finish for each choice, then the usage."""
 
-    def __init__(
-        self, chat: ChatRequest, response_id: str, started: inference_pb2.Started, names: TokenNames
-    ) -> None:
+    def __init__(self, chat: ChatRequest, response_id: str, model: str, names: TokenNames) -> None:
         self._chat = chat
-        self._started = started
         self._names = names
-        self._writer = ChunkWriter("chat.completion.chunk", response_id, int(time.time()), (started,), chat)
+        self._writer = ChunkWriter("chat.completion.chunk", response_id, int(time.time()), model, chat)
         self._heads = [b'{"index":%d,"delta":' % index for index in range(chat.n or 1)]
 
-    def start(self) -> bytes:
+    def start(self, prompt: int, started: inference_pb2.Started) -> bytes:
         """Return the role chunk of each choice."""
+        self._writer.tally.add_prompt(started)
         role, text = encode_text(self._chat.response_role), encode_text(self._chat.echoed_text)
         delta = b'"delta":{"role":%b,"content":%b,"refusal":null},"logprobs":null,"finish_reason":null}' % (
             role,
@@ -117,9 +115,9 @@ class ChatChunks:
         )
         extra = b""
         if self._chat.return_token_ids:
-            extra = b',"prompt_token_ids":' + encode_json(list(self._started.prompt_token_ids))
+            extra = b',"prompt_token_ids":' + encode_json(list(started.prompt_token_ids))
         if self._chat.return_prompt_text:
-            extra += b',"prompt_text":' + encode_text(self._started.prompt_text)
+            extra += b',"prompt_text":' + encode_text(started.prompt_text)
         return b"".join(
             self._writer.chunk(b'{"index":%d,' % index + delta, extra) for index in range(self._chat.n or 1)
         )

@@ -11,7 +11,7 @@ from translator.usage import UsageTally
 from translator.version import SYSTEM_FINGERPRINT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Mapping
 
     from translator.generation_group import GenerationGroup
     from translator.schema import GenerationOptions
@@ -46,8 +46,8 @@ def finish_members(end: inference_pb2.ChoiceEnd, calls_as: str = "tool_calls") -
 class ChunkRenderer(Protocol):
     """Turns the events of a request into frames."""
 
-    def start(self) -> bytes:
-        """Return what comes before all deltas."""
+    def start(self, prompt: int, started: inference_pb2.Started) -> bytes:
+        """Return what comes before all deltas of one prompt's generation; it may be empty."""
 
     def delta(self, prompt: int, delta: inference_pb2.Delta) -> bytes:
         """Return the frames of a delta of one prompt's generation; they may be empty."""
@@ -60,24 +60,27 @@ class ChunkRenderer(Protocol):
 
 
 async def render_frames(
-    group: GenerationGroup, renderer: ChunkRenderer, done: bytes
+    group: GenerationGroup, starts: Mapping[int, inference_pb2.Started], renderer: ChunkRenderer, done: bytes
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the frames of a whole stream; `done` is the last one.
+    """Yield the frames of a whole stream; `starts` are those of the group, and `done` is the last frame.
 
     Raises:
         ApiError: a generation failed.
     """
-    first = renderer.start()
+    first = b"".join(renderer.start(prompt, started) for prompt, started in starts.items())
     if first:
         yield first
     async with aclosing(group.events()) as events:
         async for prompt, event in events:
-            if isinstance(event, inference_pb2.Delta):
-                frame = renderer.delta(prompt, event)
-                if frame:
-                    yield frame
-            else:
-                yield renderer.end(prompt, event)
+            match event:
+                case inference_pb2.Delta():
+                    frame = renderer.delta(prompt, event)
+                case inference_pb2.Finished():
+                    frame = renderer.end(prompt, event)
+                case _:
+                    frame = renderer.start(prompt, event)
+            if frame:
+                yield frame
     yield renderer.usage() + done
 
 
@@ -89,20 +92,20 @@ class ChunkWriter:
         object_name: str,
         response_id: str,
         created: int,
-        starts: Sequence[inference_pb2.Started],
+        model: str,
         options: GenerationOptions,
     ) -> None:
         head = {
             "id": response_id,
             "object": object_name,
             "created": created,
-            "model": starts[0].model,
+            "model": model,
             "system_fingerprint": SYSTEM_FINGERPRINT,
         }
         self._head = b"data: " + encode_json(head)[:-1] + b',"choices":['
         self._tail = b'],"usage":null}\n\n' if options.include_usage else b"]}\n\n"
         self._options = options
-        self.tally = UsageTally(starts)
+        self.tally = UsageTally()
 
     def chunk(self, choice: bytes, extra: bytes = b"") -> bytes:
         """Return a chunk with one choice. `extra` holds more members of the chunk, from a comma on."""

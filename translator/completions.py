@@ -18,7 +18,7 @@ from translator.usage import UsageTally
 from translator.version import SYSTEM_FINGERPRINT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from starlette.requests import Request
     from starlette.responses import Response
@@ -46,20 +46,20 @@ class CompletionAnswer(Answer):
         self.streams = bool(completion.stream)
         self.given = completion.given
 
-    def chunks(self, response_id: str, starts: Sequence[inference_pb2.Started]) -> CompletionChunks:
+    def chunks(self, response_id: str, starts: Mapping[int, inference_pb2.Started]) -> CompletionChunks:
         """Return the renderer of a stream."""
-        return CompletionChunks(self._completion, response_id, starts, self._names)
+        return CompletionChunks(self._completion, response_id, _model_of(starts), self._names)
 
     async def whole(
-        self, response_id: str, starts: Sequence[inference_pb2.Started], group: GenerationGroup
+        self, response_id: str, starts: Mapping[int, inference_pb2.Started], group: GenerationGroup
     ) -> dict[str, Any]:
         """Return the body of a response in one piece. Choices are ordered by prompt, then by index."""
         created = int(time.time())
         num_choices = self._completion.num_choices
         folded = await fold(group, starts, num_choices)
-        tally = UsageTally(starts) if self._completion.prompt_only else folded.tally
+        tally = UsageTally(folded.starts.values()) if self._completion.prompt_only else folded.tally
         choices = [
-            self._choice(prompt * num_choices + index, starts[prompt], choice)
+            self._choice(prompt * num_choices + index, folded.starts[prompt], choice)
             for prompt, of_prompt in enumerate(folded.choices)
             for index, choice in enumerate(of_prompt)
         ]
@@ -67,7 +67,7 @@ class CompletionAnswer(Answer):
             "id": response_id,
             "object": "text_completion",
             "created": created,
-            "model": starts[0].model,
+            "model": _model_of(starts),
             "choices": choices,
             "usage": tally.as_dict(),
             "system_fingerprint": SYSTEM_FINGERPRINT,
@@ -96,6 +96,10 @@ class CompletionAnswer(Answer):
         return rendered
 
 
+def _model_of(starts: Mapping[int, inference_pb2.Started]) -> str:
+    return next(iter(starts.values())).model
+
+
 class CompletionChunks:
     """Renders the chunks of a stream: the prompt if echoed, deltas, and a finish for each choice."""
 
@@ -103,24 +107,23 @@ class CompletionChunks:
         self,
         completion: CompletionRequest,
         response_id: str,
-        starts: Sequence[inference_pb2.Started],
+        model: str,
         names: TokenNames,
     ) -> None:
         self._completion = completion
-        self._starts = starts
-        self._writer = ChunkWriter("text_completion", response_id, int(time.time()), starts, completion)
-        num_choices = len(starts) * completion.num_choices
+        self._writer = ChunkWriter("text_completion", response_id, int(time.time()), model, completion)
+        num_choices = len(completion.prompts()) * completion.num_choices
         self._heads = [b'{"index":%d,"text":' % index for index in range(num_choices)]
         self._logprobs = [CompletionLogprobs(names) for _ in range(num_choices)]
 
-    def start(self) -> bytes:
+    def start(self, prompt: int, started: inference_pb2.Started) -> bytes:
         """Return a chunk with the prompt for each choice, if it was asked for."""
         completion = self._completion
+        self._writer.tally.add_prompt(started)
         if not completion.echo and not completion.return_token_ids:
             return b""
         frames = b""
-        for index in range(len(self._heads)):
-            started = self._starts[index // completion.num_choices]
+        for index in range(prompt * completion.num_choices, (prompt + 1) * completion.num_choices):
             text = started.prompt_text if completion.echo else ""
             choice = self._choice(index, text, started.prompt_logprobs if completion.echo else ())
             if completion.return_token_ids:

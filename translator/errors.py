@@ -60,6 +60,11 @@ class ApiError(Exception):
         self.code = code
         self.retry_after_s = retry_after_s
 
+    @property
+    def is_overload(self) -> bool:
+        """Whether there was no room for the request, which may change."""
+        return self.status == _OVERLOADED.status
+
     def body(self, request_id: str) -> bytes:
         """Encode OpenAI's error object. A fault of ours names the request, for the operator's log."""
         message = self.message

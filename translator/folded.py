@@ -12,7 +12,7 @@ from translator.tool_calls import ToolCalls
 from translator.usage import UsageTally
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     from translator.generation_group import GenerationGroup
 
@@ -47,27 +47,41 @@ class Folded:
 
     choices: list[list[FoldedChoice]]
     """By prompt, then by index."""
+    starts: dict[int, inference_pb2.Started]
+    """By prompt."""
     tally: UsageTally
 
 
-async def fold(group: GenerationGroup, starts: Sequence[inference_pb2.Started], num_choices: int) -> Folded:
+async def fold(
+    group: GenerationGroup, starts: Mapping[int, inference_pb2.Started], num_choices: int
+) -> Folded:
     """Read a request's events to their end.
 
     Raises:
         ApiError: a generation failed.
     """
-    folded = Folded([[FoldedChoice() for _ in range(num_choices)] for _ in starts], UsageTally(starts))
+    choices = [[FoldedChoice() for _ in range(num_choices)] for _ in range(len(group))]
+    folded = Folded(choices, dict(starts), UsageTally())
     async with aclosing(group.events()) as events:
         async for prompt, event in events:
-            if isinstance(event, inference_pb2.Delta):
-                _add(folded.choices[prompt], event, folded.tally)
-            else:
-                for end in event.choices:
-                    choice = folded.choices[prompt][end.index]
-                    choice.finish_reason = FINISH_REASONS[end.finish_reason]
-                    choice.stop_reason = stop_reason(end)
-                folded.tally.add_reasoning(event.usage)
+            match event:
+                case inference_pb2.Delta():
+                    _add(folded.choices[prompt], event, folded.tally)
+                case inference_pb2.Finished():
+                    _end(folded.choices[prompt], event)
+                    folded.tally.add_reasoning(event.usage)
+                case _:
+                    folded.starts[prompt] = event
+    for started in folded.starts.values():
+        folded.tally.add_prompt(started)
     return folded
+
+
+def _end(choices: list[FoldedChoice], finished: inference_pb2.Finished) -> None:
+    for end in finished.choices:
+        choice = choices[end.index]
+        choice.finish_reason = FINISH_REASONS[end.finish_reason]
+        choice.stop_reason = stop_reason(end)
 
 
 def _add(choices: list[FoldedChoice], delta: inference_pb2.Delta, tally: UsageTally) -> None:

@@ -14,7 +14,7 @@ from translator.requests import backend_of, config_of, request_id_of, until_disc
 from translator.sse import OPENAI_STREAM, EventStream, encode_json
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from starlette.requests import Request
 
@@ -36,12 +36,12 @@ class Answer(ABC):
     """The fields that the request has."""
 
     @abstractmethod
-    def chunks(self, response_id: str, starts: Sequence[inference_pb2.Started]) -> ChunkRenderer:
-        """Return the renderer of a stream."""
+    def chunks(self, response_id: str, starts: Mapping[int, inference_pb2.Started]) -> ChunkRenderer:
+        """Return the renderer of a stream. `starts` has one entry at least, by the generation's index."""
 
     @abstractmethod
     async def whole(
-        self, response_id: str, starts: Sequence[inference_pb2.Started], group: GenerationGroup
+        self, response_id: str, starts: Mapping[int, inference_pb2.Started], group: GenerationGroup
     ) -> dict[str, Any]:
         """Return the body of a response in one piece."""
 
@@ -49,7 +49,9 @@ class Answer(ABC):
 async def generate(
     request: Request, specs: Sequence[inference_pb2.GenerationSpec], endpoint: Endpoint, answer: Answer
 ) -> Response:
-    """Run one generation for each spec. Headers are sent once all are admitted, so a refusal is a status.
+    """Run one generation for each spec.
+
+    Headers are sent once all are admitted that there is room for at once, so a refusal is a status.
 
     Raises:
         ApiError: the request was refused or failed.
@@ -63,7 +65,8 @@ async def generate(
     try:
         starts = await until_disconnect(request.receive, group.start())
         if answer.streams:
-            frames = render_frames(group, answer.chunks(response_id, starts), answer.stream_format.done)
+            renderer = answer.chunks(response_id, starts)
+            frames = render_frames(group, starts, renderer, answer.stream_format.done)
             response = EventStream(
                 frames, group.cancel, request_id, config_of(request).sse_keep_alive_s, answer.stream_format
             )

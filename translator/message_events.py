@@ -49,7 +49,7 @@ class MessageEvents:
         self._order = BlockOrder()
         self._usage = MessageUsage(started, request.marks_cache())
 
-    def start(self) -> bytes:
+    def start(self, prompt: int, started: inference_pb2.Started) -> bytes:
         """Return the message without its content."""
         message = self._message | {"usage": self._usage.as_dict()}
         return b'event: message_start\ndata: {"type":"message_start","message":%b}\n\n' % encode_json(message)

@@ -20,7 +20,7 @@ from translator.requests import backend_of, read_json_body, request_id_of, until
 from translator.sse import encode_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping
 
     from starlette.requests import Request
 
@@ -54,15 +54,15 @@ class MessageAnswer(Answer):
         self._request = request
         self.streams = bool(request.stream)
 
-    def chunks(self, response_id: str, starts: Sequence[inference_pb2.Started]) -> MessageEvents:
+    def chunks(self, response_id: str, starts: Mapping[int, inference_pb2.Started]) -> MessageEvents:
         """Return the renderer of a stream."""
         return MessageEvents(self._request, _empty_message(response_id, starts[0]), starts[0])
 
     async def whole(
-        self, response_id: str, starts: Sequence[inference_pb2.Started], group: GenerationGroup
+        self, response_id: str, starts: Mapping[int, inference_pb2.Started], group: GenerationGroup
     ) -> dict[str, Any]:
         """Return the body of a response in one piece: the fold of the events that a stream sends."""
-        (started,) = starts
+        started = starts[0]
         message = _empty_message(response_id, started)
         order, usage = BlockOrder(), MessageUsage(started, self._request.marks_cache())
         async with aclosing(group.events()) as events:
@@ -71,7 +71,7 @@ class MessageAnswer(Answer):
                     for choice in event.choices:
                         usage.add(choice.num_tokens)
                         fold_blocks(message["content"], order.add(choice))
-                else:
+                elif isinstance(event, inference_pb2.Finished):
                     fold_blocks(message["content"], order.end())
                     usage.finish(event.usage)
                     message |= stop_of(

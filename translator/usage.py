@@ -15,12 +15,18 @@ if TYPE_CHECKING:
 class UsageTally:
     """Counts the tokens of one request over all its prompts and choices, while they come."""
 
-    def __init__(self, starts: Iterable[inference_pb2.Started]) -> None:
-        starts = tuple(starts)
-        self._num_prompt = sum(started.num_prompt_tokens for started in starts)
-        self._num_cached = sum(started.num_cached_tokens for started in starts)
+    def __init__(self, starts: Iterable[inference_pb2.Started] = ()) -> None:
+        self._num_prompt = 0
+        self._num_cached = 0
         self._num_completion = 0
         self._num_reasoning = 0
+        for started in starts:
+            self.add_prompt(started)
+
+    def add_prompt(self, started: inference_pb2.Started) -> None:
+        """Count the tokens of a prompt."""
+        self._num_prompt += started.num_prompt_tokens
+        self._num_cached += started.num_cached_tokens
 
     def add(self, num_tokens: int) -> None:
         """Count generated tokens."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from scripted_backend import MODEL, abort, delta, finished, plays, reason, refuses, started
+from exposition import Scrape
+from scripted_backend import MODEL, abort, delta, finished, plays, reason, refuses, retry_in, started
 
 from pagewire.v1 import inference_pb2
 
@@ -156,6 +157,102 @@ def test_one_failed_prompt_ends_the_stream(http: httpx.Client, house: House) -> 
     assert '"code":"request_lost"' in frames[-1]
     for _ in range(2):
         assert house.servicer.left.acquire(timeout=20)
+
+
+class Room:
+    """A script that refuses who comes while `size` are inside. These stay until `num_calls` have come."""
+
+    def __init__(self, size: int, num_calls: int = 0) -> None:
+        self.size = size
+        self.num_calls = 0
+        self._num_inside = 0
+        self._num_expected = num_calls
+        self._all_came = asyncio.Event()
+
+    async def __call__(self, spec: inference_pb2.GenerationSpec, context: Any) -> AsyncIterator[Any]:
+        self.num_calls += 1
+        if self.num_calls >= self._num_expected:
+            self._all_came.set()
+        if self._num_inside >= self.size:
+            code = grpc.StatusCode.RESOURCE_EXHAUSTED
+            await abort(context, code, "full", reason("QUEUE_FULL"), retry_in(1))
+        self._num_inside += 1
+        try:
+            await self._all_came.wait()
+            async for event in echoes_prompt(spec, context):
+                yield event
+        finally:
+            self._num_inside -= 1
+
+
+@pytest.mark.parametrize("size", [1, 2, 6])
+def test_prompts_that_find_no_room_follow_the_others(size: int, http: httpx.Client, house: House) -> None:
+    prompts = list("abcdefg")
+    house.servicer.script = room = Room(size, len(prompts))
+    body = post(http, prompt=prompts, n=2).json()
+    texts = [choice["text"] for choice in body["choices"]]
+    assert texts == [f"{prompt}:{index}" for prompt in prompts for index in (0, 1)]
+    assert body["usage"]["prompt_tokens"] == 21
+    assert body["usage"]["completion_tokens"] == 14
+    assert room.num_calls > len(prompts)
+
+
+def test_a_stream_goes_on_with_prompts_that_found_no_room(http: httpx.Client, house: House) -> None:
+    prompts = list("abcde")
+    house.servicer.script = Room(2, len(prompts))
+    response = post(http, prompt=prompts, stream=True, echo=True, stream_options={"include_usage": True})
+    *chunks, last = (json.loads(frame.removeprefix("data: ")) for frame in transcript(response)[:-1])
+    texts = dict.fromkeys(range(5), "")
+    for (choice,) in (each["choices"] for each in chunks):
+        texts[choice["index"]] += choice["text"]
+    assert texts == {index: f"{prompt}{prompt}:0" for index, prompt in enumerate(prompts)}
+    assert last["usage"]["prompt_tokens"] == 15
+    assert last["usage"]["completion_tokens"] == 5
+
+
+def test_prompts_wait_for_the_room_that_others_hold(http: httpx.Client, house: House) -> None:
+    """After the pause that the server asks for, not in a loop."""
+
+    class Held(Room):
+        async def __call__(self, spec: inference_pb2.GenerationSpec, context: Any) -> AsyncIterator[Any]:
+            self.size = 0 if self.num_calls in (1, 2) else 1
+            async for event in super().__call__(spec, context):
+                yield event
+
+    house.servicer.script = room = Held(1)
+    texts = [choice["text"] for choice in post(http, prompt=["a", "b"]).json()["choices"]]
+    assert texts == ["a:0", "b:0"]
+    assert room.num_calls == 4
+
+
+def test_prompts_that_wait_for_room_have_the_same_deadline(http: httpx.Client, house: House) -> None:
+    class Shut(Room):
+        async def __call__(self, spec: inference_pb2.GenerationSpec, context: Any) -> AsyncIterator[Any]:
+            self.size = 1 - bool(self.num_calls)
+            async for event in super().__call__(spec, context):
+                yield event
+
+    house.servicer.script = Shut(1)
+    response = http.post(PATH, json={"prompt": ["a", "b"]}, headers={"X-Request-Timeout": "1"})
+    assert response.status_code == 504
+    assert response.json()["error"]["code"] == "deadline_exceeded"
+
+
+def test_prompts_are_refused_where_there_is_room_for_none(http: httpx.Client, house: House) -> None:
+    def num_refused() -> float:
+        return Scrape(http.get("/metrics").text).value("pagewire:request_failures_total", status="429")
+
+    before = num_refused()
+    house.servicer.script = Room(2, 3)
+    assert post(http, prompt=["a", "b", "c"]).status_code == 200
+    assert num_refused() == before
+    house.servicer.script = room = Room(0)
+    for stream in (False, True):
+        response = post(http, prompt=["a", "b"], stream=stream)
+        assert (response.status_code, response.json()["error"]["code"]) == (429, "queue_full")
+        assert response.headers["retry-after"] == "1"
+    assert room.num_calls == 4
+    assert num_refused() == before + 4
 
 
 def test_echo_with_logprobs_scores_the_prompt(http: httpx.Client, house: House) -> None:
