@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from cli.flags import Flag, UsageError
 from cli.process import pagewire_command
 from cli.supervisor import Child
 from cli.values import integer
+from cli.worker_folder import worker_folder
 from engine.host import num_physical_cores
 from translator.acceptor import ConnectionCounts
 from translator.config import Worker
@@ -107,12 +107,14 @@ def translators(
             scheme, host, port, config.grpc_target, count,
         )  # fmt: skip
         workers: list[Worker | None] = [None]
+        descriptors = [listener.fileno()]
         if count > 1:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pagewire-"))
+            folder, lock = stack.enter_context(worker_folder())
+            descriptors.append(lock)
             workers = [Worker(index, count, folder) for index in range(count)]
             ConnectionCounts.make(Worker(0, count, folder).connections_file, count)
         yield Translators(
-            [_child(worker, listener.fileno(), flags, secrets) for worker in workers],
+            [_child(worker, descriptors, flags, secrets) for worker in workers],
             f"{scheme}://{reachable(config.host)}:{port}",
         )
 
@@ -122,8 +124,11 @@ def reachable(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "[::1]", "[::]": "[::1]", "": "127.0.0.1"}.get(host, host)
 
 
-def _child(worker: Worker | None, listener: int, flags: Sequence[str], secrets: Mapping[str, str]) -> Child:
+def _child(
+    worker: Worker | None, descriptors: Sequence[int], flags: Sequence[str], secrets: Mapping[str, str]
+) -> Child:
+    """Describe one process. The first descriptor is its listener's."""
     name = "pagewire translate" if worker is None else f"pagewire translate, process {worker.index},"
-    place = msgspec.json.encode(Place(listener, worker)).decode()
+    place = msgspec.json.encode(Place(descriptors[0], worker)).decode()
     command = pagewire_command("translate", flags)
-    return Child(name, command, {**secrets, _VARIABLE: place}, descriptors=[listener])
+    return Child(name, command, {**secrets, _VARIABLE: place}, descriptors=descriptors)
