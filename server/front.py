@@ -1,7 +1,7 @@
 """A front: `python -m server.front --channel-fd N --config JSON`, started by the server.
 
 It speaks gRPC for the server, which is most of what a call costs, and knows neither methods nor messages. It
-ends with code 0 when the server says so or is gone, and with 1 where it cannot listen.
+ends with code 0 when the server says so, is gone or is frozen, and with 1 where it cannot listen.
 """
 
 from __future__ import annotations
@@ -51,6 +51,10 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[bytes, bytes]
     Send = Callable[[Report], None]
 
+logger = logging.getLogger("server.front")  # not "__main__"
+
+_LEAVE_GRACE_S = 1.0
+"""For statuses that wait behind messages which nobody reads."""
 CODES = {int(code.value[0]): code for code in grpc.StatusCode}
 
 
@@ -59,15 +63,18 @@ class Relay(grpc.GenericRpcHandler):
 
     def __init__(self, config: FrontConfig) -> None:
         self._config = config
-        self._channel = FrontChannel(decode_order, self._take, lambda: self._stop(0.0))
+        self._channel = FrontChannel(
+            decode_order, self._take, lambda: self._stop(0.0), self._leave_frozen_server
+        )
         self._numbers = itertools.count()
         self._calls: dict[int, RelayedCall] = {}
         self._stopped: asyncio.Future[float] = asyncio.get_running_loop().create_future()
 
     async def serve(self, connection: socket.socket) -> int:
-        """Listen until the server says so or is gone, and return the process's exit code."""
+        """Listen until the server says so, is gone or is frozen, and return the process's exit code."""
         config = self._config
         await self._channel.open(connection)
+        self._channel.watch(config.silence_timeout_s)
         server = grpc.aio.server(handlers=[self], options=list(config.options.items()))
         try:
             credentials = None if config.tls is None else server_credentials(config.tls)
@@ -117,6 +124,13 @@ class Relay(grpc.GenericRpcHandler):
             self._stop(order.grace_s)
         elif (call := self._calls.get(order.call)) is not None:  # it may have left meanwhile
             call.take(order)
+
+    def _leave_frozen_server(self) -> None:
+        logger.error("the server has been silent for %g s", self._config.silence_timeout_s)
+        code, text = grpc.StatusCode.UNAVAILABLE, "the server does not answer"
+        for number, call in self._calls.items():
+            call.take(End(number, None, int(code.value[0]), text, ()))
+        self._stop(_LEAVE_GRACE_S)
 
     def _stop(self, grace_s: float) -> None:
         if not self._stopped.done():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import subprocess
 import sys
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
 
 # -P: a folder called "server" where the server was started is not ours.
 _COMMAND = (sys.executable, "-P", "-m", "server.front")
+_START_TIMEOUT_S = 120.0
 _END_TIMEOUT_S = 5.0
+
+logger = logging.getLogger(__name__)
 
 
 class FrontLink:
@@ -40,7 +44,7 @@ class FrontLink:
 
     def __init__(self, find: Find) -> None:
         self._find = find
-        self._channel = FrontChannel(decode_report, self._take, self._lose)
+        self._channel = FrontChannel(decode_report, self._take, self._lose, self._kill_frozen)
         self._calls: dict[int, FrontCall] = {}
         self._listening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lost = asyncio.Event()
@@ -73,7 +77,13 @@ class FrontLink:
                 )
             except OSError as error:
                 raise PortError(f"a front process cannot be started: {error}") from error
-        await self.listening()
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                await self.listening()
+        except TimeoutError as error:
+            self._kill()
+            raise PortError(f"a front process did not listen within {_START_TIMEOUT_S:g} s") from error
+        self._channel.watch(config.silence_timeout_s)
 
     async def listening(self) -> None:
         """Wait until it listens. Raises PortError where it cannot."""
@@ -102,6 +112,10 @@ class FrontLink:
         self._channel.close()
         await self.ended()
         await asyncio.gather(*(call.ended() for call in self._calls.values()))
+
+    def _kill_frozen(self) -> None:
+        logger.error("the front process %d is silent and is killed", self.pid)
+        self._kill()
 
     def _kill(self) -> None:
         if self._process is not None:

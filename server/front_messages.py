@@ -1,7 +1,8 @@
 """What the server and its fronts tell each other: msgpack, with a four-byte little-endian length before each.
 
 A front asks for nothing and knows nothing: it says what has happened to its calls, and does what the server
-says. Times are those of `time.monotonic`, which processes of one machine share.
+says. An empty message says that its sender is alive. Times are those of `time.monotonic`, which processes of
+one machine share.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import msgspec
 
 from gate.certificates import CertificateFiles  # noqa: TC001 - msgspec reads it
 
+SILENCE_TIMEOUT_S = 10.0
+"""Both ends beat each second; one that is silent for longer is frozen."""
 LENGTH = struct.Struct("<I")
 Metadata = tuple[tuple[str, Any], ...]
 """Values are text or bytes; msgspec has no union of the two."""
@@ -26,6 +29,8 @@ class FrontConfig(msgspec.Struct, frozen=True):
     options: dict[str, int]
     """Of gRPC."""
     tls: CertificateFiles | None
+    silence_timeout_s: float = SILENCE_TIMEOUT_S
+    """Of the server and of the front."""
 
 
 class _Said(msgspec.Struct, array_like=True, tag=True, gc=False):

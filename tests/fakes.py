@@ -31,7 +31,7 @@ from engine.messages import (
 )
 from gate.key_ring import KeyRing
 from server.engine import EngineUnavailableError
-from server.front_messages import FrontConfig
+from server.front_messages import SILENCE_TIMEOUT_S, FrontConfig
 from server.fronts import Fronts
 from server.gate import Gate
 from server.generation_defaults import GenerationDefaults
@@ -349,6 +349,7 @@ async def serve(
     reflects: bool = False,
     credentials: Callable[[], grpc.ServerCredentials | None] = lambda: None,
     num_fronts: int = 0,
+    front_silence_timeout_s: float = SILENCE_TIMEOUT_S,
     tls: CertificateFiles | None = None,
 ) -> AsyncIterator[FakeServer]:
     """Serve a fake engine with the real services, on free ports of this machine.
@@ -381,9 +382,8 @@ async def serve(
         if num_fronts:
             reserved, port = reserve("127.0.0.1", 0, "--port")
             options = options_for(1 << 22) | {"grpc.so_reuseport": 1}
-            public = Fronts(
-                handlers, public_gate, FrontConfig("127.0.0.1", port, options, tls), reserved, num_fronts
-            )
+            config = FrontConfig("127.0.0.1", port, options, tls, front_silence_timeout_s)
+            public = Fronts(handlers, public_gate, config, reserved, num_fronts)
         else:
             public = make_listener(handlers, max_message_bytes=1 << 22, gate=public_gate)
             port = bind(public, "127.0.0.1", 0, "--port", credentials())

@@ -6,25 +6,30 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
 from calls import status_of
+from fake_house import FakeHouse
 from fakes import FakeEngine, serve
 from http2_attacks import ATTACKS
 from processes import wait_until
 
 from server.front import RelayedCall, size_of
 from server.front_call import FrontCall
-from server.front_messages import End, Opened, Order, Write
+from server.front_channel import FrontChannel
+from server.front_link import FrontLink
+from server.front_messages import End, FrontConfig, Opened, Order, Write, decode_order
 from server.fronts import Fronts
-from server.listeners import MAX_METADATA, OPTIONS
+from server.listeners import MAX_METADATA, OPTIONS, PortError
 
 if TYPE_CHECKING:
-    from fakes import FakeServer
+    from pathlib import Path
 
-    from server.front_link import FrontLink
+    from fakes import FakeServer
 
 pytestmark = pytest.mark.check("R04")
 
@@ -134,6 +139,70 @@ async def test_a_server_ends_though_its_front_is_frozen() -> None:
                 link._channel.send(Write(0, bytes(1 << 16)))
     with pytest.raises(ProcessLookupError):
         os.kill(link.pid, 0)
+
+
+async def test_a_frozen_front_is_killed_and_another_takes_its_place() -> None:
+    async with (
+        serve(FakeEngine(), num_fronts=1, front_silence_timeout_s=3.0) as server,
+        grpc.aio.insecure_channel(server.target) as channel,
+    ):
+        watch: Any = channel.unary_stream(f"{HEALTH}/Watch")
+        call = watch(b"", timeout=TIMEOUT_S)
+        await call.read()
+        frozen = link_of(server)
+        os.kill(frozen.pid, signal.SIGSTOP)
+        assert (await status_of(call)).code() is grpc.StatusCode.UNAVAILABLE
+        check: Any = channel.unary_unary(f"{HEALTH}/Check")
+        await check(b"", wait_for_ready=True, timeout=TIMEOUT_S)
+        assert link_of(server) is not frozen
+        assert await frozen.ended() == -signal.SIGKILL
+
+
+async def test_a_front_that_does_not_come_to_listen_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.front_link._START_TIMEOUT_S", 0.0)
+    link = FrontLink(lambda _: asyncio.sleep(0))
+    with pytest.raises(PortError, match="did not listen within 0 s"):
+        await link.start(FrontConfig("127.0.0.1", 0, {}, None))
+    assert await link.ended() == -signal.SIGKILL
+
+
+def test_a_frozen_server_loses_its_callers_and_comes_back_by_itself(tmp_path: Path) -> None:
+    with FakeHouse(tmp_path, grpc_front_count=2) as house, grpc.insecure_channel(house.target) as channel:
+        watch: Any = channel.unary_stream(f"{HEALTH}/Watch")
+        call = watch(b"", timeout=TIMEOUT_S)
+        next(call)
+        house.server.send_signal(signal.SIGSTOP)
+        with pytest.raises(grpc.RpcError) as raised:
+            next(call)
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert raised.value.details() == "the server does not answer"
+        check: Any = channel.unary_unary(f"{HEALTH}/Check")
+        with pytest.raises(grpc.RpcError) as refused:
+            check(b"", timeout=TIMEOUT_S)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        house.server.send_signal(signal.SIGCONT)
+        check(b"", wait_for_ready=True, timeout=TIMEOUT_S)
+        house.wait_until_served()
+
+
+async def test_who_was_stopped_itself_takes_nobody_for_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.front_channel.BEAT_INTERVAL_S", 0.05)
+    silent = asyncio.Event()
+    ours, theirs = (FrontChannel(decode_order, lambda _: None, lambda: None, silent.set) for _ in range(2))
+    for channel, end in zip((ours, theirs), socket.socketpair(), strict=True):
+        end.setblocking(False)
+        await channel.open(end)
+    ours.watch(0.5)
+    for _ in range(3):
+        time.sleep(1.0)  # noqa: ASYNC251 - the loop stands still
+        await asyncio.sleep(0.2)
+    assert not silent.is_set()
+    theirs._stop_beating()
+    async with asyncio.timeout(TIMEOUT_S):
+        await silent.wait()
+    ours.close()
+    theirs.close()
+    await asyncio.sleep(0)
 
 
 async def test_headers_that_unfold_go_no_further_than_the_front(monkeypatch: pytest.MonkeyPatch) -> None:
