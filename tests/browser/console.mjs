@@ -6,7 +6,8 @@ import {chromium} from "playwright-core";
 import {violations} from "./accessibility.mjs";
 
 const [executablePath, url, lockedUrl] = process.argv.slice(2);
-const browser = await chromium.launch({executablePath, args: ["--no-sandbox", "--disable-gpu"]});
+const browser = await chromium.launch({executablePath, args: [
+  "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP plain.test 127.0.0.1"]});
 const WIDE = {width: 1440, height: 900};
 const NARROW = {width: 390, height: 844};
 
@@ -158,11 +159,13 @@ test("a key is asked for until it is right, kept in this tab and sent", async ()
   await context.close();
 });
 
+const LOADING = {status: "not ready", error: {message: "The model is loading.", type: "server_error", param: null, code: "not_ready"}};
+const LOST = 'data: {"error":{"message":"The engine ended.","type":"server_error","param":null,"code":"request_lost"}}\n\n';
+
 test("a server that loads or is away is told of, and found again", async () => {
   const context = await browser.newContext({viewport: WIDE});
   const page = await context.newPage();
-  const loading = {status: "not ready", error: {message: "The model is loading.", type: "server_error", param: null, code: "not_ready"}};
-  await page.route("**/health/ready", route => route.fulfill({status: 503, json: loading}));
+  await page.route("**/health/ready", route => route.fulfill({status: 503, json: LOADING}));
   await page.goto(url);
   await page.getByText("The model is loading. Trying again").waitFor();
   await page.unroute("**/health/ready");
@@ -171,6 +174,60 @@ test("a server that loads or is away is told of, and found again", async () => {
   await page.unroute("**/health/ready");
   await page.locator("#status.ready").waitFor();
   assert.equal(await page.locator("#notice").isHidden(), true);
+  await context.close();
+});
+
+test("a server that is not ready any more is told of, and found again", async () => {
+  const page = await visit();
+  const statsPath = "**/console/stats";
+  const losses = {
+    "by the engine's figures": async () => {
+      const response = await page.request.get(`${url}/console/stats`);
+      await page.route(statsPath, async route => route.fulfill({json: {...await response.json(), ready: false}}));
+    },
+    "as the figures fail": () => page.route(statsPath, route => route.fulfill({status: 503, json: LOADING})),
+    "as an answer fails": async () => {
+      const path = "**/v1/chat/completions";
+      await page.route(path, route => route.fulfill({contentType: "text/event-stream", body: LOST}), {times: 1});
+      await say(page, "Hello there");
+      await page.getByText("The engine ended.").waitFor();
+    },
+  };
+  for (const lose of Object.values(losses)) {
+    await page.route("**/health/ready", route => route.fulfill({status: 503, json: LOADING}));
+    await lose();
+    await page.getByText("The model is loading. Trying again").waitFor();
+    assert.equal(await page.locator("#status-text").innerText(), "Not ready");
+    await page.unroute(statsPath);
+    await page.unroute("**/health/ready");
+    await page.locator("#status.ready").waitFor();
+    assert.equal(await page.locator("#notice").isHidden(), true);
+  }
+  await page.context().close();
+});
+
+test("an answer is copied without TLS, too, and it is told where that cannot be", async () => {
+  const context = await browser.newContext({viewport: WIDE});
+  const page = await context.newPage();
+  page.setDefaultTimeout(15_000);
+  const errors = [];
+  page.on("pageerror", error => errors.push(String(error)));
+  await page.goto(url.replace("127.0.0.1", "plain.test"));
+  await page.locator("#status.ready").waitFor();
+  assert.equal(await page.evaluate(() => window.isSecureContext), false);
+  await say(page, "Copy me");
+  await isDone(page);
+  const copy = answers(page).getByRole("button", {name: "Copy the message"});
+  await copy.click();
+  await page.getByText("Copied.").waitFor({state: "attached"});
+  assert.equal(await page.evaluate(() => document.activeElement.title), "Copy the message");
+  await page.getByLabel("Message", {exact: true}).focus();
+  await page.keyboard.press("Control+V");
+  assert.match(await page.getByLabel("Message", {exact: true}).inputValue(), /^You said: Copy me/);
+  await page.evaluate(() => { document.execCommand = () => false; });
+  await copy.click();
+  await page.getByText("This browser does not let the page copy").waitFor();
+  assert.deepEqual(errors, []);
   await context.close();
 });
 

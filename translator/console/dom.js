@@ -50,10 +50,31 @@ function iconButton(name, label, onclick) {
 }
 
 async function copyText(text, button) {
-  await navigator.clipboard.writeText(text);
+  const isDone = await isCopied(text);
+  button.focus();
+  if (!isDone) {
+    showNotice("This browser does not let the page copy: select the text instead.", "warning");
+    return;
+  }
   button.replaceChildren(icon("done"));
   announce("Copied.");
   setTimeout(() => button.replaceChildren(icon("copy")), 1500);
+}
+
+// A page that came without TLS from elsewhere has no clipboard to write to, but may copy what is selected.
+async function isCopied(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const area = element("textarea", {value: text, className: "sr"});
+    document.body.append(area);
+    area.focus();
+    area.select();
+    const isDone = document.execCommand("copy");
+    area.remove();
+    return isDone;
+  }
 }
 
 // For those who hear the page: the answer itself is read when it is whole, not token by token.

@@ -14,8 +14,10 @@ const TOTALS = [
 ];
 
 class EngineView {
-  constructor(root) {
+  // Calls `onDoubt` each time that the server may not be ready.
+  constructor(root, onDoubt) {
     this.root = root;
+    this.onDoubt = onDoubt;
     this.last = null;
     this.timer = null;
     this.generated = this.tile("Generated", "tok/s", ["main"]);
@@ -67,6 +69,10 @@ class EngineView {
     }};
   }
 
+  start() {
+    if (this.timer === null) this.poll();
+  }
+
   async poll() {
     clearTimeout(this.timer);
     if (document.hidden) return;
@@ -76,9 +82,11 @@ class EngineView {
       if (stats.available) this.show(stats);
       else this.explain(stats.reason);
       if (!stats.available) period = 60 * PERIOD_MS;
+      else if (!stats.ready) this.onDoubt();
     } catch (error) {
       this.explain(error.message);
       period = 3 * PERIOD_MS;
+      if (error.isServers) this.onDoubt();
     }
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.poll(), period);

@@ -10,10 +10,11 @@ const IDEAS = [
 
 const conversations = new Conversations();
 const sampling = new Sampling(byId("sampling"));
-const engineView = new EngineView(byId("engine"));
+const engineView = new EngineView(byId("engine"), doubtReadiness);
 let models = [];
 let generation = null;
 let readinessTimer = null;
+let isReady = false;
 
 function showNotice(text, kind = "") {
   const notice = byId("notice");
@@ -35,25 +36,34 @@ function currentModel() {
 
 async function watchReadiness() {
   clearTimeout(readinessTimer);
-  const reason = await server.notReadyReason();
+  isReady = false;
+  let reason = await server.notReadyReason();
+  try {
+    if (!reason) models = (await server.json("console/models")).models;
+  } catch (error) {
+    if (!error.isServers) {
+      setStatus("waiting", "No access");
+      showNotice(error.message, "warning");
+      return;
+    }
+    reason = error.message;
+  }
   if (reason) {
     setStatus("waiting", "Not ready");
     showNotice(`${reason} Trying again …`, "warning");
     readinessTimer = setTimeout(watchReadiness, READINESS_MS);
     return;
   }
-  try {
-    models = (await server.json("console/models")).models;
-  } catch (error) {
-    setStatus("waiting", "No access");
-    showNotice(error.message, "warning");
-    return;
-  }
+  isReady = true;
   setStatus("ready", "Ready");
   byId("reference").hidden = server.hasKey; // a link cannot show it
   showNotice("");
   showModels();
-  engineView.poll();
+  engineView.start();
+}
+
+function doubtReadiness() {
+  if (isReady) watchReadiness();
 }
 
 function showModels() {
@@ -155,7 +165,7 @@ async function answer() {
   scrollDown();
   conversations.update(conversation);
   announce(failure ? "" : message.stopped ? "Stopped." : `Answer: ${message.content}`);
-  if (failure && [0, 503].includes(failure.status)) watchReadiness();
+  if (failure?.isServers) doubtReadiness();
 }
 
 function showRunning(isRunning) {

@@ -7,6 +7,11 @@ class ServerError extends Error {
     super(message);
     this.status = status;
   }
+
+  // Whether the server is to blame, or the way to it, so that it may not be ready any more.
+  get isServers() {
+    return this.status === 0 || this.status >= 500;
+  }
 }
 
 const server = {
@@ -98,7 +103,7 @@ const server = {
 
 function parsedEvent(data) {
   const event = JSON.parse(data);
-  if (event.error) throw new ServerError(event.error.code, event.error.message);
+  if (event.error) throw new ServerError(500, event.error.message); // its head had said that all was well
   return event;
 }
 
