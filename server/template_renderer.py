@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import logging
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from server.chat.template import TemplateArgumentError, check_template_arguments
+from server.errors import NotReadyError
 from server.fields import invalid
 from server.template_worker import EXIT_OUT_OF_MEMORY, Rendered, TemplateJob
 from server.worker_pool import WorkerPool
@@ -29,15 +31,18 @@ if TYPE_CHECKING:
     from server.served_model import ServedModel
     from server.worker_process import WorkerProcess
 
+logger = logging.getLogger(__name__)
+
 WORKER_COMMAND = (sys.executable, "-P", "-m", "server.template_worker")
 NUM_WORKERS = 2
-NUM_ATTEMPTS = 2
-"""Of a conversation whose process was killed by others: it may have had nothing to do with it."""
-MAX_WAIT_S = 30.0
-"""For a process whose work is bounded by processor time, on a machine that has none left."""
+WAITS_S = (10.0, 30.0)
+"""For a process whose work is bounded by processor time. One that is stuck is replaced after the first; the
+second is for a machine that has no processor time left."""
 
 _TOO_SLOW = "the chat template takes too long to render this conversation"
 _TOO_LARGE = "the chat template needs too much memory to render this conversation"
+_BY_OTHERS = {-signal.SIGHUP, -signal.SIGINT, -signal.SIGKILL, -signal.SIGTERM}
+"""Ends of a process that had nothing to do with its work."""
 
 
 class TemplateRenderer:
@@ -57,6 +62,7 @@ class TemplateRenderer:
 
         Raises:
             InvalidRequestError: there is no template, it refuses the conversation or cannot render it.
+            NotReadyError: the processes are killed by others or do not answer.
         """
         chat = prompt.conversation
         if chat is None:
@@ -83,6 +89,8 @@ class TemplateRenderer:
 
         def end(_: object) -> None:
             self._running.discard(task)
+            if not task.cancelled():
+                task.exception()  # which nobody waits for, if the caller left
             workers.give_back(worker)
 
         task.add_done_callback(end)
@@ -114,15 +122,28 @@ def _job(chat: Conversation, model: ServedModel) -> TemplateJob:
 
 
 async def _ask(worker: WorkerProcess, job: TemplateJob) -> Rendered:
+    """Render. Where a process ended for no known reason, the conversation is to blame if it happens again."""
     frame = json.dumps(msgspec.structs.asdict(job)).encode()
-    for _ in range(NUM_ATTEMPTS):
+    is_to_blame = False
+    for wait_s in WAITS_S:
         try:
-            return Rendered(**json.loads(await worker.ask(frame, MAX_WAIT_S)))
+            await worker.start()
+        except (TimeoutError, WorkerLostError) as error:
+            logger.warning("a process that renders chat templates cannot be started: %r", error)
+            is_to_blame = False
+            continue
+        try:
+            return Rendered(**json.loads(await worker.ask(frame, wait_s)))
         except TimeoutError:
-            return Rendered(error=_TOO_SLOW)
+            # Not for its work: that would have taken its processor time, and the kernel would have ended it.
+            logger.warning("a process that renders chat templates did not answer in time and was killed")
+            is_to_blame = False
         except WorkerLostError as error:
             if error.exit_code == -signal.SIGPROF:
                 return Rendered(error=_TOO_SLOW)
             if error.exit_code == EXIT_OUT_OF_MEMORY:
-                break
-    return Rendered(error=_TOO_LARGE)
+                return Rendered(error=_TOO_LARGE)
+            is_to_blame = error.exit_code not in _BY_OTHERS
+    if is_to_blame:
+        return Rendered(error=_TOO_LARGE)
+    raise NotReadyError("the processes that render chat templates do not answer")

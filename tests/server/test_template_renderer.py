@@ -7,6 +7,7 @@ import contextlib
 import os
 import resource
 import signal
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,10 @@ from hostile_templates import PAYLOADS
 from processes import descendants
 
 from pagewire.v1 import chat_pb2
+from server import template_renderer
 from server.chat.template import MAX_ARGUMENTS_CHARACTERS, ChatTemplate
 from server.conversations import parse_chat
-from server.errors import InvalidRequestError
+from server.errors import InvalidRequestError, NotReadyError
 from server.fields import Fields
 from server.prompts import Prompt
 from server.template_renderer import TemplateRenderer
@@ -170,3 +172,43 @@ async def test_a_process_that_others_kill_costs_nobody_his_request(renderer: Tem
     for pid in started:
         os.kill(pid, signal.SIGKILL)
     assert await render(renderer) == "<user>hi\n<assistant>"
+
+
+async def test_a_process_that_is_stuck_is_replaced(
+    renderer: TemplateRenderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(template_renderer, "WAITS_S", (0.2, 30.0))
+    before = set(descendants(os.getpid()))
+    await renderer.start()
+    started = set(descendants(os.getpid())) - before
+    for pid in started:
+        os.kill(pid, signal.SIGSTOP)
+    assert await render(renderer) == "<user>hi\n<assistant>"
+
+
+WORKER = """
+import os, signal, sys, time
+from server.worker_frames import read_frame, write_frame
+read_frame(sys.stdin.buffer)
+if "start" in sys.argv: os._exit(1)
+write_frame(sys.stdout.buffer, b"")
+read_frame(sys.stdin.buffer)
+if "hang" in sys.argv: time.sleep(600)
+if "kill" in sys.argv: os.kill(os.getpid(), signal.SIGKILL)
+os._exit(1)
+"""
+
+
+@pytest.mark.parametrize("end", ["start", "hang", "kill"])
+async def test_what_the_machine_does_is_not_told_as_the_callers_fault(
+    end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(template_renderer, "WAITS_S", (0.2, 0.2) if end == "hang" else (30.0, 30.0))
+    async with contextlib.aclosing(TemplateRenderer((sys.executable, "-P", "-c", WORKER, end))) as renderer:
+        with pytest.raises(NotReadyError, match="do not answer"):
+            await render(renderer)
+
+
+async def test_a_conversation_by_which_processes_crash_is_refused() -> None:
+    async with contextlib.aclosing(TemplateRenderer((sys.executable, "-P", "-c", WORKER))) as renderer:
+        assert "too much memory" in (await refusal(renderer))[1]
