@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 5.0
 """For a short question, and for the head of an answer. A process that died is back before, as a rule."""
+SILENT_TIMEOUT_S = 1.0
+"""For a short question to a process that left the last one without an answer: it may be frozen."""
 _SERVICE = "pagewire.translator.Peers"
 _RELAY = "Relay"
 _OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
@@ -69,6 +71,7 @@ class Peers:
             for index in range(worker.count)
             if index != worker.index
         }
+        self._silent: set[int] = set()
 
     @property
     def own_index(self) -> int:
@@ -86,10 +89,14 @@ class Peers:
         """
         method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
         method = self._channels[index].unary_unary(f"/{_SERVICE}/{kind}")
+        timeout_s = SILENT_TIMEOUT_S if index in self._silent else TIMEOUT_S
         try:
-            return await method(msgspec.msgpack.encode(question), timeout=TIMEOUT_S, wait_for_ready=True)
+            answer = await method(msgspec.msgpack.encode(question), timeout=timeout_s, wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
+            self._silent.add(index)
             raise gone() from error
+        self._silent.discard(index)
+        return answer
 
     async def ask_all(self, kind: str, question: object) -> dict[int, bytes | None]:
         """Return the answer of each peer, by its index; None of those who do not answer."""

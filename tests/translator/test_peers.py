@@ -53,6 +53,23 @@ async def test_a_peer_that_comes_later_is_waited_for(tmp_path: Path) -> None:
         await server.stop()
 
 
+async def test_a_silent_peer_is_not_waited_for_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with first_of_two(tmp_path) as peers:
+        monkeypatch.setattr(peers_module, "TIMEOUT_S", 0.2)
+        assert await peers.ask_all("echo", 7) == {1: None}
+        monkeypatch.setattr(peers_module, "TIMEOUT_S", 3600)
+        assert await peers.ask_all("echo", 7) == {1: None}
+        monkeypatch.setattr(peers_module, "SILENT_TIMEOUT_S", 30)
+        server = PeerServer(Worker(1, 2, str(tmp_path)), no_app, {"echo": echo})
+        await server.start()
+        assert await peers.ask_all("echo", 7) == {1: msgspec.msgpack.encode(7)}
+        monkeypatch.setattr(peers_module, "SILENT_TIMEOUT_S", 0)
+        assert await peers.ask_all("echo", 7) == {1: msgspec.msgpack.encode(7)}
+        await server.stop()
+
+
 async def test_what_an_absent_peer_may_hold_is_unavailable_rather_than_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
