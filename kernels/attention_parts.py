@@ -19,6 +19,7 @@ def merge_parts(
     log_weights_ptr,
     out_ptr,
     rows,
+    out_rows,
     in_range,
     num_parts,
     splits,
@@ -27,7 +28,7 @@ def merge_parts(
     BLOCK_D: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """Write the merged rows [BLOCK_R] int64 of those that are in_range to out [num_rows, head_dim].
+    """Merge those rows [BLOCK_R] int64 that are in_range, and write them to out_rows of out [.., head_dim].
 
     BLOCK_P parts are read at once.
     """
@@ -53,7 +54,7 @@ def merge_parts(
         top = new_top
     merged = total / tl.where(weight == 0.0, 1.0, weight)[:, None]
     mask = in_range[:, None] & (columns < HEAD_DIM)[None, :]
-    pointers = out_ptr + rows[:, None] * HEAD_DIM + columns[None, :]
+    pointers = out_ptr + out_rows[:, None] * HEAD_DIM + columns[None, :]
     tl.store(pointers, merged.to(out_ptr.dtype.element_ty), mask=mask)
 
 

@@ -126,6 +126,7 @@ def decode_attention_kernel(
                 log_weights_ptr,
                 out_ptr,
                 first_row + merged_rows,
+                first_row + merged_rows,
                 merged_rows < GROUP,
                 num_parts,
                 splits,

@@ -104,7 +104,6 @@ _PREFILL = {
 _PREFILL_ELSEWHERE = (AttentionLaunch(32, 32, 4, 1), AttentionLaunch(32, 32, 4, 1))
 _LONG_QUERY_ROWS = 16384
 PREFILL_MIN_SPLIT_TOKENS = 512
-_PREFILL_MAX_SPLITS = 32
 _PREFILL_PROGRAMS_PER_MULTIPROCESSOR = 2
 
 _DECODE = {
@@ -167,16 +166,9 @@ def is_long_prefill(max_rows: int) -> bool:
     return max_rows >= _LONG_QUERY_ROWS
 
 
-def prefill_splits(num_multiprocessors: int, num_groups: int, max_context_len: int) -> int:
-    """How many programs share the context of a tile of queries; a power of two.
-
-    As many as fill the device, but none has fewer than PREFILL_MIN_SPLIT_TOKENS. `num_groups` is the number
-    of tiles times key/value heads.
-    """
-    wanted = num_multiprocessors * _PREFILL_PROGRAMS_PER_MULTIPROCESSOR // num_groups
-    useful = -(-max_context_len // PREFILL_MIN_SPLIT_TOKENS)
-    most = max(1, min(wanted, useful, _PREFILL_MAX_SPLITS))
-    return 1 << (most.bit_length() - 1)
+def prefill_programs(num_multiprocessors: int, num_kv_heads: int) -> int:
+    """How many programs of prefill there must be for each key/value head to fill the device."""
+    return num_multiprocessors * _PREFILL_PROGRAMS_PER_MULTIPROCESSOR // num_kv_heads
 
 
 def decode_launch(

@@ -11,7 +11,7 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(scope="session", params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Where a kernel runs: each test runs on the CPU's interpreter and on the GPU, where there is one."""
     if request.param == "cuda":

@@ -7,7 +7,7 @@ from kernels.launch import (
     decode_launch,
     decode_splits,
     prefill_launch,
-    prefill_splits,
+    prefill_programs,
     row_launch,
     skinny_launch,
 )
@@ -78,15 +78,6 @@ def test_other_products_are_not_skinny(arch: str, num_rows: int, num_inputs: int
     assert skinny_launch(arch, num_rows, 4096, num_inputs) is None
 
 
-@pytest.mark.parametrize(
-    ("num_groups", "max_context_len", "splits"),
-    [
-        (32, 65_536, 8),  # two programs fill a multiprocessor
-        (32, 1500, 2),  # 512 tokens each
-        (8, 100_000, 32),  # the limit
-        (300, 65_536, 1),
-        (8, 0, 1),
-    ],
-)
-def test_splits_of_prefill_fill_the_device(num_groups: int, max_context_len: int, splits: int) -> None:
-    assert prefill_splits(132, num_groups, max_context_len) == splits
+@pytest.mark.parametrize(("num_kv_heads", "num_programs"), [(8, 33), (1, 264), (300, 0)])
+def test_two_programs_of_prefill_fill_a_multiprocessor(num_kv_heads: int, num_programs: int) -> None:
+    assert prefill_programs(132, num_kv_heads) == num_programs
