@@ -70,9 +70,11 @@ def find_tile(query_start_ptr, num_seqs, tile, BLOCK_Q: tl.constexpr, IS_PACKED:
 def find_share(query_start_ptr, context_lens_ptr, num_seqs, program, target, BLOCK_Q: tl.constexpr):
     """Return a program's sequence, its tile of queries, its share of the tile's context, and of how many.
 
-    The share is as many as there are if nothing is left for the program. A tile's programs are neighbours.
-    There are at most _SEQS_AT_ONCE sequences. If all their tiles are fewer than `target`, each gets as many
-    programs as befit its context, together at most `target`; else one.
+    The share is as many as there are if nothing is left for the program. There are at most _SEQS_AT_ONCE
+    sequences. If all their tiles are fewer than `target`, each gets as many programs as befit its context,
+    together at most `target`; else one. Also returned is the tile's place: no other tile's is among the
+    num_shares from there on. Programs of the same share of a sequence's tiles are neighbours, as they read
+    the same keys and values.
     """
     seqs = tl.arange(0, _SEQS_AT_ONCE)
     is_seq = seqs < num_seqs
@@ -90,9 +92,11 @@ def find_share(query_start_ptr, context_lens_ptr, num_seqs, program, target, BLO
     seq = tl.sum((ends <= program).to(tl.int32))
     is_found = seqs == seq
     num_shares = tl.maximum(tl.sum(tl.where(is_found, shares, 0)), 1)
-    place = program - tl.sum(tl.where(is_found, ends - programs, 0))
-    share = tl.where(seq < num_seqs, place % num_shares, num_shares)
-    return tl.minimum(seq, num_seqs - 1), place // num_shares, share, num_shares
+    num_tiles = tl.maximum(tl.sum(tl.where(is_found, tiles, 0)), 1)
+    first_program = tl.sum(tl.where(is_found, ends - programs, 0))
+    tile = (program - first_program) % num_tiles
+    share = tl.where(seq < num_seqs, (program - first_program) // num_tiles, num_shares)
+    return tl.minimum(seq, num_seqs - 1), tile, share, num_shares, first_program + tile * num_shares
 
 
 @triton.jit
@@ -111,7 +115,7 @@ def find_work(
     else:  # noqa: RET505  Triton knows no code after a return
         tile = tl.num_programs(0) - 1 - tl.program_id(0)
         seq, query_tile = find_tile(query_start_ptr, num_seqs, tile, BLOCK_Q, IS_PACKED)
-        return seq, query_tile, 0, 1
+        return seq, query_tile, 0, 1, 0
 
 
 @triton.jit
@@ -215,12 +219,12 @@ def prefill_attention_kernel(
 
     The grid is that of `find_tile`, then heads. If IS_SPLIT, which asks for WINDOW 0 (all tokens are seen),
     it is (max(target, tiles of all sequences), 1, heads), and a tile has the programs that `find_share` says.
-    Their parts are those of `attention_parts.py`, BLOCK_M rows for each program. What is of one tile and head
-    lies together, and has the counter of `arrival.py` of its first program.
+    Their parts are those of `attention_parts.py`, BLOCK_M rows for each program, and what is of one tile and
+    head lies together. The tile's place has its counters of `arrival.py`.
     """
     BLOCK_Q: tl.constexpr = BLOCK_M // GROUP
     kv_head = tl.program_id(2)
-    seq, query_tile, share, num_shares = find_work(
+    seq, query_tile, share, num_shares, place = find_work(
         query_start_ptr, context_lens_ptr, num_seqs, target, BLOCK_Q, IS_PACKED, IS_SPLIT
     )
     seq = seq.to(tl.int64)
@@ -288,15 +292,14 @@ def prefill_attention_kernel(
     out_offsets = tokens[:, None] * (NUM_KV_HEADS * GROUP * HEAD_DIM) + offsets
     tl.store(out_ptr + out_offsets, result.to(out_ptr.dtype.element_ty), mask=mask & (num_parts == 1))
     if IS_SPLIT and num_parts > 1:
-        first_program = tl.program_id(0) - share
-        first_part = (first_program * NUM_KV_HEADS + kv_head * num_shares).to(tl.int64) * BLOCK_M
+        first_part = (place * NUM_KV_HEADS + kv_head * num_shares).to(tl.int64) * BLOCK_M
         parts_ptr += first_part * HEAD_DIM
         log_weights_ptr += first_part
         part = rows * num_shares + share
         tl.store(parts_ptr + part[:, None] * HEAD_DIM + columns[None, :], result, mask=mask)
         log_weight = tl.where(has_seen, top + tl.log2(weight), float("-inf"))
         tl.store(log_weights_ptr + part, log_weight, mask=in_range)
-        if is_last(counters_ptr + first_program * NUM_KV_HEADS + kv_head, num_parts):
+        if is_last(counters_ptr + place * NUM_KV_HEADS + kv_head, num_parts):
             merge_tile(
                 parts_ptr,
                 log_weights_ptr,

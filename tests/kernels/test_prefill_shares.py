@@ -20,13 +20,14 @@ BLOCK_Q = 16
 @triton.jit
 def note_share_kernel(query_start_ptr, context_lens_ptr, out_ptr, num_seqs, target, BLOCK_Q: tl.constexpr):
     program = tl.program_id(0)
-    seq, tile, share, num_shares = find_share(
+    seq, tile, share, num_shares, place = find_share(
         query_start_ptr, context_lens_ptr, num_seqs, program, target, BLOCK_Q
     )
-    tl.store(out_ptr + program * 4, seq)
-    tl.store(out_ptr + program * 4 + 1, tile)
-    tl.store(out_ptr + program * 4 + 2, share)
-    tl.store(out_ptr + program * 4 + 3, num_shares)
+    tl.store(out_ptr + program * 5, seq)
+    tl.store(out_ptr + program * 5 + 1, tile)
+    tl.store(out_ptr + program * 5 + 2, share)
+    tl.store(out_ptr + program * 5 + 3, num_shares)
+    tl.store(out_ptr + program * 5 + 4, place)
 
 
 def shares(
@@ -39,7 +40,7 @@ def shares(
         device=device,
     )
     context_lens = torch.tensor([context_len for _, context_len in lens], dtype=torch.int32, device=device)
-    out = torch.full((num_programs, 4), -1, dtype=torch.int32, device=device)
+    out = torch.full((num_programs, 5), -1, dtype=torch.int32, device=device)
     note_share_kernel[(num_programs,)](query_start, context_lens, out, len(lens), target, BLOCK_Q)
     rows: list[list[int]] = out.tolist()
     return rows
@@ -63,20 +64,25 @@ SEQUENCES = st.lists(
 def test_each_share_of_each_tile_has_one_program(
     device: torch.device, lens: list[tuple[int, int]], target: int
 ) -> None:
-    tiles = [(seq, tile) for seq, (query_len, _) in enumerate(lens) for tile in range(num_tiles(query_len))]
-    found = iter(shares(lens, target, max(target, len(tiles)) + 1, device))
-    num_shares_of: dict[int, int] = {}
-    for seq, tile in tiles:
-        _, _, _, num_shares = first = next(found)
-        assert first == [seq, tile, 0, num_shares]
-        assert [next(found) for _ in range(1, num_shares)] == [
-            [seq, tile, share, num_shares] for share in range(1, num_shares)
-        ]
-        assert num_shares == 1 or lens[seq][1] // num_shares >= PREFILL_MIN_SPLIT_TOKENS
-        assert num_shares_of.setdefault(seq, num_shares) == num_shares
+    num_tiles_of = [num_tiles(query_len) for query_len, _ in lens]
+    found = iter(shares(lens, target, max(target, sum(num_tiles_of)) + 1, device))
+    places: list[int] = []
+    for seq, (_, context_len) in enumerate(lens):
+        tiles = range(num_tiles_of[seq])
+        first = [next(found) for _ in tiles]
+        assert len({num_shares for *_, num_shares, _ in first}) <= 1
+        for num_shares in [row[3] for row in first[:1]]:
+            assert num_shares == 1 or context_len // num_shares >= PREFILL_MIN_SPLIT_TOKENS
+            rows = first + [next(found) for _ in tiles for _ in range(1, num_shares)]
+            assert [row[:4] for row in rows] == [
+                [seq, tile, share, num_shares] for share in range(num_shares) for tile in tiles
+            ]
+            assert all(place == first[tile][4] for _, tile, _, _, place in rows)
+            places += (first[tile][4] + share for tile in tiles for share in range(num_shares))
+    assert sorted(places) == list(range(len(places)))
     left = list(found)
     assert left
-    assert all(share >= num_shares for _, _, share, num_shares in left)
+    assert all(share >= num_shares for _, _, share, num_shares, _ in left)
 
 
 @pytest.mark.parametrize(
@@ -92,4 +98,4 @@ def test_longer_contexts_get_more_programs(
     device: torch.device, lens: list[tuple[int, int]], num_shares: list[int]
 ) -> None:
     found = shares(lens, 33, 34, device)
-    assert [each for _, tile, share, each in found if tile == share == 0] == num_shares
+    assert [each for _, tile, share, each, _ in found if tile == share == 0] == num_shares
