@@ -65,6 +65,7 @@ def test_decodes_go_on_beside_a_long_prompt(device: Device, flags: tuple[str, ..
         median_gap_during_ms=round(statistics.median(gaps_s) * 1e3, 3),
         longest_gap_ms=round(max(gaps_s) * 1e3, 3),
         longest_gap_by_median=round(max(gaps_s) / median_s, 2),
+        longest_gap_by_median_during=round(max(gaps_s) / statistics.median(gaps_s), 2),
         longest_gaps_ms_at_ms=longest(gaps, begin_s),
         tokens_per_s_before=round(before, 1),
         tokens_per_s_during=round(during, 1),
