@@ -278,6 +278,11 @@ def main() -> None:
     parser.add_argument("--grpc-front-count", type=int, default=1)
     parser.add_argument("--commit", default="")
     arguments = parser.parse_args()
+    with asyncio.Runner() as runner:
+        _measure_all(arguments, runner)
+
+
+def _measure_all(arguments: argparse.Namespace, runner: asyncio.Runner) -> None:
     for load in arguments.loads:
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -289,7 +294,7 @@ def main() -> None:
                 Path(folder, "log"),
             ) as running,
         ):
-            figures = asyncio.run(measure(running, load, arguments.door, arguments.seconds))
+            figures = runner.run(measure(running, load, arguments.door, arguments.seconds))
         facts = {
             "door": arguments.door,
             "num_streams": load.num_streams,

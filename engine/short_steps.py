@@ -33,7 +33,7 @@ MAX_NUM_PROMPTS = 32
 """Sequences that go to it beside decodes."""
 SIZES = (64, 128, 192, 256, 384, 512, 640, 768, 1024)
 """Numbers of tokens where all go to the prefill kernel."""
-SIZES_BESIDE_DECODES = (32, 64, 128, 256, 512, 1024)
+SIZES_BESIDE_DECODES = (64, 128, 256, 512, 1024)
 """Numbers of prompt tokens beside decodes."""
 DECODE_SLOTS = (32, 64, 128, 256)
 

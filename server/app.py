@@ -72,6 +72,7 @@ def run(
     0: ended by a signal, after draining. 1: the model cannot be served. 2: a port, a file of keys
     or certificates, or a library cannot be used. 3: the engine failed again and again.
     """
+    heap.share_arena()
     try:
         check_libraries()
         asyncio.run(_run(config, engine_command, restart_limits))

@@ -197,6 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--channel-fd", type=int, required=True, help="descriptor of a stream socket")
     parser.add_argument("--config", required=True, help="a FrontConfig as JSON")
     arguments = parser.parse_args(argv)
+    heap.share_arena()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # they may reach us too, but the server decides

@@ -88,7 +88,7 @@ _GPU = Sizes(
         "--max-num-batched-tokens=1024",
     ),
     precise_num_seqs=64,
-    patient=(("--long-prefill-token-threshold=32",), ("--long-prefill-token-threshold=64",)),
+    patient=(("--long-prefill-token-threshold=64",), ("--long-prefill-token-threshold=128",)),
 )
 _CPU = Sizes(
     model={

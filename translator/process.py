@@ -57,6 +57,7 @@ def run(config: TranslatorConfig, listener: socket.socket | None = None) -> int:
         host, port = listener.getsockname()[:2]
         scheme = "http" if config.tls is None else "https"
         log.info("listening on %s://%s:%d, model server at %s", scheme, host, port, config.grpc_target)
+    heap.share_arena()
     # uvicorn would set up logging of its own, which waits for whoever reads it.
     factory = uvicorn.Config(app="", loop="auto", log_config=None).get_loop_factory()
     try:

@@ -107,8 +107,7 @@ def test_what_suits() -> None:
     assert STEPS.shape_of(make_inputs([1] * 5 + [65, 2])) == Shape(0, 128)
     assert STEPS.shape_of(make_inputs([1] * 8 + [65])) == Shape(32, 128)
     assert STEPS.shape_of(make_inputs([1] * 33 + [50] * 8)) == Shape(64, 512)
-    assert STEPS.shape_of(make_inputs([1] * 65 + [2])) == Shape(100, 32)
-    assert STEPS.shape_of(make_inputs([1] * 65 + [33])) == Shape(100, 64)
+    assert STEPS.shape_of(make_inputs([1] * 65 + [2])) == Shape(100, 64)
     assert STEPS.shape_of(make_inputs([1] * 101 + [2])) is None
     assert STEPS.shape_of(make_inputs([2] * 32)) == Shape(32, 64)
     assert STEPS.shape_of(make_inputs([2] * 33)) is None

@@ -21,6 +21,7 @@ from fake_doors import FakeDoors, fake_doors
 from figures import show
 
 import pagewire
+from watch import heap
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -150,7 +151,8 @@ def looks(num_requests: int, num_warm_up: int) -> list[Look]:
 
 
 def take_looks(num_requests: int, num_warm_up: int) -> list[Look]:
-    """Within that process."""
+    """Within that process, whose heap is as those of the doors are."""
+    heap.share_arena()
     return asyncio.run(visit_and_look(num_requests, num_warm_up))
 
 
