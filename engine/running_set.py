@@ -61,6 +61,15 @@ class RunningSet:
         """Key of the first block that a sequence would find in the prefix cache if it were there."""
         return self.pool.first_missing(request.reusable_keys(self.pool.block_size))
 
+    def num_missing_tokens(self, request: Request) -> int | None:
+        """How many tokens a waiting sequence would have to compute if it got a row now; None if it cannot."""
+        if not self._free_rows or self._adapter_slots.find(request.adapter) is None:
+            return None
+        hits = self._cached_prefix(request)
+        if not self._fits(request, hits):
+            return None
+        return len(request.token_ids) - len(hits) * self.pool.block_size
+
     def seat(self, request: Request) -> bool:
         """Give a sequence a free row, its cached prefix, blocks and a slot, if there are enough of them."""
         hits, slot = self._cached_prefix(request), self._adapter_slots.find(request.adapter)

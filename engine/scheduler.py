@@ -5,6 +5,8 @@
   before a new one starts.
 - A prompt gets what is left of a step, or where there is a threshold, at most so many tokens of it: then a
   step takes hardly longer for a long prompt, and the decodes and short prompts beside it keep their pace.
+- The oldest prompt leaves a part of that to shorter ones, a quarter to those of its tenant and half to those
+  of others. What it leaves goes to other tenants first, also to one that is only about to begin.
 - A waiting sequence is admitted when all its known tokens fit, and its adapter; who waits, and in what order,
   stands in `waiting_queue.py`.
 - A sequence that follows a grammar is held until its last token is known, and which may follow it. The others
@@ -174,7 +176,7 @@ class Scheduler:
         if yielding is None:
             return None
         self._put_back(preempted)
-        self._continue_running(draft)
+        self._continue_running(draft, may_admit=not preempted)
         if not preempted:
             self._admit_waiting(draft)
         self._put_back(yielding)  # only now, lest it gets the row again
@@ -192,7 +194,7 @@ class Scheduler:
         for request in preempted:
             self._waiting.add(request)
 
-    def _continue_running(self, draft: StepDraft) -> None:
+    def _continue_running(self, draft: StepDraft, may_admit: bool) -> None:
         decodes, prefills = [], []
         for request in self._running:
             num_tokens = 0 if request.is_held else request.num_unplanned_tokens
@@ -204,11 +206,40 @@ class Scheduler:
         decodes.sort(key=lambda request: request.num_planned_tokens, reverse=True)
         for request in decodes:
             draft.give(request, 1)
-        for request in prefills:
-            if not draft.budget:
-                break
-            is_sharing = request is prefills[0] and self._has_shorter(prefills)
-            draft.give(request, -(-draft.budget * 3 // 4) if is_sharing else draft.budget)
+        if prefills and draft.budget:
+            self._continue_prefills(draft, prefills, may_admit)
+
+    def _continue_prefills(self, draft: StepDraft, prefills: list[Request], may_admit: bool) -> None:
+        """Let prompts go on, the oldest one first; the others are in order of age."""
+        oldest, *rest = prefills
+        newcomer = self._waiting.first if may_admit else None
+        num_kept = 0 if newcomer is None else self._num_wanted_by(newcomer, oldest)
+        num_wanted_by_others = [num_kept] if num_kept else []
+        num_wanted_by_others += (
+            request.num_unplanned_tokens for request in rest if request.account is not oldest.account
+        )
+        num_tokens = oldest.num_unplanned_tokens
+        if num_wanted_by_others and min(num_wanted_by_others) < num_tokens:
+            draft.give(oldest, -(-draft.budget // 2))
+        elif self._has_shorter(prefills):
+            draft.give(oldest, -(-draft.budget * 3 // 4))
+        else:
+            draft.give(oldest, draft.budget)
+        for request in sorted(rest, key=lambda request: request.account is oldest.account):
+            if draft.budget <= num_kept:
+                return
+            draft.give(request, draft.budget - num_kept)
+
+    def _num_wanted_by(self, newcomer: Request, oldest: Request) -> int:
+        """How many tokens the next to be admitted would compute; 0 if it waits, or is of the same tenant."""
+        if newcomer.account is oldest.account or newcomer.is_held:
+            return 0
+        if newcomer.num_bypasses < MAX_BYPASSES:
+            block_size = self._running.pool.block_size
+            frontier = {request.next_key(block_size) for request in self._running} - {None}
+            if self._running.first_missing_key(newcomer) in frontier:
+                return 0
+        return self._running.num_missing_tokens(newcomer) or 0
 
     def _has_shorter(self, prefills: list[Request]) -> bool:
         """Whether a prompt would wait for more of the oldest one than it lacks itself.
