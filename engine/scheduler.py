@@ -1,12 +1,12 @@
 """Which sequences compute how many tokens in the next step.
 
 - Decodes come first: a running sequence that lacks one token gets it. There are never more running
-  sequences than tokens in a step, so a prefill in progress gets at least one token, and it goes on
+  sequences than tokens in a step, so the oldest prefill in progress gets at least one token, and it goes on
   before a new one starts.
 - A prompt gets what is left of a step, or where there is a threshold, at most so many tokens of it: then a
   step takes hardly longer for a long prompt, and the decodes and short prompts beside it keep their pace.
-- The oldest prompt leaves a part of that to shorter ones, a quarter to those of its tenant and half to those
-  of others. What it leaves goes to other tenants first, also to one that is only about to begin.
+- The oldest prompt leaves a part of that to shorter ones, a quarter to those of its tenant, and up to half to
+  the first of each other tenant, also to one that is only about to begin. Who was served least is first.
 - A waiting sequence is admitted when all its known tokens fit, and its adapter; who waits, and in what order,
   stands in `waiting_queue.py`.
 - A sequence that follows a grammar is held until its last token is known, and which may follow it. The others
@@ -38,6 +38,7 @@ from engine.waiting_queue import MAX_BYPASSES, WaitingQueue, rank_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from engine.account import Account
     from engine.messages import EngineRequest
     from engine.step import SampledToken, StepPlan, StepResult
     from engine.token_matcher import TokenMatcher
@@ -167,6 +168,8 @@ class Scheduler:
 
     def schedule(self) -> StepPlan | None:
         """Plan a step; None if there is nothing to run, or nothing before a step in flight is updated."""
+        for request in self._waiting.drop_late():
+            self._expire(request)
         draft = StepDraft(self._max_num_batched_tokens, self._max_chunk_tokens)
         may_preempt = not self._in_flight
         preempted = self._running.grow(may_preempt)
@@ -210,42 +213,54 @@ class Scheduler:
             self._continue_prefills(draft, prefills, may_admit)
 
     def _continue_prefills(self, draft: StepDraft, prefills: list[Request], may_admit: bool) -> None:
-        """Let prompts go on, the oldest one first; the others are in order of age."""
-        oldest, *rest = prefills
-        newcomer = self._waiting.first if may_admit else None
-        num_kept = 0 if newcomer is None else self._num_wanted_by(newcomer, oldest)
-        num_wanted_by_others = [num_kept] if num_kept else []
-        num_wanted_by_others += (
-            request.num_unplanned_tokens for request in rest if request.account is not oldest.account
-        )
-        num_tokens = oldest.num_unplanned_tokens
-        if num_wanted_by_others and min(num_wanted_by_others) < num_tokens:
-            draft.give(oldest, -(-draft.budget // 2))
-        elif self._has_shorter(prefills):
-            draft.give(oldest, -(-draft.budget * 3 // 4))
-        else:
-            draft.give(oldest, draft.budget)
-        for request in sorted(rest, key=lambda request: request.account is oldest.account):
-            if draft.budget <= num_kept:
-                return
-            draft.give(request, draft.budget - num_kept)
+        """Let prompts go on: the oldest one, the first of each other tenant, and the others by age.
 
-    def _num_wanted_by(self, newcomer: Request, oldest: Request) -> int:
-        """How many tokens the next to be admitted would compute; 0 if it waits, or is of the same tenant."""
-        if newcomer.account is oldest.account or newcomer.is_held:
+        The next to be admitted is one of these firsts, too, if its tenant has no other: its tokens are kept.
+        """
+        oldest = prefills[0]
+        firsts: dict[Account, Request] = {}
+        for request in prefills:
+            firsts.setdefault(request.account, request)
+        newcomer = self._waiting.first if may_admit else None
+        if newcomer is not None:
+            firsts.setdefault(newcomer.account, newcomer)
+        del firsts[oldest.account]
+        wanted = {request: self._num_wanted_by(request) for request in firsts.values()}
+        draft.give(oldest, draft.budget - self._num_left_by(oldest, wanted, prefills, draft.budget))
+        num_kept = 0
+        for request in sorted(wanted, key=lambda request: request.account.served):
+            num_tokens = min(wanted[request], draft.budget - num_kept)
+            if request is newcomer:
+                num_kept = num_tokens
+            elif num_tokens > 0:
+                draft.give(request, num_tokens)
+        for request in prefills:
+            if request is not oldest and request not in wanted and draft.budget > num_kept:
+                draft.give(request, draft.budget - num_kept)
+
+    def _num_left_by(
+        self, oldest: Request, wanted: dict[Request, int], prefills: list[Request], budget: int
+    ) -> int:
+        """How many tokens of a step the oldest prompt leaves; to leave some to equals would only delay it."""
+        if any(0 < num_tokens < oldest.num_unplanned_tokens for num_tokens in wanted.values()):
+            return min(budget // 2, sum(wanted.values()))
+        return budget // 4 if self._has_shorter(prefills) else 0
+
+    def _num_wanted_by(self, request: Request) -> int:
+        """How many tokens a sequence would compute in this step; 0 if it is in the queue, and stays there."""
+        if request.row is not None:
+            return min(request.num_unplanned_tokens, self._max_chunk_tokens)
+        if request.is_held:
             return 0
-        if newcomer.num_bypasses < MAX_BYPASSES:
+        if request.num_bypasses < MAX_BYPASSES:
             block_size = self._running.pool.block_size
-            frontier = {request.next_key(block_size) for request in self._running} - {None}
-            if self._running.first_missing_key(newcomer) in frontier:
+            frontier = {each.next_key(block_size) for each in self._running} - {None}
+            if self._running.first_missing_key(request) in frontier:
                 return 0
-        return self._running.num_missing_tokens(newcomer) or 0
+        return min(self._running.num_missing_tokens(request) or 0, self._max_chunk_tokens)
 
     def _has_shorter(self, prefills: list[Request]) -> bool:
-        """Whether a prompt would wait for more of the oldest one than it lacks itself.
-
-        Then the oldest leaves a part of the step to the others. Among equals that would only delay it.
-        """
+        """Whether a prompt would wait for more of the oldest one than it lacks itself."""
         num_tokens = prefills[0].num_unplanned_tokens
         if any(request.num_unplanned_tokens < num_tokens for request in prefills):
             return True

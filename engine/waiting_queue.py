@@ -72,11 +72,9 @@ class WaitingQueue:
 
     @property
     def first(self) -> Request | None:
-        """The one that is to be admitted next; None where nobody waits, or it is too late for that one."""
+        """The one that is to be admitted next; None where nobody waits."""
         account = self._first()
-        if account is None or account.waiting[0].is_too_late(self._clock):
-            return None
-        return account.waiting[0]
+        return None if account is None else account.waiting[0]
 
     def add(self, request: Request) -> None:
         """Put a sequence in its place."""
@@ -98,6 +96,14 @@ class WaitingQueue:
         assert waiting[index] is request, request.request_id
         del waiting[index]
         self._num_waiting -= 1
+
+    def drop_late(self) -> list[Request]:
+        """Let those leave that are first while it is too late for them to begin. Return them."""
+        late = []
+        while (request := self.first) is not None and request.is_too_late(self._clock):
+            self.remove(request)
+            late.append(request)
+        return late
 
     def settle(self) -> None:
         """Forget what was served, for nothing is left to be served."""

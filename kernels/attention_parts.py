@@ -28,9 +28,9 @@ def merge_parts(
     BLOCK_D: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """Merge those rows [BLOCK_R] int64 that are in_range, and write them to out_rows of out [.., head_dim].
+    """Merge those rows [BLOCK_R] that are in_range, and write them to out_rows [BLOCK_R] of out.
 
-    BLOCK_P parts are read at once.
+    out: [.., head_dim]. BLOCK_P parts are read at once.
     """
     columns = tl.arange(0, BLOCK_D)
     in_row = in_range[:, None, None] & (columns < HEAD_DIM)[None, None, :]

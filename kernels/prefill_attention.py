@@ -133,7 +133,9 @@ def share_of_context(
     stop = end
     num_parts = 1
     if IS_SPLIT:
-        share_len = tl.cdiv(tl.cdiv(end, BLOCK_N), num_shares) * BLOCK_N
+        share_len = (
+            tl.maximum(tl.cdiv(tl.cdiv(end, BLOCK_N), num_shares), 1) * BLOCK_N
+        )  # padding has no context
         start = share * share_len
         stop = tl.minimum(start + share_len, end)
         num_parts = tl.cdiv(end, share_len)
@@ -215,12 +217,13 @@ def prefill_attention_kernel(
     SOFTCAPPED: tl.constexpr,
     SINKS: tl.constexpr,
 ):
-    """One program for each tile of queries and key/value head; a sequence's longest tiles start first.
+    """One program for each tile of queries and key/value head.
 
-    The grid is that of `find_tile`, then heads. If IS_SPLIT, which asks for WINDOW 0 (all tokens are seen),
-    it is (max(target, tiles of all sequences), 1, heads), and a tile has the programs that `find_share` says.
-    Their parts are those of `attention_parts.py`, BLOCK_M rows for each program, and what is of one tile and
-    head lies together. The tile's place has its counters of `arrival.py`.
+    The grid is that of `find_tile`, then heads; a sequence's longest tiles start first. If IS_SPLIT, which
+    asks for WINDOW 0 (all tokens are seen), it is (max(target, tiles of all sequences), 1, heads), and a tile
+    has the programs that `find_share` says. Their parts are those of `attention_parts.py`, BLOCK_M rows for
+    each program, and what is of one tile and head lies together. The tile's place has its counters of
+    `arrival.py`.
     """
     BLOCK_Q: tl.constexpr = BLOCK_M // GROUP
     kv_head = tl.program_id(2)

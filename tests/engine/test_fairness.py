@@ -19,6 +19,8 @@ from engine.running_set import MAX_YIELDS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from engine.step import StepPlan
+
 pytestmark = pytest.mark.check("R18")
 
 ROWS = Profile(num_blocks=256, block_size=4, max_num_seqs=8, max_num_batched_tokens=64, max_model_len=64)
@@ -137,20 +139,22 @@ def test_no_row_is_taken_for_what_does_not_fit() -> None:
 
 @dataclass(frozen=True)
 class Flood:
-    """A hundred requests of one tenant, each followed by the next when it has ended."""
+    """A hundred requests of each of some tenants, each followed by the next when it has ended."""
 
     num_rows: int
     num_prompt: int
     max_tokens: int
     step_len: int = 256
     """Tokens of a step at most. A light tenant's prompts have 100."""
+    num_tenants: int = 1
 
     def keep_up(self, simulation: Simulation, numbers: Iterator[int]) -> None:
         """Replace what has ended. They do not end together."""
-        live = sum(each.request.tenant == "flood" for each in simulation.live.values())
-        for number in itertools.islice(numbers, 100 - live):
-            max_tokens = self.max_tokens + number % 8
-            simulation.add(unlike_any(f"flood{number}", self.num_prompt, max_tokens, "flood"))
+        live = Counter(each.request.tenant for each in simulation.live.values())
+        for tenant in (f"flood{number}" for number in range(self.num_tenants)):
+            for number in itertools.islice(numbers, 100 - live[tenant]):
+                max_tokens = self.max_tokens + number % 8
+                simulation.add(unlike_any(f"{tenant}-{number}", self.num_prompt, max_tokens, tenant))
 
 
 def unlike_any(name: str, num_prompt: int, max_tokens: int, tenant: str) -> EngineRequest:
@@ -201,6 +205,8 @@ def waits_of_a_light_tenant(flood: Flood, is_alone: bool) -> list[int]:
         pytest.param(Flood(8, 800, 4), id="prompts of several steps, few rows"),
         pytest.param(Flood(128, 800, 8, step_len=64), id="prompts of many steps"),
         pytest.param(Flood(128, 120, 8, step_len=128), id="prompts of a step"),
+        pytest.param(Flood(128, 800, 8, num_tenants=2), id="two floods"),
+        pytest.param(Flood(128, 800, 8, num_tenants=3), id="three floods"),
     ],
 )
 def test_a_flood_hardly_delays_the_first_token_of_a_light_tenant(flood: Flood) -> None:
@@ -210,6 +216,68 @@ def test_a_flood_hardly_delays_the_first_token_of_a_light_tenant(flood: Flood) -
     show("R18", flood=repr(flood), alone=Counter(alone), beside=Counter(beside))
     assert max(beside) <= 2 * max(alone)
     assert sum(beside) < 2 * sum(alone)
+
+
+class Chunks(Simulation):
+    """Notes how many tokens each sequence computes in a step."""
+
+    def __init__(self, profile: Profile) -> None:
+        super().__init__(profile)
+        self.steps: list[dict[str, int]] = []
+
+    def _check_plan(self, plan: StepPlan) -> None:
+        super()._check_plan(plan)
+        computing = self.scheduler._running.computed_by(plan)
+        self.steps.append(
+            {each.request_id: chunk.num_tokens for each, chunk in zip(computing, plan.chunks, strict=True)}
+        )
+
+
+LARGE = Profile(4096, 4, 16, max_num_batched_tokens=64, max_model_len=4096)
+
+
+def test_what_others_do_not_want_is_the_oldest_prompts() -> None:
+    simulation = Chunks(LARGE)
+    simulation.add(unlike_any("long", 2000, 1, "one"))
+    for number in range(10):
+        simulation.step()
+        simulation.add(unlike_any(f"short{number}", 8, 1, "other"))
+    assert simulation.steps[1:] == [{"long": 56, f"short{number}": 8} for number in range(9)]
+
+
+def test_no_more_is_kept_for_a_newcomer_than_it_may_compute() -> None:
+    simulation = Chunks(replace(LARGE, long_prefill_token_threshold=16))
+    for number in range(4):
+        simulation.add(unlike_any(f"long{number}", 200, 1, "one"))
+    simulation.step()
+    simulation.add(unlike_any("newcomer", 200, 1, "other"))
+    simulation.step()
+    assert simulation.steps[1] == {"long0": 16, "long1": 16, "long2": 16, "newcomer": 16}
+
+
+def test_newcomers_do_not_stop_a_prompt_of_another_tenant() -> None:
+    simulation = Simulation(LARGE)
+    simulation.add(unlike_any("long", 2000, 1, "one"))
+    simulation.add(unlike_any("middle", 100, 1, "two"))
+    for number in range(10):
+        simulation.step()
+        simulation.add(unlike_any(f"newcomer{number}", 30, 1, "three"))
+    assert "middle" not in simulation.live
+    assert "long" in simulation.live
+
+
+def test_who_is_too_late_is_in_nobodys_way() -> None:
+    """All rows are taken, and one is taken from their tenant for the next of another, not for its first."""
+    simulation = Simulation(replace(ROWS, max_num_seqs=4))
+    for number in range(4):
+        simulation.add(request(f"flood{number}", "flood", max_tokens=50))
+    simulation.step()
+    simulation.step()
+    simulation.add(request("late", "light", deadline_s=1.0))
+    simulation.add(request("in time", "light"))
+    assert steps_to_first_token(simulation, "in time") == 1
+    assert "late" not in simulation.live
+    simulation.finish()
 
 
 def test_while_both_wait_they_are_served_by_their_weights() -> None:

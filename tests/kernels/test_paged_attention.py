@@ -110,6 +110,16 @@ def test_long_contexts_of_short_queries_are_split(
     assert not arrival_counters(out.device).any()
 
 
+@pytest.mark.parametrize("num_heads", [1, 3])
+def test_padding_has_no_share(device: torch.device, num_heads: int) -> None:
+    """As in a CUDA graph, whose last sequences have neither query nor context."""
+    lens = [(0, 0), (5, 1500), (0, 0), (0, 0)]
+    batch = make_paged_batch(Shape(num_heads, 1, 64, 16), lens, torch.float32, device)
+    metadata = replace(batch.metadata, num_decodes=0, context_lens_list=[1 << 16] * len(lens))
+    out = paged_attention_triton(batch.q, batch.k_cache, batch.v_cache, metadata, batch.scale)
+    assert_means_close(out, batch.expected)
+
+
 @pytest.mark.parametrize("context_len", [1, 300, 2000])
 def test_decodes_leave_the_counters_at_zero(device: torch.device, context_len: int) -> None:
     batch = make_paged_batch(Shape(6, 2, 64, 16), [(1, context_len), (1, 0)], torch.float32, device)
