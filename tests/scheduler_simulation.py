@@ -126,6 +126,8 @@ class Simulation:
         self.live: dict[str, Transcript] = {}
         self.ended: list[Transcript] = []
         self._num_bypasses: dict[str, int] = {}
+        self._late: dict[str, Request] = {}
+        """Who left the queue, and is not told yet."""
         self._in_flight: deque[tuple[StepPlan, FakePendingStep, Request | None]] = deque()
 
     # Actions
@@ -169,8 +171,8 @@ class Simulation:
 
         A sequence may be aborted while a step runs, and one of the new step gets logits of NaN.
         """
-        queue = self.fair.in_order()
         self.now_s += 1.0
+        queue = self._in_order_without_late()
         plan = self.scheduler.schedule()
         self._follow_queue(queue)
         if plan is None:
@@ -341,8 +343,7 @@ class Simulation:
             else:
                 self._num_bypasses.pop(request.request_id, None)
         for request in admitted:
-            is_late = request.deadline_s is not None and self.now_s >= request.deadline_s
-            assert request.num_preemptions or not is_late, "D1: begun after its deadline"
+            assert request.num_preemptions or not self._is_late(request), "D1: begun after its deadline"
         self._take_expired()
         self.fair.admit(request for request in queue if request.request_id in scheduler._requests)
         known = set(map(id, queue))
@@ -350,12 +351,24 @@ class Simulation:
         for request in sorted(preempted, key=lambda each: each.rank, reverse=True):
             self.fair.arrive(request)
 
+    def _in_order_without_late(self) -> list[Request]:
+        """Those who are first while it is too late for them leave before anybody's turn is counted."""
+        while (queue := self.fair.in_order()) and self._is_late(queue[0]) and not queue[0].num_preemptions:
+            self.fair.leave(queue[0])
+            self._late[queue[0].request_id] = queue[0]
+        return queue
+
+    def _is_late(self, request: Request) -> bool:
+        return request.deadline_s is not None and self.now_s >= request.deadline_s
+
     def _take_expired(self) -> None:
         requests = {each.request_id: each for waiting in self.fair.waiting.values() for each in waiting}
         for output in self.scheduler.end_early():
             assert output.finish_reason is FinishReason.EXPIRED
-            deadline_s = requests[output.request_id].deadline_s
-            assert deadline_s is not None, "D1"
-            assert deadline_s <= self.now_s, "D1: expired before its deadline"
-            self.fair.leave(requests[output.request_id])
+            late = self._late.pop(output.request_id, None)
+            if late is None:
+                late = requests[output.request_id]
+                self.fair.leave(late)
+            assert self._is_late(late), "D1: expired before its deadline"
             self._take(output)
+        assert not self._late, "D1: late, and not told"
