@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.messages import FinishReason, RequestOutput, SamplingParams, TokenLogprobs
-from server.mailbox import merge
+from server.mailbox import merge, outputs_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -144,7 +144,7 @@ class BeamSearch:
                 task.cancel()
 
     async def _run(self, request: EngineRequest) -> RequestOutput:
-        async with contextlib.aclosing(self._engine.submit(request)) as outputs:
+        async with contextlib.aclosing(outputs_of(self._engine, request)) as outputs:
             return functools.reduce(merge, [output async for output in outputs])
 
     def _request_of(self, beam: Beam, index: int) -> EngineRequest:

@@ -14,6 +14,7 @@ from engine.messages import EngineRequest, FinishReason, SamplingParams
 from pagewire.v1 import inference_pb2
 from server.errors import NumericalError, QueueTimeoutError, RequestLostError
 from server.fields import invalid
+from server.mailbox import outputs_of
 
 if TYPE_CHECKING:
     from array import array
@@ -96,7 +97,8 @@ class Embedding:
     async def _work(self, indices: Iterator[int]) -> None:
         """Run one input after another, as long as there are some."""
         for index in indices:
-            outputs = self._engine.submit(
+            outputs = outputs_of(
+                self._engine,
                 EngineRequest(
                     request_id=self._sequence_id(index),
                     prompt_token_ids=self._inputs[index],
@@ -110,7 +112,7 @@ class Embedding:
                     deadline_s=self._caller.deadline_to_begin_s(
                         self._request.queue_timeout_s if len(self._inputs) == 1 else None
                     ),
-                )
+                ),
             )
             async with contextlib.aclosing(outputs):
                 async for output in outputs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import Mapping
 
     from engine.messages import EngineInfo, EngineRequest, EngineStats, RequestOutput
     from server.engine_failure import FailureReason
@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 
 class EngineUnavailableError(Exception):
     """The engine process is not there: loading, restarting, or lost while it ran the request."""
+
+
+class Outlet(Protocol):
+    """Where goes what the engine brings for one sequence. It is called as things come, and does not raise."""
+
+    def put(self, output: RequestOutput) -> None:
+        """Take an output. The last one has a finish reason."""
+
+    def fail(self, error: BaseException) -> None:
+        """Hear that the engine was lost, and brings no more."""
 
 
 class Engine(Protocol):
@@ -47,14 +57,11 @@ class Engine(Protocol):
     def not_ready_reason(self) -> str | None:
         """Why no request can run now; None while the engine is ready."""
 
-    def submit(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]:
-        """Queue a sequence now and return its outputs, the last of which has a finish reason.
-
-        Outputs that arrive while the reader is away are merged into one, so a slow reader holds one
-        value, not a queue. Closing the iterator early aborts the sequence.
+    def submit(self, request: EngineRequest, outlet: Outlet) -> None:
+        """Queue a sequence, whose outputs go into an outlet.
 
         Raises:
-            EngineUnavailableError: at once or from the iterator; the sequence will bring no more.
+            EngineUnavailableError: the engine is not there.
         """
 
     async def load_adapter(self, adapter: int, path: str) -> int:
@@ -79,4 +86,4 @@ class Engine(Protocol):
         """
 
     def abort(self, request_id: str) -> None:
-        """End a sequence; unknown ids are ignored. Its iterator ends with finish reason ABORTED."""
+        """End a sequence now: its last output has finish reason ABORTED. Unknown ids are ignored."""

@@ -22,21 +22,22 @@ from engine.messages import (
     StepOutputs,
     Submit,
 )
+from server.delivery import Delivery
 from server.engine import EngineUnavailableError
 from server.engine_adapters import EngineAdapters
 from server.engine_failure import EngineFailure
 from server.engine_history import EngineHistory
 from server.engine_link import ENGINE_COMMAND, EngineLink
-from server.mailbox import Mailbox
 from server.restart_policy import RestartLimits, RestartPolicy
 from server.step_totals import StepTotals
 from server.watchdog import STEP_TIMEOUT_S, TICK_S, Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from engine.config import EngineConfig
     from engine.messages import EngineInfo, EngineRequest, EngineStats, Frame, Vocabulary
+    from server.engine import Outlet
     from server.engine_failure import FailureReason
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class EngineProcess:
         self._info: EngineInfo | None = None
         self._vocabulary: Vocabulary | None = None
         self._not_ready_reason: str | None = _LOADING
-        self._mailboxes: dict[str, Mailbox] = {}
+        self._deliveries: dict[str, Delivery] = {}
         self._adapters = EngineAdapters()
         self._failure: EngineFailure | None = None
         self._loaded = asyncio.Event()
@@ -151,15 +152,12 @@ class EngineProcess:
         """See `server.engine.Engine`."""
         self._ready_link().send(ResetPrefixCache())
 
-    def submit(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]:
+    def submit(self, request: EngineRequest, outlet: Outlet) -> None:
         """See `server.engine.Engine`."""
         link = self._ready_link()
-        assert request.request_id not in self._mailboxes, request.request_id
-        mailbox = self._mailboxes[request.request_id] = Mailbox(
-            request.request_id, self.abort, self.steps.token_gaps
-        )
+        assert request.request_id not in self._deliveries, request.request_id
+        self._deliveries[request.request_id] = Delivery(outlet, self.steps.token_gaps)
         link.send(Submit(request))
-        return mailbox.outputs()
 
     def _ready_link(self) -> EngineLink:
         if self._not_ready_reason is not None or self._link is None:
@@ -168,10 +166,10 @@ class EngineProcess:
 
     def abort(self, request_id: str) -> None:
         """See `server.engine.Engine`."""
-        mailbox = self._mailboxes.pop(request_id, None)
-        if mailbox is not None and self._link is not None:
+        delivery = self._deliveries.pop(request_id, None)
+        if delivery is not None and self._link is not None:
             self._link.send(Abort(request_id))
-            mailbox.put(RequestOutput(request_id, finish_reason=FinishReason.ABORTED))
+            delivery.put(RequestOutput(request_id, finish_reason=FinishReason.ABORTED))
 
     async def loaded(self) -> EngineInfo:
         """Wait for the engine to be loaded for the first time."""
@@ -272,20 +270,20 @@ class EngineProcess:
         self._history = self._history.with_stats(stats)
 
     def _deliver(self, output: RequestOutput) -> None:
-        mailbox = self._mailboxes.get(output.request_id)
-        if mailbox is None:
+        delivery = self._deliveries.get(output.request_id)
+        if delivery is None:
             return  # it was aborted while this output was on its way
         if output.finish_reason is not None:
-            del self._mailboxes[output.request_id]
-        mailbox.put(output)
+            del self._deliveries[output.request_id]
+        delivery.put(output)
 
     def _lose(self, reason: str) -> None:
         """Be not ready, and end every sequence with an error."""
         self._become(f"{reason} and is being started again")
         self._adapters.lose(reason)
-        mailboxes, self._mailboxes = self._mailboxes, {}
-        for mailbox in mailboxes.values():
-            mailbox.fail(EngineUnavailableError(reason))
+        deliveries, self._deliveries = self._deliveries, {}
+        for delivery in deliveries.values():
+            delivery.fail(EngineUnavailableError(reason))
 
     def _become(self, not_ready_reason: str | None) -> None:
         self._not_ready_reason = not_ready_reason
@@ -296,7 +294,7 @@ class EngineProcess:
         while True:
             await self._sleep(TICK_S)
             is_loading = self._not_ready_reason is not None
-            why = self._watchdog.tick(has_work=bool(self._mailboxes), is_loading=is_loading)
+            why = self._watchdog.tick(has_work=bool(self._deliveries), is_loading=is_loading)
             if why is not None:
                 logger.error("the engine is stuck: %s", why)
                 self._failure = EngineFailure.stuck(why)

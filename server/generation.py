@@ -66,7 +66,7 @@ class Generation:
         self._choices = [
             Choice(index, request, model.tokenizer, prompt.token_ids) for index in range(request.num_choices)
         ]
-        self._pumps: list[asyncio.Task[None]] = []
+        self._search_task: asyncio.Task[None] | None = None
         self._num_tokens_behind = 0
         self._num_kept_bytes = 0  # by choice, since the reader wants larger deltas
         self._changed = asyncio.Event()
@@ -96,15 +96,11 @@ class Generation:
             yield inference_pb2.StreamGenerateResponse(finished=self._finished())
         finally:
             self.abort()
-            for pump in self._pumps:
-                pump.cancel()
 
     def abort(self) -> None:
         """Free what the request holds in the engine. May be called at any time, more than once."""
-        if self._is_search:
-            for pump in self._pumps:
-                pump.cancel()
-            return
+        if self._search_task is not None:
+            self._search_task.cancel()
         for choice in self._choices:
             if choice.end is None:
                 self._engine.abort(self._sequence_id(choice))
@@ -120,9 +116,12 @@ class Generation:
         return self._since_arrival_s(self._first_token_s)
 
     def _start(self) -> None:
-        for work in [self._search()] if self._is_search else map(self._pump, self._choices):
-            self._pumps.append(asyncio.create_task(work))
-            self._pumps[-1].add_done_callback(self._on_pump_done)
+        if self._is_search:
+            self._search_task = asyncio.create_task(self._search())
+            self._search_task.add_done_callback(self._on_search_done)
+            return
+        for choice in self._choices:
+            self._engine.submit(self._engine_request(choice), _ChoiceOutlet(self, choice))
 
     @property
     def _is_search(self) -> bool:
@@ -153,14 +152,26 @@ class Generation:
         is_alone = len(self._choices) == 1 and not self._is_search
         return self._request.queue_timeout_s if is_alone else None
 
-    async def _pump(self, choice: Choice) -> None:
-        """Move a sequence's outputs into its choice. Ending early, by a stop text, aborts the sequence."""
-        async with contextlib.aclosing(self._engine.submit(self._engine_request(choice))) as outputs:
-            async for output in outputs:
-                choice.take(output)
-                self._note(output)
-                if choice.end is not None:
-                    break
+    def take(self, choice: Choice, output: RequestOutput) -> None:
+        """Move an output into its choice. One that ends early, by a stop text or a fault, is aborted."""
+        if self._is_over(choice):
+            return
+        try:
+            choice.take(output)
+            self._note(output)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - `events` raises it
+            self.fail(error)
+        if self._is_over(choice) and output.finish_reason is None:
+            self._engine.abort(self._sequence_id(choice))
+
+    def _is_over(self, choice: Choice) -> bool:
+        return choice.end is not None or self._error is not None
+
+    def fail(self, error: BaseException) -> None:
+        """Let the request end with an error, after what has gathered. The first one counts."""
+        if self._error is None:
+            self._error = error
+            self._changed.set()
 
     async def _search(self) -> None:
         """Move what a beam search finds into the choices. It comes at once, when the search has ended."""
@@ -195,11 +206,11 @@ class Generation:
     def _num_gathered_bytes(self) -> int:
         return sum(choice.num_gathered_bytes for choice in self._choices)
 
-    def _on_pump_done(self, pump: asyncio.Task[None]) -> None:
-        """Let the reader go on. He also hears of a pump that was cancelled, though by nobody we know."""
-        if self._error is None:
-            self._error = asyncio.CancelledError() if pump.cancelled() else pump.exception()
-            self._changed.set()
+    def _on_search_done(self, search: asyncio.Task[None]) -> None:
+        """Let the reader go on. He also hears of a search that was cancelled, though by nobody we know."""
+        error = asyncio.CancelledError() if search.cancelled() else search.exception()
+        if error is not None:
+            self.fail(error)
 
     async def _change(self) -> None:
         """Wait until something new has come, and raise it if it is an error."""
@@ -261,6 +272,22 @@ class Generation:
 
     def _since_arrival_s(self, at_s: float | None) -> float | None:
         return None if at_s is None else at_s - self._caller.arrived_s
+
+
+class _ChoiceOutlet:
+    """Where the outputs of a choice's sequence go."""
+
+    __slots__ = ("_choice", "_generation")
+
+    def __init__(self, generation: Generation, choice: Choice) -> None:
+        self._generation = generation
+        self._choice = choice
+
+    def put(self, output: RequestOutput) -> None:
+        self._generation.take(self._choice, output)
+
+    def fail(self, error: BaseException) -> None:
+        self._generation.fail(error)
 
 
 def _duration(seconds: float | None) -> duration_pb2.Duration | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import functools
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,8 +11,8 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from engine.messages import FinishReason, RequestOutput
-    from server.histogram import Histogram
+    from engine.messages import EngineRequest, FinishReason, RequestOutput
+    from server.engine import Engine
 
 
 def merge(earlier: RequestOutput, later: RequestOutput) -> RequestOutput:
@@ -29,32 +29,21 @@ def merge(earlier: RequestOutput, later: RequestOutput) -> RequestOutput:
 
 
 class Mailbox:
-    """Holds one sequence's output for its reader. Outputs that come while it is away are merged."""
+    """An outlet for a reader who comes for it: outputs that come while it is away are merged."""
 
-    def __init__(self, request_id: str, abort: Callable[[str], None], token_gaps: Histogram) -> None:
-        """`token_gaps` counts the seconds between the sequence's tokens."""
-        self._token_gaps = token_gaps
-        self._last_token_s: float | None = None
-        self._request_id = request_id
+    def __init__(self, abort: Callable[[], None]) -> None:
+        """`abort` is called if the reader leaves early."""
         self._abort = abort
         self._output: RequestOutput | None = None
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._arrived = asyncio.Event()
 
     def put(self, output: RequestOutput) -> None:
         """Add an output."""
-        if output.token_ids:
-            self._note_gap(len(output.token_ids))
         self._output = output if self._output is None else merge(self._output, output)
         self._arrived.set()
 
-    def _note_gap(self, num_tokens: int) -> None:
-        now_s = time.monotonic()
-        if self._last_token_s is not None:
-            self._token_gaps.observe((now_s - self._last_token_s) / num_tokens, num_tokens)
-        self._last_token_s = now_s
-
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """End the outputs with an error, after those that have arrived."""
         self._error = error
         self._arrived.set()
@@ -74,4 +63,17 @@ class Mailbox:
                     raise self._error
         finally:
             if reason is None and self._error is None:
-                self._abort(self._request_id)
+                self._abort()
+
+
+def outputs_of(engine: Engine, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]:
+    """Queue a sequence now and return its outputs, the last of which has a finish reason.
+
+    A slow reader holds one value, not a queue. Closing the iterator early aborts the sequence.
+
+    Raises:
+        EngineUnavailableError: at once or from the iterator; the sequence will bring no more.
+    """
+    mailbox = Mailbox(functools.partial(engine.abort, request.request_id))
+    engine.submit(request, mailbox)
+    return mailbox.outputs()

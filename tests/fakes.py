@@ -30,13 +30,13 @@ from engine.messages import (
     TokenLogprobs,
 )
 from gate.key_ring import KeyRing
+from server.delivery import Delivery
 from server.engine import EngineUnavailableError
 from server.front_messages import SILENCE_TIMEOUT_S, FrontConfig
 from server.fronts import Fronts
 from server.gate import Gate
 from server.generation_defaults import GenerationDefaults
 from server.listeners import bind, make_listener, options_for, reflection_handler, reserve
-from server.mailbox import Mailbox
 from server.served_model import ModelSlot, ServedModel
 from server.services import INFERENCE, Services
 from server.step_totals import StepTotals
@@ -45,11 +45,12 @@ from server.tokenizer import Tokenizer
 from server.tokenizer_source import TokenizerSource
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     import grpc
 
     from gate.certificates import CertificateFiles
+    from server.engine import Outlet
     from server.engine_failure import FailureReason
 
     Script = Callable[[EngineRequest], Sequence[int]]
@@ -84,10 +85,10 @@ def vector_of(token_ids: Sequence[int]) -> tuple[float, ...]:
 
 
 class _Sequence:
-    def __init__(self, request: EngineRequest, script: Sequence[int], mailbox: Mailbox) -> None:
+    def __init__(self, request: EngineRequest, script: Sequence[int], delivery: Delivery) -> None:
         self.request = request
         self.script = script
-        self.mailbox = mailbox
+        self.delivery = delivery
         self.num_generated = 0
         self.admitted = False
 
@@ -186,20 +187,19 @@ class FakeEngine:
         """See `server.engine.Engine`."""
         self.num_cache_resets += 1
 
-    def submit(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]:
+    def submit(self, request: EngineRequest, outlet: Outlet) -> None:
         """See `server.engine.Engine`."""
         if self.submit_error is not None:
             raise self.submit_error
         if self.not_ready_reason is not None:
             raise EngineUnavailableError(self.not_ready_reason)
         assert request.request_id not in self._live
-        mailbox = Mailbox(request.request_id, self.abort, self.steps.token_gaps)
+        delivery = Delivery(outlet, self.steps.token_gaps)
         self.requests.append(request)
-        self._live[request.request_id] = _Sequence(request, self._script(request), mailbox)
+        self._live[request.request_id] = _Sequence(request, self._script(request), delivery)
         self._notify()
         if not self._manual and len(self._live) == 1:
             asyncio.get_running_loop().call_soon(self._run)
-        return mailbox.outputs()
 
     def abort(self, request_id: str) -> None:
         """See `server.engine.Engine`."""
@@ -216,7 +216,7 @@ class FakeEngine:
                 output = RequestOutput(
                     request_id=request_id, num_cached_tokens=self.num_cached_tokens, began_s=time.monotonic()
                 )
-                sequence.mailbox.put(output)
+                sequence.delivery.put(output)
 
     def step(self) -> None:
         """Generate one token of every live sequence."""
@@ -225,13 +225,13 @@ class FakeEngine:
             if output.finish_reason is not None:
                 del self._live[sequence.request.request_id]
                 self._notify()
-            sequence.mailbox.put(output)
+            sequence.delivery.put(output)
 
     def finish(self, request_id: str, reason: FinishReason, error: str | None = None) -> None:
         """End a sequence now."""
         sequence = self._live.pop(request_id)
         output = RequestOutput(request_id=request_id, finish_reason=reason, error=error)
-        sequence.mailbox.put(output)
+        sequence.delivery.put(output)
         self._notify()
 
     def crash(self, reason: str = "the engine process ended") -> None:
@@ -239,7 +239,7 @@ class FakeEngine:
         self.not_ready_reason = reason
         live, self._live = self._live, {}
         for sequence in live.values():
-            sequence.mailbox.fail(EngineUnavailableError(reason))
+            sequence.delivery.fail(EngineUnavailableError(reason))
         self._notify()
 
     async def until(self, num_live: int) -> None:

@@ -15,7 +15,9 @@ from engine.messages import EngineRequest, FinishReason, RequestOutput, Sampling
 from server.beam_search import BeamSearch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import Callable
+
+    from server.engine import Outlet
 
 VOCAB = 6
 END, STOP = 5, 4
@@ -46,20 +48,25 @@ class TableEngine:
         self._fails_after = fails_after
         self._distribution = distribution
 
-    async def submit(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]:
+    def submit(self, request: EngineRequest, outlet: Outlet) -> None:
         self.requests.append(request)
         logprobs = self._distribution(list(request.prompt_token_ids))
         best = sorted(range(len(logprobs)), key=lambda token_id: -logprobs[token_id])
         top = [(token_id, logprobs[token_id]) for token_id in best[: request.sampling.num_logprobs]]
-        yield RequestOutput(request.request_id, num_cached_tokens=3)
+        outlet.put(RequestOutput(request.request_id, num_cached_tokens=3))
         failed = len(self.requests) > self._fails_after
-        yield RequestOutput(
-            request.request_id,
-            token_ids=[best[0]],
-            logprobs=[TokenLogprobs(best[0], logprobs[best[0]], 1, top)],
-            finish_reason=FinishReason.FAILED if failed else FinishReason.LENGTH,
-            error="numerical_error" if failed else None,
+        outlet.put(
+            RequestOutput(
+                request.request_id,
+                token_ids=[best[0]],
+                logprobs=[TokenLogprobs(best[0], logprobs[best[0]], 1, top)],
+                finish_reason=FinishReason.FAILED if failed else FinishReason.LENGTH,
+                error="numerical_error" if failed else None,
+            )
         )
+
+    def abort(self, request_id: str) -> None:
+        """Every sequence ends as it is submitted."""
 
 
 async def search(

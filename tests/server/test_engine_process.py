@@ -17,6 +17,7 @@ from engine.messages import EngineRequest, Fatal, FatalCause, FinishReason, Samp
 from server.engine import EngineUnavailableError
 from server.engine_failure import EngineFailure, FailureReason
 from server.engine_process import EngineGivenUpError, EngineProcess, EngineStartError
+from server.mailbox import outputs_of
 from server.restart_policy import RestartLimits, RestartPolicy
 from server.watchdog import LOADING_SILENCE_TIMEOUT_S, TICK_S
 
@@ -97,7 +98,7 @@ def request(request_id: str, max_tokens: int = MANY) -> EngineRequest:
 
 async def tokens_of(engine: EngineProcess, request_id: str, max_tokens: int) -> list[int]:
     token_ids = []
-    async for output in engine.submit(request(request_id, max_tokens)):
+    async for output in outputs_of(engine, request(request_id, max_tokens)):
         token_ids += output.token_ids
     return token_ids
 
@@ -112,19 +113,19 @@ async def test_a_request_runs_and_its_blocks_come_back() -> None:
         assert engine.stats.num_finished == 1
         assert engine.not_ready_reason is None
     with pytest.raises(EngineUnavailableError):
-        engine.submit(request("late"))
+        outputs_of(engine, request("late"))
 
 
 async def test_aborted_sequences_end_at_once_and_free_their_blocks() -> None:
     async with running() as watched:
         engine = watched.engine
-        outputs = engine.submit(request("r"))
+        outputs = outputs_of(engine, request("r"))
         await anext(outputs)
         engine.abort("r")
         engine.abort("r")
         engine.abort("never heard of")
         assert [output.finish_reason async for output in outputs][-1] is FinishReason.ABORTED
-        other = engine.submit(request("s"))
+        other = outputs_of(engine, request("s"))
         await anext(other)
         await other.aclose()
         await tokens_of(engine, "t", 3)
@@ -136,7 +137,7 @@ async def test_aborted_sequences_end_at_once_and_free_their_blocks() -> None:
 async def test_a_killed_engine_fails_its_streams_and_is_started_again() -> None:
     async with running() as watched:
         engine = watched.engine
-        streams = [engine.submit(request(str(index))) for index in range(8)]
+        streams = [outputs_of(engine, request(str(index))) for index in range(8)]
         for stream in streams:
             await anext(stream)
         assert engine.pid is not None
@@ -166,7 +167,7 @@ async def test_a_short_pause_is_harmless() -> None:
     ticks = Ticks()
     async with running(sleep=ticks.sleep) as watched:
         assert watched.engine.pid is not None
-        stream = watched.engine.submit(request("r", 50))
+        stream = outputs_of(watched.engine, request("r", 50))
         await anext(stream)
         await freeze(watched.engine.pid)
         await ticks.let_pass(2)
@@ -182,7 +183,7 @@ async def test_a_stopped_engine_is_not_ready_within_five_seconds_and_replaced() 
     ticks = Ticks()
     async with running(sleep=ticks.sleep) as watched:
         engine = watched.engine
-        stream = engine.submit(request("r"))
+        stream = outputs_of(engine, request("r"))
         await anext(stream)
         assert engine.pid is not None
         await freeze(engine.pid)
@@ -246,7 +247,7 @@ async def test_a_step_that_raises_ends_the_process_and_its_text_stays_in_the_log
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with running("raise") as watched:
-        streams = [watched.engine.submit(request(str(index))) for index in range(3)]
+        streams = [outputs_of(watched.engine, request(str(index))) for index in range(3)]
         for stream in streams:
             with pytest.raises(EngineUnavailableError) as raised:
                 [output async for output in stream]

@@ -29,14 +29,14 @@ from server.services import ADMIN, HEALTH, INFERENCE, MODELS
 from server.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from google.protobuf.descriptor import ServiceDescriptor
     from google.protobuf.message import Message
 
     from engine.messages import EngineRequest, RequestOutput
+    from server.engine import Outlet
 
-    Outputs = AsyncGenerator[RequestOutput, None]
     Fault = Callable[[], BaseException]
 
 pytestmark = pytest.mark.check("R11")
@@ -228,21 +228,30 @@ class FaultyEngine(FakeEngine):
     at = 0
     has_happened = False
 
-    def submit(self, request: EngineRequest) -> Outputs:
+    def submit(self, request: EngineRequest, outlet: Outlet) -> None:
         """See `server.engine.Engine`."""
-        return self._faulty(super().submit(request))
+        super().submit(request, FaultyOutlet(self, request.request_id, outlet))
 
-    async def _faulty(
-        self, outputs: AsyncGenerator[RequestOutput, None]
-    ) -> AsyncGenerator[RequestOutput, None]:
-        async with contextlib.aclosing(outputs):
-            num_outputs = 0
-            async for output in outputs:
-                if num_outputs == self.at:
-                    self.has_happened = True
-                    raise self.fault()
-                num_outputs += 1
-                yield output
+
+class FaultyOutlet:
+    """Passes on so many outputs, and then a fault."""
+
+    def __init__(self, engine: FaultyEngine, request_id: str, outlet: Outlet) -> None:
+        self._engine = engine
+        self._request_id = request_id
+        self._outlet = outlet
+        self._num_outputs = 0
+        self.fail = outlet.fail
+
+    def put(self, output: RequestOutput) -> None:
+        """See `server.engine.Outlet`."""
+        num_outputs, self._num_outputs = self._num_outputs, self._num_outputs + 1
+        if num_outputs < self._engine.at:
+            self._outlet.put(output)
+        if num_outputs == self._engine.at:
+            self._engine.has_happened = True
+            self._outlet.fail(self._engine.fault())
+            self._engine.abort(self._request_id)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

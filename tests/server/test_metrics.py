@@ -223,7 +223,7 @@ async def test_the_queue_ends_when_the_first_step_begins() -> None:
         await asyncio.sleep(1.0)
         sequence.admitted = True
         first = RequestOutput(sequence.request.request_id, num_cached_tokens=0, began_s=began_s)
-        sequence.mailbox.put(first)
+        sequence.delivery.put(first)
         watched.engine.step()
         while await answer(call) is not None:
             pass

@@ -14,6 +14,7 @@ from engine.config import EngineConfig
 from engine.messages import EngineRequest, SamplingParams
 from server.engine import EngineUnavailableError
 from server.engine_process import EngineProcess
+from server.mailbox import outputs_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def submit(engine: EngineProcess, request_id: str, max_tokens: int) -> AsyncGenerator[RequestOutput, None]:
     sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0)
-    return engine.submit(EngineRequest(request_id, [5, 6, 7, 8], sampling))
+    return outputs_of(engine, EngineRequest(request_id, [5, 6, 7, 8], sampling))
 
 
 async def output_of(engine: EngineProcess, request_id: str) -> list[int]:
