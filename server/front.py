@@ -22,6 +22,7 @@ import grpc
 import grpc.aio
 
 from gate.certificates import CertificateError
+from pagewire.operation import begin
 from server.front_channel import FrontChannel
 from server.front_messages import (
     End,
@@ -153,14 +154,14 @@ class RelayedCall:
         self._context = context
         self._send = send
         self.end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
-        self._reading: asyncio.Task[None] | None = None
-        self._writing: asyncio.Task[None] | None = None
+        self._reading: asyncio.Future[None] | None = None
+        self._writing: asyncio.Future[None] | None = None
 
     def take(self, order: Read | Write | End) -> None:
         """Do what the server says. It has one message read, and one written, at a time."""
         match order:
             case Read():
-                self._reading = asyncio.create_task(self._read())
+                self._reading = begin(self._read())
             case Write(_, message):
                 self._begin_write(message)
             case End():
@@ -182,8 +183,7 @@ class RelayedCall:
         self._send(Received(self._number, message if isinstance(message, bytes) else None))
 
     def _begin_write(self, message: bytes) -> None:
-        # A task: gRPC never frees a message whose `await` was cancelled.
-        self._writing = asyncio.create_task(self._write(message))
+        self._writing = begin(self._write(message))
 
     async def _write(self, message: bytes) -> None:
         with contextlib.suppress(grpc.aio.BaseError):  # the caller has gone, which ends the call

@@ -18,6 +18,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
+from pagewire.operation import begin
 from server import errors
 from server.gate import caller_tenant
 from server.request_id import METADATA_KEY, request_id_of
@@ -56,7 +57,7 @@ class Call:
         self.trace = trace_context_of(context.invocation_metadata())
         self._writes_since_s: float | None = None
         self._context = context
-        self._opening: asyncio.Task[None] | None = None
+        self._opening: asyncio.Future[None] | None = None
         self._write_timeout_s = write_timeout_s
         self._write_timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -70,30 +71,27 @@ class Call:
         Raises:
             SlowReaderError: the caller did not read for too long.
         """
-        # A task: gRPC never frees a message whose `await` was cancelled. Headers go with the first one.
-        writing = asyncio.ensure_future(self._context.write(message))
-        self._opening = self._opening or writing
         self._writes_since_s = time.monotonic()
-        self._written = self._loop.create_future()
-        writing.add_done_callback(self._on_written)
         if self._write_timer is None:
             self._write_timer = self._loop.call_later(self._write_timeout_s, self._look_at_write)
+        self._written = begin(self._open(message) if self._opening is None else self._context.write(message))
         try:
             await self._written
         finally:
             self._writes_since_s = None
-        writing.result()
 
     def close(self) -> None:
         """Watch no more. Whoever serves the call says so in the end."""
         if self._write_timer is not None:
             self._write_timer.cancel()
 
-    def _on_written(self, writing: asyncio.Task[None]) -> None:
-        if not writing.cancelled():
-            writing.exception()  # which nobody waits for, if the caller has gone
-        if not self._written.done():
-            self._written.set_result(None)
+    async def _open(self, message: Message) -> None:
+        """Send the first message. Headers go with it."""
+        self._opening = self._loop.create_future()
+        try:
+            await self._context.write(message)
+        finally:
+            self._opening.set_result(None)
 
     def _look_at_write(self) -> None:
         """Fail a write that takes too long. One timer watches all of a call's writes, one after the other."""

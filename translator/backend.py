@@ -11,6 +11,7 @@ import grpc
 
 from pagewire.channel import CHANNEL_OPTIONS
 from pagewire.health import CHECK_METHOD, check_request, is_serving
+from pagewire.operation import begin
 from pagewire.spread_channel import SpreadChannel
 from pagewire.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
 from translator.caller import caller_metadata
@@ -76,7 +77,6 @@ class Generation:
         self._cut: ApiError | None = None
         self._status = _GIVEN_UP
         """What is counted where it is given up."""
-        self._arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> inference_pb2.Started:
         """Wait until the server has admitted the request.
@@ -129,13 +129,8 @@ class Generation:
         self._call.cancel()
 
     async def _read(self) -> inference_pb2.StreamGenerateResponse | None:
-        # A task: gRPC never frees a message whose `await` was cancelled.
-        reading = asyncio.ensure_future(self._call.read())
-        self._arrived = self._arrived.get_loop().create_future()
-        reading.add_done_callback(self._on_read)
         try:
-            await self._arrived
-            response = reading.result()
+            response = await begin(self._call.read())
         except grpc.aio.AioRpcError as error:
             failure = from_rpc_error(error, self._endpoint, self._given)
             if failure.is_overload:
@@ -151,12 +146,6 @@ class Generation:
         if response is grpc.aio.EOF:
             return None
         return cast("inference_pb2.StreamGenerateResponse", response)
-
-    def _on_read(self, reading: asyncio.Future[object]) -> None:
-        if not reading.cancelled():
-            reading.exception()  # which nobody waits for, if the call was given up
-        if not self._arrived.done():
-            self._arrived.set_result(None)
 
 
 class Backend:
