@@ -39,6 +39,7 @@ class FakeHouse:
         self.port, self.admin_port, self.http_port = free_ports(3)
         self.base_url = f"http://127.0.0.1:{self.http_port}"
         self.target = f"127.0.0.1:{self.port}"
+        self.admin_target = f"127.0.0.1:{self.admin_port}"
         self.log = folder / "log"
         self._settings = {
             "model": str(self.model),
@@ -140,4 +141,4 @@ class FakeHouse:
     def _house(self) -> House:
         # The log is kept open for writing, so that its reader needs no process of text.
         process: Any = self.server
-        return House(process, self.log, self.target, f"127.0.0.1:{self.admin_port}", self.base_url)
+        return House(process, self.log, self.target, self.admin_target, self.base_url)

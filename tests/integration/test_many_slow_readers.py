@@ -10,6 +10,7 @@ import itertools
 import time
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 from fake_house import TEMPLATE, FakeHouse
 from figures import in_ms, percentile, show
@@ -17,6 +18,8 @@ from idle_readers import READERS
 from processes import num_files, resident_bytes
 from steady_readers import SteadyReaders
 from tiny_tokenizer import byte_level, write_folder
+
+from pagewire.v1 import admin_pb2, admin_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,8 +71,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHouse]:
 class Watch:
     """What the two servers hold, beyond what they held when it began."""
 
-    def __init__(self, house: FakeHouse) -> None:
-        self._house = house
+    def __init__(self, house: FakeHouse, admin: admin_pb2_grpc.AdminServiceStub) -> None:
+        self._admin = admin
         self._pids = {"server": house.server.pid, "translator": house.translator.pid}
         self._bytes = {name: resident_bytes(pid) for name, pid in self._pids.items()}
         self._num_files = num_files(house.translator.pid)
@@ -80,7 +83,7 @@ class Watch:
         for name, pid in self._pids.items():
             grown = resident_bytes(pid) - self._bytes[name]
             self.most_bytes[name] = max(self.most_bytes[name], grown)
-        engine = self._house.stats().engine
+        engine = self._admin.GetStats(admin_pb2.GetStatsRequest(), timeout=10).engine
         num_readers = engine.num_running + engine.num_waiting - NUM_OTHERS
         num_more_files = num_files(self._pids["translator"]) - self._num_files
         return num_readers <= 0 and num_more_files < SPARE_FILES
@@ -135,8 +138,8 @@ def test_they_cost_little_and_are_cut_and_others_do_not_notice(
 def delay_of_others(house: FakeHouse, kind: str, token: int) -> float:
     """One round of slow readers. Return how many times longer the others waited, at worst."""
     others = SteadyReaders(house, NUM_OTHERS, [LITTLE], MAX_TOKENS)
-    with others.reading():
-        watch = Watch(house)
+    with others.reading(), grpc.insecure_channel(house.admin_target) as channel:
+        watch = Watch(house, admin_pb2_grpc.AdminServiceStub(channel))
         alone = look_on(watch, ALONE_S)
         beside = sit_out(watch, house, kind, token)
     alone_s, beside_s = others.gaps_s(*alone), others.gaps_s(*beside)
