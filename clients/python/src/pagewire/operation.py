@@ -2,8 +2,8 @@
 
 gRPC never frees a message whose `await` was cancelled. So an operation goes on, whoever stops waiting for it.
 And it begins at once, not a turn of the event loop later: where hundreds of streams have something to say in
-one turn, the first one need not wait until all have prepared it. (A task of Python 3.12 can be eager, too, but
-it is cancelled with whoever waits for it.)
+one turn, the first one need not wait until all have prepared it. A task of Python 3.12 can be eager, too; but
+it is cancelled with whoever waits for it.
 """
 
 from __future__ import annotations
