@@ -1,4 +1,4 @@
-"""A text that never fits is refused by its beginning; every other one is encoded whole."""
+"""A text that never fits is refused by its beginning; others are encoded whole. Token ids are packed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from dataclasses import replace
 
 import pytest
 from fakes import INFO, byte_tokenizer, fake_model
+from hypothesis import given
+from hypothesis import strategies as st
 
+from pagewire.v1 import inference_pb2
 from server.errors import ContextLengthError
-from server.prompts import Prompt, Truncation, encode_to_fit
+from server.prompts import Prompt, Truncation, encode_to_fit, packed
 from server.tokenizer import Tokenizer
 
 LIMIT = INFO.max_model_len
@@ -58,3 +61,9 @@ def test_token_ids_are_taken_as_they_are(encoded: list[int]) -> None:
     token_ids = array("I", [1] * 999)
     assert encode_to_fit(Prompt("spec.token_ids", token_ids=token_ids), None, MODEL).token_ids == token_ids
     assert encoded == []
+
+
+@given(st.lists(st.integers(0, 2**32 - 1)))
+def test_packed_token_ids_are_those_of_the_message(token_ids: list[int]) -> None:
+    message = inference_pb2.TokenIds.FromString(inference_pb2.TokenIds(ids=token_ids).SerializeToString())
+    assert packed(message.ids) == array("I", token_ids)
