@@ -70,6 +70,8 @@ class Generation:
         self._num_tokens_behind = 0
         self._num_kept_bytes = 0  # by choice, since the reader wants larger deltas
         self._changed = asyncio.Event()
+        self._is_awaited = False
+        """Whether the reader waits for what comes; else it writes what came before."""
         self._error: BaseException | None = None
 
     async def events(self) -> AsyncGenerator[inference_pb2.StreamGenerateResponse, None]:
@@ -86,8 +88,7 @@ class Generation:
             self._changed.set()  # the admission may have come with tokens
             while not all(choice.is_done for choice in self._choices):
                 if self._error is None:
-                    await self._changed.wait()
-                self._changed.clear()
+                    await self._until_changed()
                 delta = self._pop_delta()
                 if delta.choices:
                     yield inference_pb2.StreamGenerateResponse(delta=delta)
@@ -194,8 +195,7 @@ class Generation:
 
     def _note(self, output: RequestOutput) -> None:
         self._note_time(output)
-        is_reader_behind = self._changed.is_set()
-        self._num_tokens_behind = self._num_tokens_behind + len(output.token_ids) if is_reader_behind else 0
+        self._num_tokens_behind = 0 if self._is_awaited else self._num_tokens_behind + len(output.token_ids)
         if self._num_tokens_behind >= TOKENS_PER_LOOK:
             self._num_tokens_behind = 0
             if self._num_gathered_bytes > self._num_kept_bytes + MAX_GATHERED_BYTES:
@@ -212,10 +212,15 @@ class Generation:
         if error is not None:
             self.fail(error)
 
+    async def _until_changed(self) -> None:
+        self._is_awaited = True
+        await self._changed.wait()
+        self._is_awaited = False
+        self._changed.clear()
+
     async def _change(self) -> None:
         """Wait until something new has come, and raise it if it is an error."""
-        await self._changed.wait()
-        self._changed.clear()
+        await self._until_changed()
         if self._error is not None:
             raise self._error
 

@@ -131,3 +131,22 @@ async def test_large_deltas_that_are_asked_for_are_no_sign_of_a_slow_reader() ->
             await asyncio.sleep(0)
         kinds = [event.WhichOneof("event") async for event in call]
     assert kinds == ["started", "delta", "finished"]
+
+
+async def test_who_waits_is_no_slow_reader_however_much_comes_at_once() -> None:
+    """Scenario: the server was busy, and finds many steps' outputs when it looks."""
+    engine = FakeEngine(lambda request: [65] * request.sampling.max_tokens, manual=True, info=LARGE)
+    async with calling(engine) as caller:
+        spec = spec_of(20)
+        spec.stopping.max_tokens = 2000
+        stream, whole = caller.stream(spec), asyncio.ensure_future(caller.generate(spec))
+        await engine.until(2)
+        engine.step()
+        kinds = [(await stream.read()).WhichOneof("event") for _ in range(2)]
+        assert kinds == ["started", "delta"]
+        while engine.live:
+            engine.step()
+        while (event := await stream.read()).HasField("delta"):
+            pass
+        assert event.finished.usage.num_completion_tokens == 2000
+        assert (await whole).usage.num_completion_tokens == 2000
