@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from server.served_model import ServedModel
 
 # What may gather for one reader while a message is written to it, which was gathered before and is no larger.
+# It is that of a choice: who asks for many counts as so many readers.
 MAX_GATHERED_BYTES = 112 * 1024
 
 TOKENS_PER_LOOK = 8
@@ -198,7 +199,8 @@ class Generation:
         self._num_tokens_behind = 0 if self._is_awaited else self._num_tokens_behind + len(output.token_ids)
         if self._num_tokens_behind >= TOKENS_PER_LOOK:
             self._num_tokens_behind = 0
-            if self._num_gathered_bytes > self._num_kept_bytes + MAX_GATHERED_BYTES:
+            limit = self._num_kept_bytes + MAX_GATHERED_BYTES * len(self._choices)
+            if self._num_gathered_bytes > limit:
                 raise SlowReaderError("the stream is read too slowly for the output that it asks for")
         self._changed.set()
 

@@ -150,3 +150,23 @@ async def test_who_waits_is_no_slow_reader_however_much_comes_at_once() -> None:
             pass
         assert event.finished.usage.num_completion_tokens == 2000
         assert (await whole).usage.num_completion_tokens == 2000
+
+
+async def test_many_choices_are_no_sign_of_a_slow_reader() -> None:
+    """Scenario: each message holds a hundred kibibytes, and four steps pass while one is written."""
+    engine = FakeEngine(lambda request: [65] * request.sampling.max_tokens, manual=True, info=LARGE)
+    async with calling(engine) as caller:
+        spec = spec_of(20)
+        spec.sampling.n, spec.stopping.max_tokens = 128, 16
+        call = caller.stream(spec)
+        reading = asyncio.ensure_future(events_of(call))
+        await engine.until(128)
+        while engine.live:
+            for _ in range(4):
+                engine.step()
+            await asyncio.sleep(0)
+        assert (await reading)[-1].finished.usage.num_completion_tokens == 2048
+
+
+async def events_of(call: Any) -> list[inference_pb2.StreamGenerateResponse]:
+    return [event async for event in call]
