@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from server.served_model import ServedModel
 
 # What may gather for one reader while a message is written to it, which was gathered before and is no larger.
-# It is that of a choice: who asks for many counts as so many readers.
 MAX_GATHERED_BYTES = 112 * 1024
+# Who asks for several choices counts as so many readers, as long as one message holds it: clients take 4 MiB.
+MAX_GATHERED_BYTES_OF_ALL = 2 * 1024 * 1024
 
 TOKENS_PER_LOOK = 8
 """How many tokens may come for a reader who is behind before it is seen how much has gathered."""
@@ -155,25 +156,24 @@ class Generation:
         return self._request.queue_timeout_s if is_alone else None
 
     def take(self, choice: Choice, output: RequestOutput) -> None:
-        """Move an output into its choice. One that ends early, by a stop text or a fault, is aborted."""
-        if self._is_over(choice):
+        """Move an output into its choice. A sequence whose choice a stop text has ended is aborted."""
+        was_over = choice.end is not None or self._error is not None
+        if was_over:
             return
         try:
             choice.take(output)
             self._note(output)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - `events` raises it
             self.fail(error)
-        if self._is_over(choice) and output.finish_reason is None:
+        if choice.end is not None and output.finish_reason is None:
             self._engine.abort(self._sequence_id(choice))
-
-    def _is_over(self, choice: Choice) -> bool:
-        return choice.end is not None or self._error is not None
 
     def fail(self, error: BaseException) -> None:
         """Let the request end with an error, after what has gathered. The first one counts."""
         if self._error is None:
             self._error = error
             self._changed.set()
+            self.abort()
 
     async def _search(self) -> None:
         """Move what a beam search finds into the choices. It comes at once, when the search has ended."""
@@ -199,8 +199,8 @@ class Generation:
         self._num_tokens_behind = 0 if self._is_awaited else self._num_tokens_behind + len(output.token_ids)
         if self._num_tokens_behind >= TOKENS_PER_LOOK:
             self._num_tokens_behind = 0
-            limit = self._num_kept_bytes + MAX_GATHERED_BYTES * len(self._choices)
-            if self._num_gathered_bytes > limit:
+            allowed = min(MAX_GATHERED_BYTES * len(self._choices), MAX_GATHERED_BYTES_OF_ALL)
+            if self._num_gathered_bytes > self._num_kept_bytes + allowed:
                 raise SlowReaderError("the stream is read too slowly for the output that it asks for")
         self._changed.set()
 

@@ -74,8 +74,10 @@ class Call:
         self._writes_since_s = time.monotonic()
         if self._write_timer is None:
             self._write_timer = self._loop.call_later(self._write_timeout_s, self._look_at_write)
-        self._written = begin(self._open(message) if self._opening is None else self._context.write(message))
         try:
+            self._written = begin(
+                self._open(message) if self._opening is None else self._context.write(message)
+            )
             await self._written
         finally:
             self._writes_since_s = None

@@ -170,3 +170,24 @@ async def test_many_choices_are_no_sign_of_a_slow_reader() -> None:
 
 async def events_of(call: Any) -> list[inference_pb2.StreamGenerateResponse]:
     return [event async for event in call]
+
+
+@pytest.mark.parametrize("num_choices", [4, 128])
+async def test_a_reader_of_several_choices_who_stops_has_all_of_them_ended(num_choices: int) -> None:
+    """Result: nothing runs on for whoever has not read, and the last message fits what clients take."""
+    script = [65] * 10**6
+    engine = FakeEngine(lambda _: script, manual=True, info=LARGE)
+    async with calling(engine, write_timeout_s=1000.0) as caller:
+        spec = spec_of(20)
+        spec.sampling.n, spec.stopping.max_tokens = num_choices, 30_000
+        call = caller.stream(spec)
+        await engine.until(num_choices)
+        engine.step()
+        assert (await call.read()).HasField("started")
+        while len(engine.live) == num_choices:
+            engine.step()
+            await asyncio.sleep(0)
+        assert not engine.live
+        error = await status_of(call)
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert details_of(error)["ErrorInfo"].reason == "SLOW_READER"

@@ -20,7 +20,8 @@ Result = TypeVar("Result")
 def begin(work: Awaitable[Result]) -> asyncio.Future[Result]:
     """Run a coroutine up to its first wait, and the rest as what it waits for comes.
 
-    Return a future of what it returns or raises. Cancelling that future leaves the coroutine alone.
+    Return a future of what it returns or raises. Cancelling that future leaves the coroutine alone. It is no
+    task: `asyncio.timeout` does not work in it.
     """
     operation = _Operation(work)
     operation.advance()
@@ -43,7 +44,9 @@ class _Operation(Generic[Result]):
         except StopIteration as end:
             if not self.ended.done():
                 self.ended.set_result(end.value)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whoever waits raises it
+        except asyncio.CancelledError:
+            self.ended.cancel()
+        except Exception as error:  # noqa: BLE001 - whoever waits raises it
             if not self.ended.done():
                 self.ended.set_exception(error)
         else:
