@@ -220,10 +220,12 @@ class FakeEngine:
 
     def step(self) -> None:
         """Generate one token of every live sequence."""
-        for sequence in list(self._live.values()):
+        for request_id, sequence in list(self._live.items()):
+            if request_id not in self._live:
+                continue  # an output before has ended its whole request
             output = sequence.step(self.num_cached_tokens)
             if output.finish_reason is not None:
-                del self._live[sequence.request.request_id]
+                del self._live[request_id]
                 self._notify()
             sequence.delivery.put(output)
 
