@@ -40,7 +40,7 @@ ENV PAGEWIRE_CACHE=/var/cache/pagewire \
     HF_HOME=/var/cache/pagewire/huggingface
 USER 10001
 VOLUME /var/cache/pagewire
-EXPOSE 50051
+EXPOSE 50051 50053
 HEALTHCHECK --interval=5s --timeout=10s --start-period=10m --start-interval=1s \
   CMD ["pagewire", "health", "--target", "127.0.0.1:50051"]
 ENTRYPOINT ["pagewire", "serve"]

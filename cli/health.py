@@ -1,4 +1,4 @@
-"""`pagewire health`: whether a server or translator accepts requests, for probes in containers."""
+"""`pagewire health`: whether a server or translator accepts requests, or lives, for probes in containers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,14 @@ TARGET = Flag(
     metavar="TARGET",
     default=GRPC_TARGET.default,
 )
-GROUPS = (Group("health", (TARGET, CLIENT_KEY, *CLIENT_TLS)),)
+LIVE = Flag(
+    name="live",
+    field="live",
+    help="Ask whether the process is there, whatever the engine does; else, whether requests are accepted.",
+    switch=True,
+    default="off",
+)
+GROUPS = (Group("health", (TARGET, LIVE, CLIENT_KEY, *CLIENT_TLS)),)
 
 
 def answers_requests(base_url: str, context: ssl.SSLContext | None = None) -> bool:
@@ -69,26 +76,28 @@ def _fault_of(url: str, context: ssl.SSLContext | None) -> str | None:
 
 
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Return 0 if requests are accepted, else 1.
+    """Return 0 if requests are accepted, or with `--live` if the process is there, else 1.
 
     Raises:
         UsageError: a flag or variable cannot be used.
     """
     values = read_groups(GROUPS, arguments, environ)
     address = str(values.get("target", TARGET.default))
-    ready = _answers(address, values) if address.startswith(SCHEMES) else _serves(address, values)
-    print(f"{address} is {'ready' if ready else 'not ready'}", file=sys.stderr)
-    return 0 if ready else 1
+    asked = "live" if values.get("live") else "ready"
+    ask = _answers if address.startswith(SCHEMES) else _serves
+    is_so = ask(address, asked, values)
+    print(f"{address} is {asked if is_so else f'not {asked}'}", file=sys.stderr)
+    return 0 if is_so else 1
 
 
-def _answers(base_url: str, values: Mapping[str, Any]) -> bool:
-    fault = _fault_of(f"{base_url}/health/ready", https_context(values))
+def _answers(base_url: str, asked: str, values: Mapping[str, Any]) -> bool:
+    fault = _fault_of(f"{base_url}/health/{asked}", https_context(values))
     if fault is not None:
         print(fault, file=sys.stderr)
     return fault is None
 
 
-def _serves(address: str, values: Mapping[str, Any]) -> bool:
+def _serves(address: str, asked: str, values: Mapping[str, Any]) -> bool:
     from pagewire import Client, PagewireError
 
     try:
@@ -98,7 +107,7 @@ def _serves(address: str, values: Mapping[str, Any]) -> bool:
             timeout=TIMEOUT_S,
             credentials=client_credentials(values),
         ) as client:
-            return client.is_ready()
+            return client.is_live() if asked == "live" else client.is_ready()
     except PagewireError as error:
         print(f"{type(error).__name__}: {error.message}", file=sys.stderr)
         return False

@@ -21,7 +21,7 @@ def collector(text: str) -> str:
     if parts.scheme not in _SCHEMES or not parts.hostname:
         raise ValueError("a URL such as http://localhost:4317")
     if not all(map(_is_installed, _PACKAGES)):
-        raise ValueError("an installation with the extra otel, as by `pip install 'pagewire[otel]'`")
+        raise ValueError("an installation with the extra otel, as by `deploy/install.sh VENV server,otel`")
     from watch.tracing import PROTOCOL_VARIABLES, PROTOCOLS, protocol
 
     if protocol() not in PROTOCOLS:

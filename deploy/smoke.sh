@@ -34,7 +34,7 @@ cd "$work"
 "$work/server/bin/pagewire" serve --port 50151 --admin-port 50152 --metrics-port 50153 &
 pids+=($!)
 wait_until_healthy "$work/server/bin/pagewire" 127.0.0.1:50151 "${pids[0]}"
-"$work/translator/bin/pagewire" translate --grpc-target 127.0.0.1:50151 --port 8100 &
+"$work/translator/bin/pagewire" translate --grpc-target 127.0.0.1:50151 --stats-target 127.0.0.1:50152 --port 8100 &
 pids+=($!)
 wait_until_healthy "$work/translator/bin/pagewire" http://127.0.0.1:8100 "${pids[1]}"
 
@@ -55,4 +55,8 @@ print(answer)
 assert "Paris" in answer
 with urllib.request.urlopen("http://127.0.0.1:8100/", timeout=10) as response:
     assert "<title>Pagewire</title>" in response.read().decode()
+with urllib.request.urlopen("http://127.0.0.1:8100/console/stats", timeout=10) as response:
+    assert json.load(response)["available"]
+with urllib.request.urlopen("http://127.0.0.1:50153/metrics", timeout=10) as response:
+    assert "vllm:generation_tokens_total" in response.read().decode()
 PYTHON

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 _DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
-# The translator has series of the same names, as its clients see them; it has no label `engine`.
+# The translator has series of the same names, as its clients see them; it has no label `engine`, nor `code`.
 _MODEL = '{engine!="",model_name=~"$model",instance=~"$instance"}'
 _PROCESS = '{instance=~"$instance"}'
+_CALLS = '{code!="",instance=~"$instance"}'
 _PANELS_IN_A_ROW = 3
 _WIDTH, _HEIGHT = 24 // _PANELS_IN_A_ROW, 8
 
@@ -63,7 +64,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "reqps",
             {
                 "{{finished_reason}}": _rate("vllm:request_success_total", "finished_reason"),
-                "{{code}} {{reason}}": _rate("pagewire:request_failures_total", "code, reason", _PROCESS),
+                "{{code}} {{reason}}": _rate("pagewire:request_failures_total", "code, reason", _CALLS),
             },
         ),
     ),

@@ -15,6 +15,7 @@ import grpc.aio
 
 from gate.credentials import bearer_secret
 from server import errors
+from server.peer import address_of
 from server.request_id import METADATA_KEY, request_id_of
 
 if TYPE_CHECKING:
@@ -66,9 +67,11 @@ def _secret_of(metadata: Iterable[tuple[str, str | bytes]]) -> bytes | None:
 
 
 async def _refuse(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-    request_id = request_id_of(context.invocation_metadata())
-    logger.info("%s refused: it shows no key that is in force", request_id)
+    request_id, peer = request_id_of(context.invocation_metadata()), address_of(context.peer())
     error = errors.UnauthenticatedError("the API key is missing or not valid")
     status = errors.status_of(error, request_id)
+    fields = {"request_id": request_id, "peer": peer, "status": status.code.name, "reason": status.reason}
+    text = "%s from %s refused: it shows no key that is in force"
+    logger.info(text, request_id, peer, extra={"fields": fields})
     trailing = ((METADATA_KEY, request_id), (errors.STATUS_DETAILS_KEY, status.details))
     await context.abort(status.code, status.message, trailing)

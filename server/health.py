@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from grpc_health.v1 import health_pb2
 
+from pagewire.health import LIVE
 from server.errors import NotFoundError, TooManyWatchesError
 from server.fields import shown
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 NOT_READY_REASON = "pagewire-not-ready-reason"
 """Key of the trailing metadata of Check that says why the server is not ready."""
 
-LIVE = "live"
 MAX_WATCHES = 1000
 """They need no key and stay for as long as they like; each holds ten to twenty kilobytes."""
 

@@ -11,7 +11,6 @@ import asyncio
 import re
 import time
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -21,6 +20,7 @@ from google.protobuf.message_factory import GetMessageClass
 from pagewire.operation import begin
 from server import errors
 from server.gate import caller_tenant
+from server.peer import address_of
 from server.request_id import METADATA_KEY, request_id_of
 from server.request_log import log_end
 from server.request_record import CALLER_GONE, DEADLINE_PASSED, CallEnd, RequestRecord
@@ -51,7 +51,7 @@ class Call:
         self.deadline_s = None if remaining_s is None else self.arrived_s + remaining_s
         """When the caller gives up, on the clock of `time.monotonic`."""
         self.tenant = caller_tenant.get()
-        self.peer = _address(context.peer())
+        self.peer = address_of(context.peer())
         self.record = RequestRecord()
         self.request: Message | None = None
         self.trace = trace_context_of(context.invocation_metadata())
@@ -273,8 +273,3 @@ def _end(
         call.trace,
         call.peer,
     )
-
-
-def _address(peer: str) -> str:
-    """A caller's address and port, without gRPC's prefix of the family."""
-    return unquote(peer.partition(":")[2])

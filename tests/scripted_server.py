@@ -185,6 +185,7 @@ class ScriptedServer:
     def __init__(self) -> None:
         self.script = Script()
         self.health = health.HealthServicer()
+        self.set_live(True)
         self._server = grpc.server(ThreadPoolExecutor(4), options=(("grpc.so_reuseport", 0),))
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(Inference(self.script), self._server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(Models(self.script), self._server)
@@ -195,6 +196,10 @@ class ScriptedServer:
     def set_ready(self, ready: bool) -> None:
         status = health_pb2.HealthCheckResponse
         self.health.set("", status.SERVING if ready else status.NOT_SERVING)
+
+    def set_live(self, live: bool) -> None:
+        status = health_pb2.HealthCheckResponse
+        self.health.set("live", status.SERVING if live else status.NOT_SERVING)
 
     def stop(self) -> None:
         self.script.cancelled.set()

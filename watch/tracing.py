@@ -1,4 +1,4 @@
-"""Spans, sent to a collector by OTLP from a thread of their own. Needs the packages of `pagewire[otel]`.
+"""Spans, sent to a collector by OTLP from a thread of their own. Needs the packages of the extra `otel`.
 
 Whoever ends a span only appends to a bounded queue. Where the collector is slow or gone, spans are dropped.
 What is not said here is up to OpenTelemetry's own variables: headers, certificates, sampling, batches.

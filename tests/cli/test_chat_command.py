@@ -71,6 +71,14 @@ def test_health(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err == f"{server.target} is ready\n{server.target} is not ready\n"
 
 
+def test_health_of_the_process(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.set_ready(False)
+    assert main(["health", "--target", server.target, "--live"], {}) == 0
+    server.set_live(False)
+    assert main(["health", "--target", server.target], {"PAGEWIRE_LIVE": "yes"}) == 1
+    assert capsys.readouterr().err == f"{server.target} is live\n{server.target} is not live\n"
+
+
 def test_health_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["health", "--target", "127.0.0.1:1"], {}) == 1
     assert main(["health", "--target", "http://127.0.0.1:1"], {}) == 1

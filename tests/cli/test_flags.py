@@ -83,7 +83,7 @@ FLAGS = {
         "open-metrics",
     ],
     "chat": ["grpc-target", *CLIENT_TLS_FLAGS, "api-key", "system", "max-tokens", "temperature", "stats"],
-    "health": ["target", "api-key", *CLIENT_TLS_FLAGS],
+    "health": ["target", "live", "api-key", *CLIENT_TLS_FLAGS],
     "top": ["admin-target", "admin-api-key", *CLIENT_TLS_FLAGS, "interval", "once", "json"],
 }
 GROUPS: dict[str, tuple[Group, ...]] = {

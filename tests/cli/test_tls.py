@@ -115,6 +115,9 @@ async def test_health_says_why_it_cannot_connect(
         url = f"https://127.0.0.1:{port}"
         assert "certificate verify failed" in await said(url, others.roots)
         assert await said(url, ours.roots) == (f"{url}/health/ready answers with 503\n{url} is not ready\n")
+        words = ["health", "--live", "--target", url, "--grpc-ca-certs", str(ours.roots)]
+        assert await asyncio.to_thread(main, words, {}) == 0
+        assert capsys.readouterr().err == f"{url} is live\n"
     assert "Connection refused" in await said("https://127.0.0.1:1", ours.roots)
 
 

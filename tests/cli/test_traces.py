@@ -30,7 +30,7 @@ def test_without_the_packages_the_flag_is_refused(
     assert main([command, "--otlp-traces-endpoint", "http://localhost:4317"]) == 2
     said = capsys.readouterr().err
     assert "--otlp-traces-endpoint: expected an installation with the extra otel" in said
-    assert "pip install 'pagewire[otel]'" in said
+    assert "deploy/install.sh VENV server,otel" in said
 
 
 def test_the_standard_variable_turns_traces_on(

@@ -117,3 +117,4 @@ async def test_models_tokenizer_and_readiness(server: ScriptedServer, client: pa
     assert await client.detokenize([5, 6]) == "hi"
     server.set_ready(False)
     assert not await client.is_ready()
+    assert await client.is_live()

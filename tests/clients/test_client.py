@@ -184,3 +184,4 @@ def test_readiness_is_the_health_services(server: ScriptedServer, client: pagewi
     assert client.is_ready()
     server.set_ready(False)
     assert not client.is_ready()
+    assert client.is_live()

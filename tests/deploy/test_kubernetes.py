@@ -15,8 +15,8 @@ from prometheus_client import generate_latest
 from cli import serve as serve_command
 from cli import translate as translate_command
 from cli.keys import API_KEY_FILE
+from pagewire.health import LIVE
 from server.app import ENGINE_GRACE_S
-from server.health import LIVE
 from translator.app import ROUTES
 from translator.gate import HEALTH_PATHS
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from typing import TYPE_CHECKING, Any
 
 import calls
@@ -92,6 +93,20 @@ async def test_no_method_answers_without_a_key(metadata: Any) -> None:
         for method in PUBLIC:
             assert await code_of(server.target, path_of(method), metadata) is UNAUTHENTICATED, method.name
         assert not server.engine.requests
+
+
+async def test_who_shows_no_key_is_logged_by_address(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "server.gate")
+    async with guarded() as server:
+        await code_of(server.target, path_of(PUBLIC[0]), (*keyed("wrong"), ("x-request-id", "r1")))
+    (record,) = caplog.records
+    fields = vars(record)["fields"]
+    peer = fields["peer"]
+    assert re.fullmatch(r"127\.0\.0\.1:\d+", peer)
+    expected = {"request_id": "r1", "peer": peer, "status": "UNAUTHENTICATED", "reason": "INVALID_API_KEY"}
+    assert fields == expected
+    assert record.getMessage() == f"r1 from {peer} refused: it shows no key that is in force"
+    assert "wrong" not in str(vars(record))
 
 
 @pytest.mark.check("S05")

@@ -9,7 +9,7 @@ import grpc
 from pagewire.channel import CHANNEL_OPTIONS, DEFAULT_TARGET, DEFAULT_TIMEOUT_S, call_metadata, with_key
 from pagewire.embedding import build_embed_request
 from pagewire.errors import from_rpc_error
-from pagewire.health import CHECK_METHOD, check_request, is_serving
+from pagewire.health import CHECK_METHOD, LIVE, check_request, is_serving
 from pagewire.options import Options, build_spec, build_tokenize_request
 from pagewire.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
 
@@ -265,12 +265,21 @@ class Client:
         Raises:
             PagewireError: the call failed, which includes a server that cannot be reached.
         """
+        return self._check_health("", timeout)
+
+    def is_live(self, *, timeout: float | None = None) -> bool:
+        """Ask whether the server's process answers, whatever its engine does.
+
+        Raises:
+            PagewireError: the call failed, which includes a server that cannot be reached.
+        """
+        return self._check_health(LIVE, timeout)
+
+    def _check_health(self, service: str, timeout: float | None) -> bool:
         check = self._channel.unary_unary(
-            CHECK_METHOD,
-            request_serializer=check_request,
-            response_deserializer=is_serving,
+            CHECK_METHOD, request_serializer=check_request, response_deserializer=is_serving
         )
-        return self._call(check, "", timeout, None)
+        return self._call(check, service, timeout, None)
 
     def _call(
         self,

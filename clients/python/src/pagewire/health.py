@@ -9,6 +9,8 @@ from __future__ import annotations
 from google.protobuf import wrappers_pb2
 
 CHECK_METHOD = "/grpc.health.v1.Health/Check"
+LIVE = "live"
+"""The service that stands for the process alone, whatever its engine does."""
 _SERVING = 1
 
 
