@@ -5,11 +5,16 @@ from __future__ import annotations
 import logging
 import ssl
 from pathlib import Path  # noqa: TC003 - msgspec reads it
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from gate.watched_file import WatchedFiles
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -67,23 +72,28 @@ class CertificateFiles(msgspec.Struct, frozen=True):
 
 
 class WatchedCertificates:
-    """Says when new files have come that can be used."""
+    """Takes new files when they come."""
 
     def __init__(self, files: CertificateFiles, watched: WatchedFiles | None = None) -> None:
         self._files = files
         self._watched = watched or WatchedFiles(files.paths)
 
-    def renewed(self) -> bool:
-        """Whether usable files have come since this was last said. Unusable ones are logged."""
+    def renew(self, use: Callable[[], T]) -> T | None:
+        """Return what `use` makes of files that have come; None where there are none that can be used.
+
+        Those that cannot are logged, and tried again.
+        """
         if not self._watched.changed():
-            return False
+            return None
         try:
             self._files.check()
-        except CertificateError as error:
-            logger.error("%s; the old certificates stay in force", error)
-            return False
+            used = use()
+        except (CertificateError, OSError) as error:
+            if self._watched.retry():
+                logger.error("%s; the old certificates stay in force", error)
+            return None
         logger.warning("%s: read again", self._files.chain)
-        return True
+        return used
 
 
 def _no_password() -> bytes:

@@ -67,7 +67,8 @@ class KeyRing:
         try:
             keys = read_keys(self._file)
         except KeyFileError as error:
-            logger.error("%s; the old keys stay in force", error)
+            if self._watched.retry():
+                logger.error("%s; the old keys stay in force", error)
             return
         self._keys = self._given + keys
         logger.warning("%s: read again; %d keys are in force", self._file, len(self._keys))

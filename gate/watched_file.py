@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -12,30 +13,42 @@ if TYPE_CHECKING:
     Signature = tuple[tuple[int, ...] | None, ...]
 
 LOOK_EVERY_S = 1.0
+RETRY_AFTER_S = 10.0
 
 
 class WatchedFiles:
     """Says, at most once a second, whether files have changed. Whoever uses them asks."""
 
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        clock: Callable[[], float] = time.monotonic,
-        every_s: float = LOOK_EVERY_S,
-    ) -> None:
+    def __init__(self, paths: Sequence[Path], clock: Callable[[], float] = time.monotonic) -> None:
         self._paths = paths
         self._clock = clock
         self._looked_s = clock()
         self._signature = self._look()
+        self._retry_s = math.inf
+        self._are_unusable = False
 
     def changed(self) -> bool:
-        """Whether they have changed since this was last said."""
-        if self._clock() - self._looked_s < LOOK_EVERY_S:
+        """Whether they have changed since this was last said, or could not be used ten seconds ago."""
+        now_s = self._clock()
+        if now_s - self._looked_s < LOOK_EVERY_S:
             return False
-        self._looked_s = self._clock()
+        self._looked_s = now_s
         signature = self._look()
-        changed, self._signature = signature != self._signature, signature
-        return changed
+        if signature != self._signature:
+            self._signature, self._are_unusable = signature, False
+        elif now_s < self._retry_s:
+            return False
+        self._retry_s = math.inf
+        return True
+
+    def retry(self) -> bool:
+        """Note that they could not be used: for what they hold, or for want of a descriptor, for a moment.
+
+        Returns whether that is news of what they are now.
+        """
+        self._retry_s = self._clock() + RETRY_AFTER_S
+        is_news, self._are_unusable = not self._are_unusable, True
+        return is_news
 
     def _look(self) -> Signature:
         return tuple(map(_signature, self._paths))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import grpc
@@ -26,12 +27,9 @@ def server_credentials(
     files.check()
     renewals = WatchedCertificates(files, watched)
 
-    def renewed() -> grpc.ServerCertificateConfiguration | None:
-        return _configuration(files) if renewals.renewed() else None
-
     return grpc.dynamic_ssl_server_credentials(
         _configuration(files),
-        renewed,  # type: ignore[arg-type] # the stub does not know that None means no change
+        partial(renewals.renew, partial(_configuration, files)),  # type: ignore[arg-type] # the stub lacks None
         require_client_authentication=files.authorities is not None,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from typing import TYPE_CHECKING
 
@@ -39,8 +38,10 @@ class OwnKey:
     def shown(self) -> str | None:
         """The key now; None where none is known, or their hashes alone."""
         if self._watched.changed():
-            with contextlib.suppress(KeyFileError):  # the old keys stay in force, as the server says
+            try:
                 self._shown = self._find()
+            except KeyFileError:  # the old keys stay in force, as the server says
+                self._watched.retry()
         return self._shown
 
     def _find(self) -> str | None:

@@ -36,5 +36,4 @@ class HttpTls:
 
     def refresh(self) -> None:
         """Take new files, if there are some that can be used."""
-        if self._renewals.renewed():
-            self._files.show_in(self.context)
+        self._renewals.renew(lambda: self._files.show_in(self.context))

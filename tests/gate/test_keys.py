@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from figures import show
+from scarce_descriptors import no_descriptors
 
 from gate import key_ring, keys
 from gate.credentials import bearer_secret, is_loopback
@@ -144,6 +145,23 @@ def test_a_file_that_goes_bad_leaves_the_old_keys_and_is_logged_once(
         assert ring.tenant_of(b"") is None
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     path.write_text("a:new\n")
+    assert ring.tenant_of(b"new") == "a"
+
+
+def test_keys_that_cannot_be_read_for_a_moment_are_read_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, now_s = tmp_path / "keys", 0.0
+    path.write_text("a:old\n")
+    ring = KeyRing(file=path, clock=lambda: now_s)
+    path.write_text("a:new\n")
+    for _ in range(3):
+        now_s += 20.0
+        with no_descriptors():
+            assert ring.tenant_of(b"old") == "a"
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    now_s += 20.0
+    assert ring.tenant_of(b"old") is None
     assert ring.tenant_of(b"new") == "a"
 
 

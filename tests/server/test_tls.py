@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from certificates import LONG_AGO, Authority, authority
 from fakes import FakeEngine, serve
+from scarce_descriptors import no_descriptors
 from tls_translator import Clock
 
-from gate.certificates import CertificateError, CertificateFiles
+from gate.certificates import CertificateError, CertificateFiles, WatchedCertificates
 from gate.watched_file import WatchedFiles
 from pagewire import AsyncClient, UnavailableError
 from pagewire.channel import tls_credentials
@@ -141,6 +142,35 @@ async def test_a_new_certificate_is_shown_and_open_streams_go_on(ours: Authority
         engine.step()
         for stream in streams:
             assert [event async for event in stream][-1].HasField("finished")
+
+
+def test_certificates_that_cannot_be_read_for_a_moment_are_read_later(
+    ours: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = ours.issue("server")
+    now_s = 0.0
+    renewals = WatchedCertificates(files, WatchedFiles(files.paths, lambda: now_s))
+    ours.issue("server")
+    for _ in range(2):
+        now_s += 20.0
+        with no_descriptors():
+            assert renewals.renew(files.chain.read_text) is None
+    now_s += 20.0
+    assert renewals.renew(files.chain.read_text) == files.chain.read_text()
+    now_s += 20.0
+    assert renewals.renew(files.chain.read_text) is None
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+def test_certificates_that_are_replaced_while_they_are_read_are_read_again(ours: Authority) -> None:
+    files = ours.issue("server")
+    now_s = 0.0
+    renewals = WatchedCertificates(files, WatchedFiles(files.paths, lambda: now_s))
+    ours.issue("server")
+    now_s += 20.0
+    assert renewals.renew((files.chain.parent / "gone").read_bytes) is None
+    now_s += 20.0
+    assert renewals.renew(files.chain.read_text) == files.chain.read_text()
 
 
 async def _in_thread(work: Any, *arguments: Any) -> Any:

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+from scarce_descriptors import no_descriptors
 
 from gate.keys import KeyFileError, Secret
 from translator.own_key import OwnKey
@@ -47,6 +48,19 @@ def test_a_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
         os.replace(other, file)
         now_s += 2.0
         assert key.shown == shown
+
+
+def test_a_file_that_cannot_be_read_for_a_moment_is_read_later(tmp_path: Path) -> None:
+    now_s = 0.0
+    file = tmp_path / "keys"
+    file.write_text("old\n")
+    key = OwnKey(file=file, clock=lambda: now_s)
+    file.write_text("newer\n")
+    now_s += 2.0
+    with no_descriptors():
+        assert key.shown == "old"
+    now_s += 20.0
+    assert key.shown == "newer"
 
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
