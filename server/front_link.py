@@ -62,21 +62,11 @@ class FrontLink:
         Raises:
             PortError: it cannot be started, or cannot listen.
         """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            ours.setblocking(False)
-            await self._channel.open(ours)
-            try:
-                self._process = await asyncio.create_subprocess_exec(
-                    *_COMMAND,
-                    f"--channel-fd={theirs.fileno()}",
-                    f"--config={encode_config(config).decode()}",
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    env=child_environment(),
-                )
-            except OSError as error:
-                raise PortError(f"a front process cannot be started: {error}") from error
+        try:
+            await self._start_process(config)
+        except OSError as error:
+            self._lose()
+            raise PortError(f"a front process cannot be started: {error}") from error
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
                 await self.listening()
@@ -84,6 +74,20 @@ class FrontLink:
             self._kill()
             raise PortError(f"a front process did not listen within {_START_TIMEOUT_S:g} s") from error
         self._channel.watch(config.silence_timeout_s)
+
+    async def _start_process(self, config: FrontConfig) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            ours.setblocking(False)
+            await self._channel.open(ours)
+            self._process = await asyncio.create_subprocess_exec(
+                *_COMMAND,
+                f"--channel-fd={theirs.fileno()}",
+                f"--config={encode_config(config).decode()}",
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=child_environment(),
+            )
 
     async def listening(self) -> None:
         """Wait until it listens. Raises PortError where it cannot."""

@@ -17,6 +17,7 @@ from fake_house import FakeHouse
 from fakes import FakeEngine, serve
 from http2_attacks import ATTACKS
 from processes import wait_until
+from scarce_descriptors import no_descriptors
 
 from server.front import RelayedCall, size_of
 from server.front_call import FrontCall
@@ -164,6 +165,14 @@ async def test_a_front_that_does_not_come_to_listen_is_killed(monkeypatch: pytes
     with pytest.raises(PortError, match="did not listen within 0 s"):
         await link.start(FrontConfig("127.0.0.1", 0, {}, None))
     assert await link.ended() == -signal.SIGKILL
+
+
+async def test_a_front_for_which_no_descriptor_is_left_cannot_be_started() -> None:
+    link = FrontLink(lambda _: asyncio.sleep(0))
+    with no_descriptors(), pytest.raises(PortError, match="cannot be started"):
+        await link.start(FrontConfig("127.0.0.1", 0, {}, None))
+    await link.stop(0.0)
+    assert await link.ended() is None
 
 
 def test_a_frozen_server_loses_its_callers_and_comes_back_by_itself(tmp_path: Path) -> None:
