@@ -157,18 +157,33 @@ class Supervisor(Generic[Answer]):
         """Start children again as the policy says. Return an exit code if one must be given up."""
         for child in self._children:
             code = child.exit_code()
+            given_up = None
             if code is not None:
-                delay = child.note_failure(self._policy)
-                when = self._why_give_up(child, code)
-                if when is not None:
-                    logger.error("%s ended %s, with %s: giving up", child.name, when, _describe(code))
-                    return code if code > 0 else 1
-                logger.error(
-                    "%s ended with %s: starting it again in %.1f s (attempt %d of %d)",
-                    child.name, _describe(code), delay, child.failures, self._policy.max_failures,
-                )  # fmt: skip
+                given_up = self._note_failure(child, code, _describe(code))
             elif child.restart_at is not None and child.restart_at <= time.monotonic():
-                child.start()
+                given_up = self._start_again(child)
+            if given_up is not None:
+                return given_up
+        return None
+
+    def _start_again(self, child: Child) -> int | None:
+        try:
+            child.start()
+        except OSError as error:  # this machine has no process or memory left: perhaps for a moment
+            return self._note_failure(child, 1, f"a start that failed: {error}")
+        return None
+
+    def _note_failure(self, child: Child, code: int, how: str) -> int | None:
+        """Plan the next start. Return an exit code if there must be none."""
+        delay = child.note_failure(self._policy)
+        when = self._why_give_up(child, code)
+        if when is not None:
+            logger.error("%s ended %s, with %s: giving up", child.name, when, how)
+            return code if code > 0 else 1
+        logger.error(
+            "%s ended with %s: starting it again in %.1f s (attempt %d of %d)",
+            child.name, how, delay, child.failures, self._policy.max_failures,
+        )  # fmt: skip
         return None
 
     def _why_give_up(self, child: Child, code: int) -> str | None:

@@ -86,6 +86,16 @@ signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 wait(60)
 sys.exit(9)
 """
+# Leaves its parent without a descriptor, so that no process can be started any more.
+TAKES_ALL = """
+import resource
+
+write("ready")
+wait(0.3)
+_, hard = resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE)
+resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (0, hard))
+sys.exit(7)
+"""
 KEEPS_DYING = """
 write("ready")
 wait(0.3)
@@ -160,6 +170,15 @@ def test_a_child_that_keeps_dying_is_given_up_and_the_other_drains(tmp_path: Pat
     *before, last = done.stdout.splitlines()
     assert sorted(before) == ["started", "yes True"]  # the steady child may start late
     assert last == "drained"
+
+
+@pytest.mark.check("R19")
+def test_a_start_that_fails_is_tried_again_as_often_and_the_other_drains(tmp_path: Path) -> None:
+    done = supervise(tmp_path, TAKES_ALL, STEADY.replace('write("ready")', ""))
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("child 0 ended with a start that failed: [Errno 24]") == 2
+    assert "child 0 ended 4 times in a row, with a start that failed: [Errno 24]" in done.stderr
+    assert done.stdout.splitlines()[-1] == "drained"
 
 
 def test_a_child_that_ends_before_it_is_ready_ends_everything(tmp_path: Path) -> None:
