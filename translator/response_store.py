@@ -79,8 +79,8 @@ class ResponseStore:
         self._max_age_s = max_age_s
         self._clock = clock
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
-        self._holders: dict[tuple[str, str], str] = {}
-        """The response that holds an item, by the item's owner and id."""
+        self._holders: dict[tuple[str, str], list[str]] = {}
+        """The responses that hold an item, by the item's owner and id."""
         self._num_bytes = 0
 
     @property
@@ -110,8 +110,8 @@ class ResponseStore:
             return
         self._entries[owner, body["id"]] = _Entry(stored, num_bytes, self._clock())
         self._num_bytes += num_bytes
-        for item_id in stored.item_ids:
-            self._holders[owner, item_id] = body["id"]
+        for item_id in dict.fromkeys(stored.item_ids):
+            self._holders.setdefault((owner, item_id), []).append(body["id"])
         self._evict()
 
     def get(self, owner: str, response_id: str) -> StoredResponse | None:
@@ -126,8 +126,9 @@ class ResponseStore:
 
     def find_item(self, owner: str, item_id: str) -> Item | None:
         """Return an input or output item of a response that is kept."""
-        response_id = self._holders.get((owner, item_id))
-        stored = None if response_id is None else self.get(owner, response_id)
+        self._evict()
+        holders = self._holders.get((owner, item_id))
+        stored = self.get(owner, holders[-1]) if holders else None
         if stored is None:
             return None
         items: list[Item] = [*stored.input_items(), *stored.body()["output"]]
@@ -139,8 +140,10 @@ class ResponseStore:
         if entry is None:
             return False
         self._num_bytes -= entry.num_bytes
-        for item_id in entry.stored.item_ids:
-            if self._holders.get((owner, item_id)) == response_id:
+        for item_id in dict.fromkeys(entry.stored.item_ids):
+            holders = self._holders[owner, item_id]
+            holders.remove(response_id)
+            if not holders:
                 del self._holders[owner, item_id]
         return True
 

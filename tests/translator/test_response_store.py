@@ -98,6 +98,21 @@ def test_items_are_found_while_their_response_is_kept(clock: Clock) -> None:
     assert store.find_item("", "in_a") is None
 
 
+def test_an_item_is_found_while_one_of_its_responses_is_kept(clock: Clock) -> None:
+    store = make_store(clock)
+    put(store, "a")
+    item = store.find_item("", "msg_a")
+    assert item is not None
+    store.put("", {"id": "b", "output": []}, [item, item])
+    store.put("", {"id": "c", "output": []}, [item])
+    for response_id in ("c", "a"):
+        assert store.find_item("", "msg_a") == item
+        assert store.delete("", response_id)
+    assert store.find_item("", "msg_a") == item
+    assert store.delete("", "b")
+    assert store.find_item("", "msg_a") is None
+
+
 def test_a_store_of_size_zero_keeps_nothing(clock: Clock) -> None:
     store = make_store(clock, size=0)
     put(store, "a")
