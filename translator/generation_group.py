@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from translator.backend import Event, Generation
 
     GroupEvent = inference_pb2.Started | Event
-    Arrived = asyncio.Queue[tuple[int, GroupEvent] | ApiError | None]
+    Arrived = asyncio.Queue[tuple[int, GroupEvent] | Exception | None]
 
 
 class GenerationGroup:
@@ -84,7 +84,7 @@ class GenerationGroup:
             num_running = len(tasks)
             while num_running:
                 item = await arrived.get()
-                if isinstance(item, ApiError):
+                if isinstance(item, Exception):
                     raise item
                 if item is None:
                     num_running -= 1
@@ -141,7 +141,7 @@ async def _reporting(work: Coroutine[Any, Any, None], arrived: Arrived) -> None:
     try:
         await work
         await arrived.put(None)
-    except ApiError as error:
+    except Exception as error:  # noqa: BLE001 - whoever reads the events raises it
         await arrived.put(error)
 
 

@@ -17,10 +17,13 @@ from translator.backend import Backend
 from translator.chat import ChatChunks
 from translator.completions import CompletionChunks
 from translator.message_events import MessageEvents
+from translator.metrics import GenerationMeter
 from translator.response_events import ResponseWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from scripted_backend import House
 
 pytestmark = [pytest.mark.check("S23"), pytest.mark.check("R05")]
 
@@ -102,3 +105,19 @@ def test_a_fault_within_a_stream_is_its_last_event(
     assert told(route, body, response.text).error is not None
     assert response.headers["x-request-id"] == "mine-7"
     assert not re.search("secret|passwd|0x7f|RuntimeError|Traceback|[.]py", response.text)
+
+
+@pytest.mark.parametrize("prompt", ["a", ["a", "b"]])
+def test_a_fault_in_a_generation_ends_all_of_its_request(
+    prompt: str | list[str], http: httpx.Client, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GenerationMeter, "add", boom)
+    for stream in (False, True):
+        body = {"prompt": prompt, "stream": stream}
+        response = http.post("/v1/completions", json=body, headers={"x-request-id": "mine-7"})
+        if stream:
+            assert told("/v1/completions", body, response.text).error is not None
+        else:
+            check_fault(response)
+        for _ in prompt:
+            assert house.servicer.left.acquire(timeout=BYE)
