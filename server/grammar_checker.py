@@ -12,11 +12,12 @@ import signal
 import sys
 import time
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from server.errors import QueueFullError
+from server.errors import QueueFullError, ServiceError
 from server.fields import invalid
 from server.grammar_worker import Compiled
 from server.histogram import Histogram
@@ -50,6 +51,16 @@ _TOO_SLOW = "it takes too long to compile"
 _TOO_LARGE = "it needs too much memory to compile"
 
 
+@dataclass(slots=True)
+class _Compilation:
+    """What those share who ask for the same grammar."""
+
+    task: asyncio.Task[Compiled | ServiceError]
+    """Returns errors, for there may be nobody left whom to tell."""
+    num_callers: int = 0
+    has_process: bool = False
+
+
 class GrammarChecker:
     """Owns the processes, which start when they are first needed, and remembers what came of grammars."""
 
@@ -58,7 +69,7 @@ class GrammarChecker:
         self._workers = WorkerPool(command, NUM_WORKERS)
         self._verdicts: OrderedDict[bytes, Compiled] = OrderedDict()
         self._cached_bytes = 0
-        self._running: dict[bytes, asyncio.Task[Compiled | None]] = {}
+        self._running: dict[bytes, _Compilation] = {}
         self.seconds = Histogram(_SECONDS)
         """What compiling took, to whatever end."""
 
@@ -78,39 +89,54 @@ class GrammarChecker:
         key = hashlib.sha256(text.encode()).digest()
         compiled = self._verdicts.get(key)
         if compiled is None:
-            task = self._running.get(key)
-            if task is None:
-                task = self._running[key] = asyncio.create_task(self._compile(key, text, model))
-                task.add_done_callback(lambda _: self._running.pop(key))
-            compiled = await asyncio.shield(task)
+            compiled = await self._shared(key, text, model)
         else:
             self._verdicts.move_to_end(key)
-        if compiled is None:
-            raise QueueFullError("too many grammars wait to be compiled")
         if compiled.error:
             raise invalid(grammar.path, f"cannot be followed: {compiled.error}")
         return compiled.text
 
     async def close(self) -> None:
         """End the processes."""
-        for task in self._running.values():
+        tasks = [compilation.task for compilation in self._running.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._workers.stop()
 
-    async def _compile(self, key: bytes, text: str, model: ServedModel) -> Compiled | None:
-        """Compile and remember; None where no process became free in time."""
+    async def _shared(self, key: bytes, text: str, model: ServedModel) -> Compiled:
+        """Wait for a compilation. The last who leaves takes it out of the queue, but not from a process."""
+        compilation = self._running.get(key)
+        if compilation is None:
+            compilation = _Compilation(asyncio.create_task(self._compile(key, text, model)))
+            self._running[key] = compilation
+        compilation.num_callers += 1
+        try:
+            result = await asyncio.shield(compilation.task)
+        finally:
+            compilation.num_callers -= 1
+            if not compilation.num_callers and not compilation.has_process:
+                compilation.task.cancel()
+                del self._running[key]
+        if isinstance(result, ServiceError):
+            raise result
+        return result
+
+    async def _compile(self, key: bytes, text: str, model: ServedModel) -> Compiled | ServiceError:
+        """Compile and remember."""
         try:
             async with asyncio.timeout(MAX_WAIT_S):
                 worker = await self._workers.take()
         except TimeoutError:
-            return None
+            return QueueFullError("too many grammars wait to be compiled")
+        self._running[key].has_process = True
         began_s = time.monotonic()
         try:
             compiled = await self._ask(worker, text, model)
             self.seconds.observe(time.monotonic() - began_s)
         finally:
             self._workers.give_back(worker)
+            del self._running[key]
         self._remember(key, compiled)
         return compiled
 

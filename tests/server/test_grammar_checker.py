@@ -16,7 +16,7 @@ from schema_set import BOMB
 
 import server.grammar_checker
 from server.errors import InvalidRequestError, QueueFullError
-from server.grammar_checker import GrammarChecker
+from server.grammar_checker import NUM_WORKERS, GrammarChecker
 from server.grammars import Grammar, gbnf_part, json_part, regex_part
 
 if TYPE_CHECKING:
@@ -39,6 +39,31 @@ async def checking(**options: object) -> AsyncIterator[GrammarChecker]:
         yield checker
     finally:
         await checker.close()
+
+
+def checks(checker: GrammarChecker, pattern: str) -> asyncio.Task[str]:
+    return asyncio.create_task(checker.check(grammar(regex_part(pattern)), MODEL))
+
+
+async def hang_all(checker: GrammarChecker) -> list[asyncio.Task[str]]:
+    """Give each process a grammar with which it hangs."""
+    hanging = [checks(checker, f"hang {index}") for index in range(NUM_WORKERS)]
+    await turn(3)
+    return hanging
+
+
+async def turn(num_turns: int) -> None:
+    """Let the others go on."""
+    for _ in range(num_turns):
+        await asyncio.sleep(0)
+
+
+async def leave(*callers: asyncio.Task[str]) -> None:
+    for caller in callers:
+        caller.cancel()
+    for caller in callers:
+        with pytest.raises(asyncio.CancelledError):
+            await caller
 
 
 async def refusal(checker: GrammarChecker, part: Part) -> str:
@@ -104,12 +129,49 @@ async def test_equal_grammars_are_compiled_once(tmp_path: Path) -> None:
 async def test_a_caller_that_leaves_does_not_disturb_the_process() -> None:
     async with checking(command=MISBEHAVING) as checker:
         await checker.check(grammar(regex_part("good")), MODEL)
-        leaving = asyncio.create_task(checker.check(grammar(regex_part("other")), MODEL))
-        await asyncio.sleep(0)
-        leaving.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await leaving
+        leaving = checks(checker, "other")
+        await turn(3)
+        await leave(leaving)
+        assert checker.num_compiling == 1
         assert "other" in await checker.check(grammar(regex_part("other")), MODEL)
+
+
+@pytest.mark.parametrize("num_turns", [1, 3])
+async def test_grammars_whose_callers_left_are_not_compiled(num_turns: int, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    async with checking(command=(*MISBEHAVING, str(log)), limit_s=1.0) as checker:
+        hanging = await hang_all(checker)
+        leaving = [checks(checker, f"left {index}") for index in range(40)]
+        await turn(num_turns)
+        await leave(*leaving)
+        assert checker.num_compiling == NUM_WORKERS
+        assert "good" in await checks(checker, "good")
+        await asyncio.gather(*hanging, return_exceptions=True)
+        assert checker.num_compiling == 0
+    assert "left" not in log.read_text()
+
+
+async def test_a_caller_that_leaves_the_queue_leaves_others_of_his_grammar_in_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    async with checking(command=(*MISBEHAVING, str(log)), limit_s=1.0) as checker:
+        hanging = await hang_all(checker)
+        first, second = checks(checker, "good"), checks(checker, "good")
+        await turn(3)
+        await leave(first)
+        assert checker.num_compiling == NUM_WORKERS + 1
+        assert "good" in await second
+        await asyncio.gather(*hanging, return_exceptions=True)
+    assert log.read_text().count("good") == 1
+
+
+async def test_who_comes_when_the_last_caller_has_left_the_queue_is_served() -> None:
+    async with checking(command=MISBEHAVING, limit_s=1.0) as checker:
+        hanging = await hang_all(checker)
+        leaving = checks(checker, "good")
+        await turn(3)
+        await leave(leaving)
+        assert "good" in await checker.check(grammar(regex_part("good")), MODEL)
+        await asyncio.gather(*hanging, return_exceptions=True)
 
 
 async def test_when_all_processes_are_busy_for_long_others_are_told_so(
@@ -117,13 +179,7 @@ async def test_when_all_processes_are_busy_for_long_others_are_told_so(
 ) -> None:
     monkeypatch.setattr(server.grammar_checker, "MAX_WAIT_S", 0.05)
     async with checking(command=MISBEHAVING, limit_s=30.0) as checker:
-        hanging = [
-            asyncio.create_task(checker.check(grammar(regex_part(f"hang {index}")), MODEL))
-            for index in range(2)
-        ]
-        await asyncio.sleep(0)
+        hanging = await hang_all(checker)
         with pytest.raises(QueueFullError):
             await checker.check(grammar(regex_part("good")), MODEL)
-        for task in hanging:
-            task.cancel()
-        await asyncio.gather(*hanging, return_exceptions=True)
+        await leave(*hanging)
