@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import signal
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from server.errors import QueueFullError, ServiceError
+from server.errors import NotReadyError, QueueFullError, ServiceError
 from server.fields import invalid
 from server.grammar_worker import Compiled
 from server.histogram import Histogram
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from server.grammars import Grammar
     from server.served_model import ServedModel
     from server.worker_process import WorkerProcess
+
+logger = logging.getLogger(__name__)
 
 WORKER_COMMAND = (sys.executable, "-P", "-m", "server.grammar_worker")
 NUM_WORKERS = 2
@@ -44,7 +47,7 @@ ENTRY_BYTES = 512
 LAPSE_S = 60.0
 """A grammar that took too much may be tried again after this: perhaps the machine was busy."""
 NUM_ATTEMPTS = 2
-"""For a grammar whose process somebody else killed."""
+"""For a grammar whose process could not be started, or was killed by somebody else."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 _TOO_SLOW = "it takes too long to compile"
@@ -84,6 +87,7 @@ class GrammarChecker:
         Raises:
             InvalidRequestError: it is wrong, matches nothing, or is too complex.
             QueueFullError: too many grammars wait to be compiled.
+            NotReadyError: the processes cannot be started.
         """
         text = grammar.text
         key = hashlib.sha256(text.encode()).digest()
@@ -134,6 +138,8 @@ class GrammarChecker:
         try:
             compiled = await self._ask(worker, text, model)
             self.seconds.observe(time.monotonic() - began_s)
+        except NotReadyError as error:
+            return error
         finally:
             self._workers.give_back(worker)
             del self._running[key]
@@ -144,17 +150,26 @@ class GrammarChecker:
         def setting() -> bytes:
             return msgspec.msgpack.encode((model.vocabulary, model.info.vocab_size))
 
+        is_to_blame = True
         for _ in range(NUM_ATTEMPTS):
             try:
-                answer = await worker.ask(text.encode(), self._limit_s, setting)
+                await worker.start(setting)
+            except (TimeoutError, WorkerLostError) as error:
+                logger.warning("a process that compiles grammars cannot be started: %r", error)
+                is_to_blame = False
+                continue
+            try:
+                answer = await worker.ask(text.encode(), self._limit_s)
             except TimeoutError:
                 return Compiled(error=_TOO_SLOW)
             except WorkerLostError as error:
                 if error.exit_code != -signal.SIGKILL:
-                    break
+                    return Compiled(error=_TOO_LARGE)
             else:
                 return msgspec.msgpack.decode(answer, type=Compiled)
-        return Compiled(error=_TOO_LARGE)
+        if is_to_blame:
+            return Compiled(error=_TOO_LARGE)
+        raise NotReadyError("the processes that compile grammars cannot be started")
 
     def _remember(self, key: bytes, compiled: Compiled) -> None:
         self._forget(key)

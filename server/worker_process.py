@@ -26,7 +26,7 @@ class WorkerLostError(Exception):
 
 
 class WorkerProcess:
-    """One process, started when it is needed and killed when its work takes too long."""
+    """One process, killed when its work takes too long. `start` starts it again."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self._command = command
@@ -37,20 +37,18 @@ class WorkerProcess:
         """Of the process, if there is one."""
         return None if self._process is None else self._process.pid
 
-    async def ask(self, payload: bytes, limit_s: float, setting: Callable[[], bytes] = bytes) -> bytes:
-        """Send a frame and return the answer. A new process is sent its setting first.
+    async def ask(self, payload: bytes, limit_s: float) -> bytes:
+        """Send a frame to the process, which has been started, and return the answer.
 
         Raises:
             TimeoutError: there was no answer within `limit_s`; the process has been killed.
             WorkerLostError: the process has ended.
         """
-        await self.start(setting)
-        process = self._process
-        assert process is not None
-        return await self._exchange(process, payload, limit_s)
+        assert self._process is not None
+        return await self._exchange(self._process, payload, limit_s)
 
     async def start(self, setting: Callable[[], bytes] = bytes) -> None:
-        """Start the process if there is none, and wait until it is ready.
+        """Start the process if there is none, send it its setting, and wait until it is ready.
 
         Raises:
             TimeoutError, WorkerLostError: it cannot be started.

@@ -15,7 +15,8 @@ from fakes import fake_model
 from schema_set import BOMB
 
 import server.grammar_checker
-from server.errors import InvalidRequestError, QueueFullError
+import server.worker_process
+from server.errors import InvalidRequestError, NotReadyError, QueueFullError
 from server.grammar_checker import NUM_WORKERS, GrammarChecker
 from server.grammars import Grammar, gbnf_part, json_part, regex_part
 
@@ -172,6 +173,33 @@ async def test_who_comes_when_the_last_caller_has_left_the_queue_is_served() -> 
         await leave(leaving)
         assert "good" in await checker.check(grammar(regex_part("good")), MODEL)
         await asyncio.gather(*hanging, return_exceptions=True)
+
+
+AFTER_FAILURE = 'test -e "$0" || { %s; }; exec "$@"'
+"""Shell: fails to start until there is a file of this name."""
+
+
+@pytest.mark.parametrize("failure", ["exit 1", "kill -KILL $$", "exec sleep 600"])
+async def test_a_process_that_cannot_be_started_is_not_told_as_the_grammars_fault(
+    failure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flag = tmp_path / "flag"
+    command = ("/bin/sh", "-c", AFTER_FAILURE % failure, str(flag), *MISBEHAVING)
+    async with checking(command=command) as checker:
+        with monkeypatch.context() as patch:
+            patch.setattr(server.worker_process, "START_TIMEOUT_S", 0.2)
+            with pytest.raises(NotReadyError, match="cannot be started"):
+                await checker.check(grammar(regex_part("good")), MODEL)
+        assert checker.num_compiling == 0
+        flag.touch()
+        assert "good" in await checker.check(grammar(regex_part("good")), MODEL)
+
+
+async def test_a_process_that_starts_when_it_is_tried_again_costs_nobody_anything(tmp_path: Path) -> None:
+    failure = 'touch "$0"; exit 1'
+    command = ("/bin/sh", "-c", AFTER_FAILURE % failure, str(tmp_path / "flag"), *MISBEHAVING)
+    async with checking(command=command) as checker:
+        assert "good" in await checker.check(grammar(regex_part("good")), MODEL)
 
 
 async def test_when_all_processes_are_busy_for_long_others_are_told_so(
