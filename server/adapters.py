@@ -138,20 +138,20 @@ class Adapters:
             base = self._models.get()
             if name in base.names:
                 raise AlreadyExistsError(f"{shown(name)} is a name of the model itself")
-            others = {adapter.name for adapter in self.all} - {name}
-            old = next((adapter for adapter in self.all if adapter.name == name), None)
-            if old is not None and not replace:
+            names = {adapter.name for adapter in self.all}
+            if name in names and not replace:
                 raise AlreadyExistsError(
                     f"the adapter {shown(name)} is loaded; unload it first, or replace it"
                 )
-            if len(others) >= self._max_adapters:
+            num_others = len(names - {name})
+            if num_others >= self._max_adapters:
                 raise TooManyAdaptersError(
-                    f"{len(others)} adapters are loaded, as many as --max-cpu-loras lets the server keep"
+                    f"{num_others} adapters are loaded, as many as --max-cpu-loras lets the server keep"
                 )
             adapter = await self._read(name, path)
-            self._models.put_adapter(adapter)
-            if old is not None:
-                self._bid_farewell(old)
+            replaced = self._models.put_adapter(adapter)  # not what was there before: that may be unloaded
+            if replaced is not None:
+                self._bid_farewell(replaced)
         logger.info("adapter %s loaded from %s, rank %d", name, path, adapter.rank)
         return adapter
 
@@ -161,10 +161,7 @@ class Adapters:
         Raises:
             NotFoundError: it is not loaded.
         """
-        model = self._models.get_adapter(name)
-        assert model.adapter is not None
-        self._models.remove_adapter(name)
-        await asyncio.shield(self._bid_farewell(model.adapter))
+        await asyncio.shield(self._bid_farewell(self._models.remove_adapter(name)))
         logger.info("adapter %s unloaded", name)
 
     async def _read(self, name: str, path: str) -> Adapter:

@@ -151,11 +151,19 @@ class ModelSlot:
             raise NotFoundError("ADAPTER_NOT_FOUND", f"the adapter {shown(name)} is not loaded")
         return self._adapters[name]
 
-    def put_adapter(self, adapter: Adapter) -> None:
-        """Serve an adapter from now on, in place of one of the same name."""
-        self._adapters.pop(adapter.name, None)
+    def put_adapter(self, adapter: Adapter) -> Adapter | None:
+        """Serve an adapter from now on. Return the one of the same name whose place it takes."""
+        replaced = self._adapters.pop(adapter.name, None)
         self._adapters[adapter.name] = self.get().with_adapter(adapter)
+        return None if replaced is None else replaced.adapter
 
-    def remove_adapter(self, name: str) -> None:
-        """Serve an adapter no longer."""
+    def remove_adapter(self, name: str) -> Adapter:
+        """Serve an adapter no longer, and return it.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        adapter = self.get_adapter(name).adapter
+        assert adapter is not None
         del self._adapters[name]
+        return adapter

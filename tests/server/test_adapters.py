@@ -176,6 +176,42 @@ async def test_a_replaced_adapter_serves_its_running_requests_to_their_end() -> 
         assert engine.adapters == {2: "/adapters/new"}
 
 
+class SlowEngine(FakeEngine):
+    """Reads new adapters when a test says so."""
+
+    def __init__(self) -> None:
+        super().__init__(saying(65), manual=True)
+        self.reads = asyncio.Event()
+        self.may_read = asyncio.Event()
+
+    async def load_adapter(self, adapter: int, path: str) -> int:
+        if "new" in path:
+            self.reads.set()
+            await self.may_read.wait()
+        return await super().load_adapter(adapter, path)
+
+
+async def test_an_adapter_is_unloaded_once_while_another_comes_in_its_place() -> None:
+    engine = SlowEngine()
+    async with calling(engine) as stubs:
+        await stubs.load("sql", "/adapters/old")
+        running = asyncio.ensure_future(stubs.generate("sql"))
+        await engine.until(1)
+        replacing = asyncio.ensure_future(stubs.load("sql", "/adapters/new", replace=True))
+        await engine.reads.wait()
+        unloading = asyncio.ensure_future(stubs.unload("sql"))
+        while await stubs.listed():
+            pass
+        engine.may_read.set()
+        await replacing
+        while engine.live:
+            engine.step()
+        await running
+        await unloading
+        assert engine.adapters == {2: "/adapters/new"}
+        assert await stubs.listed() == [("sql", "/adapters/new", 8)]
+
+
 async def test_a_failed_replacement_leaves_the_old_one() -> None:
     async with calling() as stubs:
         await stubs.load("sql", "/adapters/old")
