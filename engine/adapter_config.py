@@ -52,7 +52,7 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
         path = folder / CONFIG_FILE
         try:
             fields = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise AdapterError(f"{path}: cannot be read: {error}") from error
         if not isinstance(fields, dict):
             raise AdapterError(f"{path}: expected a JSON object")
@@ -62,7 +62,7 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
         try:
             config = msgspec.convert(known, cls)
             config._check()
-        except (msgspec.ValidationError, re.error, ValueError) as error:
+        except (msgspec.ValidationError, re.error, ValueError, OverflowError, RecursionError) as error:
             raise AdapterError(f"{path}: {error}") from error
         return config
 
@@ -89,11 +89,14 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
     def _layer_of(self, module: str) -> int | None:
-        patterns = [rf"(?:^|.*?\.){name}\.(?P<index>\d+)\." for name in _listed(self.layers_pattern)]
-        for pattern in patterns or [_LAYER]:
-            if match := re.match(pattern, module):
+        for expression in self._layer_expressions or [_LAYER]:
+            if match := re.match(expression, module):
                 return int(match["index"])
         return None
+
+    @property
+    def _layer_expressions(self) -> list[str]:
+        return [rf"(?:^|.*?\.){name}\.(?P<index>\d+)\." for name in _listed(self.layers_pattern)]
 
     def _check(self) -> None:
         ranks = [self.r, *self.rank_pattern.values()]
@@ -101,8 +104,10 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"a rank of {min(ranks)}; expected at least 1")
         if not all(map(math.isfinite, [self.lora_alpha, *self.alpha_pattern.values()])):
             raise ValueError("lora_alpha is not a finite number")
-        self.targets("model.layers.0.self_attn.q_proj")  # the expressions are well-formed
-        self.scale_of("model.layers.0.self_attn.q_proj")
+        modules = [names for names in (self.target_modules, self.exclude_modules) if isinstance(names, str)]
+        endings = map(_ending_in, (*self.rank_pattern, *self.alpha_pattern))
+        for expression in (*modules, *endings, *self._layer_expressions):
+            re.compile(expression)  # here, as which of them a module meets is another question
 
 
 def _refuse(fields: dict[str, Any]) -> None:
@@ -140,7 +145,11 @@ def _matches(names: str | Sequence[str], module: str) -> bool:
 
 
 def _pattern_of(patterns: dict[str, Any], module: str) -> str:
-    return next((key for key in patterns if re.match(rf"(.*\.)?({key})$", module)), "")
+    return next((key for key in patterns if re.match(_ending_in(key), module)), "")
+
+
+def _ending_in(pattern: str) -> str:
+    return rf"(.*\.)?({pattern})$"
 
 
 def _listed(value: Any) -> list[Any]:

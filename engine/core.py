@@ -7,6 +7,7 @@ tokens are read, sent and planned upon while the next step computes.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from engine.token_matcher import TokenMatcher
 
 HEARTBEAT_INTERVAL_S = 1.0
+
+logger = logging.getLogger("engine")
 
 
 class PendingStep(Protocol):
@@ -196,6 +199,9 @@ class EngineCore:
             reply = AdapterLoaded(command.adapter, self._runner.load_adapter(command.adapter, command.path))
         except AdapterError as error:
             reply = AdapterRefused(command.adapter, str(error))
+        except Exception as error:  # the border of the thread: the server waits for an answer
+            logger.error("the adapter at %s cannot be read", command.path, exc_info=error)
+            reply = AdapterRefused(command.adapter, f"reading it failed: {type(error).__name__}")
         with contextlib.suppress(ChannelClosedError):
             self._channel.send(reply)
 

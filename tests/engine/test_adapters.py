@@ -205,6 +205,13 @@ def test_loads_and_says_its_rank(tiny_runner: ModelRunner, adapter: Path) -> Non
         ({"r": 0}, "a rank of 0"),
         ({"r": "8"}, "Expected `int`"),
         ({"target_modules": "("}, "adapter_config.json"),
+        (
+            {"target_modules": ["v_proj"], "layers_to_transform": [0], "layers_pattern": "layers["},
+            "adapter_config.json",
+        ),
+        ({"rank_pattern": {"q_proj": 4, "k_proj(": 4}}, "adapter_config.json"),
+        ({"alpha_pattern": {"q_proj": 4, "x{99999999999999999999}": 4}}, "adapter_config.json"),
+        ({"target_modules": "(" * 5000 + ")" * 5000}, "adapter_config.json"),
         ({"target_modules": ["lm_head"]}, "it changes lm_head, which is not supported"),
         ({"target_modules": ["query"]}, "target_modules names nothing in this model"),
         ({"r": 32}, "its rank is 32; the server takes at most 16"),
@@ -255,5 +262,7 @@ def test_refuses_what_is_not_there_or_not_readable(
     assert "adapter_config.json: cannot be read" in refusal(tiny_runner, tmp_path / "nowhere")
     (adapter / "adapter_model.safetensors").write_bytes(b"not safetensors")
     assert "adapter_model.safetensors: cannot be read" in refusal(tiny_runner, adapter)
+    (adapter / "adapter_config.json").write_text("[" * 100_000)
+    assert "adapter_config.json: cannot be read" in refusal(tiny_runner, adapter)
     (adapter / "adapter_config.json").write_text("[]")
     assert "expected a JSON object" in refusal(tiny_runner, adapter)

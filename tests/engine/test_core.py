@@ -14,9 +14,11 @@ import engine.core
 from engine.errors import ChannelClosedError
 from engine.messages import (
     Abort,
+    AdapterRefused,
     EngineRequest,
     FinishReason,
     Heartbeat,
+    LoadAdapter,
     ResetPrefixCache,
     SamplingParams,
     Shutdown,
@@ -176,6 +178,23 @@ def test_resets_the_prefix_cache(core: RunningCore) -> None:
     core.server.send(ResetPrefixCache())
     while core.server.stats.num_cached_blocks:
         assert isinstance(core.server.receive(), Heartbeat)
+
+
+def test_an_adapter_that_fails_by_anything_is_refused(
+    start: Callable[[FakeRunner], RunningCore], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Full(FakeRunner):
+        def load_adapter(self, adapter: int, path: str) -> int:
+            raise RuntimeError("DefaultCPUAllocator: not enough memory at 0x7f00")
+
+    core = start(Full())
+    core.server.wait_ready()
+    core.server.send(LoadAdapter(3, "/adapters/sql"))
+    while isinstance(reply := core.server.receive(), Heartbeat):
+        pass
+    assert reply == AdapterRefused(3, "reading it failed: RuntimeError")
+    assert "/adapters/sql" in caplog.text
+    assert "not enough memory" in caplog.text
 
 
 def test_beats_while_idle(core: RunningCore) -> None:
