@@ -24,6 +24,7 @@ class EngineAdapters:
         self._paths: dict[int, str] = {}
         self._replies: dict[int, asyncio.Future[int]] = {}
         self._returning: set[int] = set()
+        self._held: set[int] = set()  # those that the running process has said that it has
 
     def __contains__(self, adapter: int) -> bool:
         """Whether the adapter is in the engine, or will be when that is ready."""
@@ -35,7 +36,7 @@ class EngineAdapters:
         return not self._returning
 
     async def load(self, link: EngineLink, adapter: int, path: str) -> int:
-        """Load an adapter, and return its rank.
+        """Load an adapter, and return its rank. If the caller leaves, the engine does not keep it.
 
         Raises:
             AdapterError: the engine refuses it.
@@ -46,14 +47,19 @@ class EngineAdapters:
         link.send(LoadAdapter(adapter, path))
         try:
             rank = await reply
+        except asyncio.CancelledError:
+            self.unload(link, adapter)  # it may have come in this very turn
+            raise
         finally:
             del self._replies[adapter]
         self._paths[adapter] = path
         return rank
 
     def unload(self, link: EngineLink | None, adapter: int) -> None:
-        """Forget an adapter."""
-        if self._paths.pop(adapter, None) is not None and link is not None:
+        """Forget an adapter. One that the process is still loading goes when that has ended."""
+        self._paths.pop(adapter, None)
+        if adapter in self._held and link is not None:
+            self._held.discard(adapter)
             link.send(UnloadAdapter(adapter))
 
     def bring_back(self, link: EngineLink) -> None:
@@ -62,25 +68,40 @@ class EngineAdapters:
         for adapter, path in self._paths.items():
             link.send(LoadAdapter(adapter, path))
 
-    def take(self, reply: AdapterLoaded | AdapterRefused) -> bool:
+    def take(self, link: EngineLink, reply: AdapterLoaded | AdapterRefused) -> bool:
         """Take the engine's answer to a load. Return whether it was the last of those that came back."""
-        adapter = reply.adapter
-        waiting = self._replies.get(adapter)
-        if adapter in self._returning:
-            self._returning.discard(adapter)
-            if not isinstance(reply, AdapterLoaded):
-                logger.error("the adapter at %s is lost: %s", self._paths.pop(adapter), reply.message)
-            return not self._returning
-        if waiting is not None and not waiting.done():
-            if isinstance(reply, AdapterLoaded):
-                waiting.set_result(reply.rank)
-            else:
-                waiting.set_exception(AdapterError(reply.message))
-        return False
+        if isinstance(reply, AdapterLoaded):
+            self._keep(link, reply)
+        else:
+            self._give_up(reply)
+        was_returning = reply.adapter in self._returning
+        self._returning.discard(reply.adapter)
+        return was_returning and not self._returning
+
+    def _keep(self, link: EngineLink, loaded: AdapterLoaded) -> None:
+        self._held.add(loaded.adapter)
+        waiting = self._waiting_for(loaded.adapter)
+        if waiting is not None:
+            waiting.set_result(loaded.rank)
+        elif loaded.adapter not in self:
+            self.unload(link, loaded.adapter)  # nobody wants it any more
+
+    def _give_up(self, refused: AdapterRefused) -> None:
+        waiting = self._waiting_for(refused.adapter)
+        if waiting is not None:
+            waiting.set_exception(AdapterError(refused.message))
+        elif refused.adapter in self:
+            path = self._paths.pop(refused.adapter)
+            logger.error("the adapter at %s is lost: %s", path, refused.message)
+
+    def _waiting_for(self, adapter: int) -> asyncio.Future[int] | None:
+        reply = self._replies.get(adapter)
+        return None if reply is None or reply.done() else reply
 
     def lose(self, reason: str) -> None:
         """The process has gone: fail the loads that it has not answered."""
         self._returning = set()
+        self._held = set()
         for reply in self._replies.values():
             if not reply.done():
                 reply.set_exception(EngineUnavailableError(reason))

@@ -223,7 +223,7 @@ class EngineProcess:
         try:
             async for frame in link.frames():
                 self._watchdog.hear()
-                self._take(frame)
+                self._take(link, frame)
         finally:
             self._link = None
             self._history, self._last_step_s = self._history.ended(), None
@@ -239,7 +239,7 @@ class EngineProcess:
         """A new mapping each time, as the metrics are read on a thread of their own."""
         self.restarts = {**self.restarts, reason: self.restarts.get(reason, 0) + 1}
 
-    def _take(self, frame: Frame) -> None:
+    def _take(self, link: EngineLink, frame: Frame) -> None:
         match frame:
             case StepOutputs(outputs, stats, work):
                 self._note(stats)
@@ -253,13 +253,12 @@ class EngineProcess:
                 self._on_progress(stage, done, total)
             case Ready(info):
                 self._info = info
-                assert self._link is not None
-                self._adapters.bring_back(self._link)
+                self._adapters.bring_back(link)
                 self._loaded.set()
                 if self._adapters.are_complete:
                     self._become(None)
             case AdapterLoaded() | AdapterRefused():
-                if self._adapters.take(frame):
+                if self._adapters.take(link, frame):
                     self._become(None)
             case Fatal():
                 self._failure = EngineFailure.reported(frame)
