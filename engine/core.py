@@ -108,7 +108,8 @@ class EngineCore:
         self._is_idle = True
         self._in_flight: deque[tuple[StepPlan, PendingStep, float]] = deque()  # with when it began
         self._clock = StepClock()
-        self._stats = scheduler.stats()
+        self._num_refused, self._num_withdrawn = 0, 0  # sequences that the scheduler has never had
+        self._stats = self._count()
         self.num_turns = 0
         """Of the loop. Any thread may ask."""
 
@@ -147,7 +148,7 @@ class EngineCore:
         elif self._in_flight and not outputs:
             self._clock.pause()
             return  # a step was launched, and the next may be at once
-        self._stats = self._scheduler.stats()
+        self._stats = self._count()
         is_silent = self._is_idle and not outputs
         self._channel.send(Heartbeat(self._stats) if is_silent else StepOutputs(outputs, self._stats, work))
         self._clock.pause()
@@ -167,7 +168,7 @@ class EngineCore:
     def _follow_grammars(self) -> list[RequestOutput]:
         """Queue the sequences whose grammars were compiled, and end those whose grammars have ended."""
         replies = (
-            self._add(request, matcher) if matcher is not None else _failed(request, "bad_grammar")
+            self._add(request, matcher) if matcher is not None else self._refuse(request, "bad_grammar")
             for request, matcher in self._grammars.opened()
         )
         return [reply for reply in replies if reply is not None] + self._scheduler.end_early()
@@ -180,6 +181,7 @@ class EngineCore:
                 self._grammars.open(request)
             case Abort(request_id):
                 if self._grammars.close(request_id):
+                    self._num_withdrawn += 1
                     return RequestOutput(request_id, finish_reason=FinishReason.ABORTED)
                 return self._scheduler.abort(request_id)
             case Vocabulary():
@@ -209,12 +211,20 @@ class EngineCore:
         try:
             self._scheduler.add(request, matcher)
         except RequestTooLargeError:
-            return _failed(request, "request_too_large")
+            return self._refuse(request, "request_too_large")
         return None
 
+    def _refuse(self, request: EngineRequest, error: str) -> RequestOutput:
+        self._num_refused += 1
+        return RequestOutput(request.request_id, finish_reason=FinishReason.FAILED, error=error)
 
-def _failed(request: EngineRequest, error: str) -> RequestOutput:
-    return RequestOutput(request.request_id, finish_reason=FinishReason.FAILED, error=error)
+    def _count(self) -> EngineStats:
+        stats = self._scheduler.stats()
+        return msgspec.structs.replace(
+            stats,
+            num_failed=stats.num_failed + self._num_refused,
+            num_aborted=stats.num_aborted + self._num_withdrawn,
+        )
 
 
 def _stamped(output: RequestOutput, began_s: float) -> RequestOutput:

@@ -138,16 +138,21 @@ def test_bad_grammars_and_conflicts_fail_alone(model: Model) -> None:
     bad = model.request(regex_part("(a"))
     conflict = model.request(regex_part("b"), allowed_token_ids=(3,))
     good = model.request(regex_part("ab"))
+    before = model.server.stats
     failed, stuck, said = model.run([bad, conflict, good])
     assert (failed[-1].finish_reason, failed[-1].error) == (FinishReason.FAILED, "bad_grammar")
     assert (stuck[-1].finish_reason, stuck[-1].error) == (FinishReason.FAILED, "no_token")
     assert model.text_of(said) == "ab"
+    after = model.server.stats
+    assert (after.num_failed - before.num_failed, after.num_finished - before.num_finished) == (2, 1)
 
 
 def test_a_sequence_may_leave_at_any_time(model: Model) -> None:
     requests = [model.request(json_part(ENDLESS["recursive-9"])) for _ in range(8)]
+    before = model.server.stats
     for request in requests:
         model.server.send(Submit(request), Abort(request.request_id))
     outputs = model.server.outputs_until_end_of(*(request.request_id for request in requests))
     assert {each[-1].finish_reason for each in outputs.values()} == {FinishReason.ABORTED}
+    assert model.server.stats.num_aborted - before.num_aborted == len(requests)
     assert model.answer(regex_part("ab"))[0] == "ab"

@@ -169,6 +169,7 @@ def test_what_can_never_fit_fails_and_others_go_on(core: RunningCore) -> None:
     (refusal,) = outputs["large"]
     assert (refusal.finish_reason, refusal.error) == (FinishReason.FAILED, "request_too_large")
     assert outputs["small"][-1].finish_reason is FinishReason.LENGTH
+    assert (core.server.stats.num_failed, core.server.stats.num_finished) == (1, 1)
 
 
 def test_resets_the_prefix_cache(core: RunningCore) -> None:
