@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     OnProgress = Callable[[str, int, int], None]
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 async def locate(config: ServerConfig, on_progress: OnProgress) -> Path:
@@ -58,6 +61,11 @@ async def load(config: ServerConfig, path: Path, engine: EngineProcess) -> Serve
         reasoning_format=choose_reasoning_format(config.reasoning_parser, tokenizer.chat_template),
         trusts_chat_templates=config.trust_request_chat_template,
     )
+    if model.eos_token_ids != model.named_eos_token_ids:
+        logger.warning(
+            "the model is told to end at the tokens %s, and has only 0 to %d",
+            model.named_eos_token_ids, info.vocab_size - 1,
+        )  # fmt: skip
     if info.can_generate:
         engine.learn(await _in_thread(lambda: model.vocabulary))
     return model

@@ -99,7 +99,12 @@ class ServedModel:
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
-        """Token ids that end an output: the tokenizer's and those of generation_config.json."""
+        """Token ids that end an output: those that are named, and that the model has."""
+        return tuple(each for each in self.named_eos_token_ids if 0 <= each < self.info.vocab_size)
+
+    @property
+    def named_eos_token_ids(self) -> tuple[int, ...]:
+        """Those that the tokenizer and generation_config.json name."""
         return tuple(dict.fromkeys((*self.tokenizer.eos_token_ids, *(self.defaults.eos_token_ids or ()))))
 
 

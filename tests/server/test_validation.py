@@ -250,6 +250,14 @@ def test_a_request_without_a_seed_gets_a_fresh_one() -> None:
     assert check(spec).sampling.seed != check(spec).sampling.seed
 
 
+def test_ending_tokens_that_the_model_does_not_have_are_left_out() -> None:
+    defaults = GenerationDefaults(eos_token_ids=(-1, 3, INFO.vocab_size))
+    spec = inference_pb2.GenerationSpec(text="a")
+    spec.stopping.min_tokens = 1
+    assert check(spec, defaults).sampling.eos_token_ids == (END_ID, 3)
+    assert model(defaults).vocabulary.eos_token_ids == [END_ID, 3]
+
+
 def test_ignoring_eos_leaves_no_ending_token() -> None:
     spec = inference_pb2.GenerationSpec(text="a")
     spec.stopping.ignore_eos = True
