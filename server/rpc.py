@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -19,6 +19,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from pagewire.operation import begin
 from server import errors
+from server.front_call import FrontCall
 from server.gate import caller_tenant
 from server.peer import address_of
 from server.request_id import METADATA_KEY, request_id_of
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
+    from server.front_messages import Metadata
+
     Method = Callable[[Any, "Call"], Awaitable[Message | None]]
-    Context = grpc.aio.ServicerContext[bytes, Message]
+    Context = grpc.aio.ServicerContext[bytes, Message] | FrontCall
     OnEnd = Callable[[CallEnd], None]
 
 WRITE_TIMEOUT_S = 30.0
@@ -87,13 +90,10 @@ class Call:
         if self._write_timer is not None:
             self._write_timer.cancel()
 
-    async def _open(self, message: Message) -> None:
+    def _open(self, message: Message) -> Awaitable[None]:
         """Send the first message. Headers go with it."""
         self._opening = self._loop.create_future()
-        try:
-            await self._context.write(message)
-        finally:
-            self._opening.set_result(None)
+        return _open(self._context, message, self._opening)
 
     def _look_at_write(self) -> None:
         """Fail a write that takes too long. One timer watches all of a call's writes, one after the other."""
@@ -107,10 +107,14 @@ class Call:
         text = f"the stream was not read for {self._write_timeout_s:g} seconds"
         self._written.set_exception(errors.SlowReaderError(text))
 
-    async def opened(self) -> None:
-        """Wait for headers that are on their way: until they are out, gRPC sends no status."""
-        if self._opening is not None:
-            await asyncio.wait({self._opening})
+    def abort(self, code: grpc.StatusCode, message: str, trailing: Metadata) -> asyncio.Future[None]:
+        """Send a status behind what is on its way, however late that is read and whoever waits for it here.
+
+        The future raises grpc.aio.AbortError once the status is sent.
+        """
+        # A front keeps the order itself.
+        opening = None if isinstance(self._context, FrontCall) else self._opening
+        return begin(_abort(self._context, opening, code, message, trailing))
 
     def say(self, key: str, text: str) -> None:
         """Send a text beside the answer, in the trailing metadata."""
@@ -139,8 +143,7 @@ class Call:
 
         Its own clock says so a little earlier than ours: gRPC rounds up what it sends, by a percent.
         """
-        # None where there is no deadline, whatever the stub says
-        remaining_s = cast("float | None", self._context.time_remaining())
+        remaining_s = self._context.time_remaining()
         elapsed_s = time.monotonic() - self.arrived_s
         return remaining_s is not None and remaining_s <= 0.02 * elapsed_s + 0.02
 
@@ -154,6 +157,31 @@ class Call:
         """The error that a raised exception stands for."""
         ended_from_outside = isinstance(raised, asyncio.CancelledError) and self._error is not None
         return self._error if ended_from_outside and self._error is not None else raised
+
+
+async def _open(context: Context, message: Message, opening: asyncio.Future[None]) -> None:
+    """Send the first message. What waits for its reader holds no `Call`."""
+    try:
+        await context.write(message)
+    except grpc.aio.BaseError:
+        opening.cancel()  # the RPC is over
+        raise
+    finally:
+        if not opening.done():
+            opening.set_result(None)
+
+
+async def _abort(
+    context: Context,
+    opening: asyncio.Future[None] | None,
+    code: grpc.StatusCode,
+    message: str,
+    trailing: Metadata,
+) -> None:
+    """Send a status, once the headers are out: until then gRPC takes none."""
+    if opening is not None:
+        await opening
+    await context.abort(code, message, trailing)
 
 
 def generic_handler(
@@ -194,7 +222,7 @@ def _method_handler(
             call.request = _parse(parse, request_bytes)
             response = await method(call.request, call)
         except (Exception, asyncio.CancelledError) as raised:
-            await _answer(descriptor.name, call, context, raised, on_end)
+            await _answer(descriptor.name, call, raised, on_end)
             raise asyncio.CancelledError from raised
         finally:
             call.close()
@@ -217,7 +245,7 @@ def _parse(parse: Callable[[bytes], Message], request_bytes: bytes) -> Message:
         raise errors.InvalidRequestError([violation]) from error
 
 
-async def _answer(name: str, call: Call, context: Context, raised: BaseException, on_end: OnEnd) -> None:
+async def _answer(name: str, call: Call, raised: BaseException, on_end: OnEnd) -> None:
     """Send the status that `raised` stands for. Raises AbortError once it is sent, else returns."""
     if call.is_abandoned:
         # A status that is sent all the same costs memory of gRPC's, for good.
@@ -225,22 +253,18 @@ async def _answer(name: str, call: Call, context: Context, raised: BaseException
         return
     error = call.error_for(raised)
     status = errors.status_of(error, call.request_id)
-    trailing: list[tuple[str, str | bytes]] = [
-        (METADATA_KEY, call.request_id),
-        (errors.STATUS_DETAILS_KEY, status.details),
-    ]
+    trailing: Metadata = ((METADATA_KEY, call.request_id), (errors.STATUS_DETAILS_KEY, status.details))
     if status.retry_delay_s is not None:
-        trailing.append(("grpc-retry-pushback-ms", str(status.retry_delay_s * 1000)))
+        trailing += (("grpc-retry-pushback-ms", str(status.retry_delay_s * 1000)),)
     end = _end(name, call, status.code, status.reason, None if errors.is_expected(error) else error)
     try:
         async with asyncio.timeout(_ABORT_TIMEOUT_S):
-            await call.opened()
-            await context.abort(status.code, status.message, tuple(trailing))
+            await call.abort(status.code, status.message, trailing)
     except grpc.aio.AbortError:
         on_end(end)
         raise
     except TimeoutError:
-        # The reader has stopped; the status waits behind the messages that it did not read.
+        # The reader has stopped; the status waits, without us, behind the messages that it did not read.
         on_end(end)
     except (grpc.aio.BaseError, asyncio.CancelledError):
         on_end(_end_of_abandoned(name, call))

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import hpack
 import msgspec
 import pytest
 from calls import calling, details_of, status_of
-from fakes import INFO, FakeEngine
+from fakes import INFO, FakeEngine, serve
+from http2_peer import Peer, call_headers, headers_frame, message_frame
+from hyperframe.frame import DataFrame, HeadersFrame, SettingsFrame, WindowUpdateFrame
+from processes import wait_until
 
-from pagewire.v1 import inference_pb2
+from pagewire.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 from server.gathered import Gathered
 from server.generation import MAX_GATHERED_BYTES, Generation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from fakes import FakeServer
 
     from engine.messages import RequestOutput
 
@@ -191,3 +199,149 @@ async def test_a_reader_of_several_choices_who_stops_has_all_of_them_ended(num_c
         error = await status_of(call)
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert details_of(error)["ErrorInfo"].reason == "SLOW_READER"
+
+
+class FirstMessageUnread:
+    """A caller whose window takes no message; its call is served, and the first one is on its way."""
+
+    REQUEST_ID = "unread"
+    TIMEOUT_S = 60.0
+
+    def __init__(self, server: FakeServer, peer: Peer, caplog: pytest.LogCaptureFixture) -> None:
+        self.server = server
+        self.peer = peer
+        self._caplog = caplog
+
+    async def until_logged(self) -> str:
+        """Wait until the server is done with the call, and return what its log says."""
+        await asyncio.to_thread(wait_until, self._ends, "the call's end is logged", self.TIMEOUT_S)
+        assert self.server.services.admission.census() == (0, 0, 0)
+        assert not self.server.engine.live
+        (end,) = self._ends()
+        return end
+
+    def _ends(self) -> list[str]:
+        return [
+            record.getMessage()
+            for record in self._caplog.records
+            if record.name == "server.requests" and self.REQUEST_ID in record.getMessage()
+        ]
+
+    async def read_on(self) -> tuple[int, dict[str, str]]:
+        """Take all that comes; return how many bytes of messages that was, and the last headers."""
+        return await asyncio.to_thread(self._read_on)
+
+    def _read_on(self) -> tuple[int, dict[str, str]]:
+        decoder, num_bytes = hpack.Decoder(), 0
+        self.peer.send(WindowUpdateFrame(1, window_increment=1 << 16))
+        for frame in self.peer.frames():
+            if isinstance(frame, DataFrame):
+                num_bytes += len(frame.data)
+            elif isinstance(frame, HeadersFrame):
+                headers = {str(name): str(value) for name, value in decoder.decode(frame.data)}
+                if "END_STREAM" in frame.flags:
+                    return num_bytes, headers
+        raise AssertionError("the call has no status")
+
+
+@contextlib.asynccontextmanager
+async def first_message_unread(
+    caplog: pytest.LogCaptureFixture, **settings: Any
+) -> AsyncIterator[FirstMessageUnread]:
+    caplog.set_level(logging.INFO, "server.requests")
+    engine = FakeEngine(lambda _: [65] * 10**6, manual=True, info=LARGE)
+    request = inference_pb2.StreamGenerateRequest(spec=inference_pb2.GenerationSpec(text="hi"))
+    message = request.SerializeToString()
+    headers = call_headers(
+        "/pagewire.v1.InferenceService/StreamGenerate", ("x-request-id", FirstMessageUnread.REQUEST_ID)
+    )
+    async with serve(engine, **settings) as server:
+        with Peer(int(server.target.rpartition(":")[2])) as peer:
+            peer.send(
+                SettingsFrame(0, {SettingsFrame.INITIAL_WINDOW_SIZE: 0}),
+                headers_frame(1, headers),
+                message_frame(1, b"\0" + len(message).to_bytes(4, "big") + message),
+            )
+            await engine.until(1)
+            engine.step()
+            yield FirstMessageUnread(server, peer, caplog)
+
+
+async def no_more(unread: FirstMessageUnread) -> None:
+    """Nothing has to be done: the time to write is up."""
+
+
+async def by_operator(unread: FirstMessageUnread) -> None:
+    async with grpc.aio.insecure_channel(unread.server.admin_target) as channel:
+        stub: Any = admin_pb2_grpc.AdminServiceStub(channel)
+        await stub.AbortRequest(admin_pb2.AbortRequestRequest(request_id=unread.REQUEST_ID))
+
+
+async def by_drain(unread: FirstMessageUnread) -> None:
+    async with grpc.aio.insecure_channel(unread.server.admin_target) as channel:
+        stub: Any = admin_pb2_grpc.AdminServiceStub(channel)
+        request = admin_pb2.DrainRequest()
+        request.timeout.FromNanoseconds(0)
+        assert (await stub.Drain(request, timeout=unread.TIMEOUT_S)).num_aborted == 1
+
+
+@pytest.mark.parametrize("num_fronts", [0, 1])
+@pytest.mark.parametrize(
+    ("write_timeout_s", "end", "code", "text"),
+    [
+        (0.2, no_more, grpc.StatusCode.RESOURCE_EXHAUSTED, "the stream was not read for 0.2 seconds"),
+        (1000.0, by_operator, grpc.StatusCode.CANCELLED, "an operator ended the request"),
+        (1000.0, by_drain, grpc.StatusCode.UNAVAILABLE, "the server is draining"),
+    ],
+)
+async def test_who_reads_the_first_message_late_has_the_status_behind_it(
+    write_timeout_s: float,
+    end: Callable[[FirstMessageUnread], Awaitable[None]],
+    code: grpc.StatusCode,
+    text: str,
+    num_fronts: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Scenario: it reads when the server has long been done with its call."""
+    settings = {"write_timeout_s": write_timeout_s, "num_fronts": num_fronts}
+    async with first_message_unread(caplog, **settings) as unread:
+        await end(unread)
+        assert code.name in await unread.until_logged()
+        num_bytes, headers = await unread.read_on()
+    assert num_bytes > 0
+    assert headers["grpc-status"] == str(code.value[0])
+    assert headers["grpc-message"] == text
+    assert headers["x-request-id"] == unread.REQUEST_ID
+    assert "grpc-status-details-bin" in headers
+
+
+@pytest.mark.parametrize("num_fronts", [0, 1])
+async def test_who_never_reads_the_first_message_holds_up_no_shutdown(
+    num_fronts: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with asyncio.timeout(FirstMessageUnread.TIMEOUT_S):
+        async with first_message_unread(caplog, write_timeout_s=0.2, num_fronts=num_fronts) as unread:
+            reading = asyncio.create_task(asyncio.to_thread(unread.peer.drain))
+            await unread.until_logged()
+            await unread.server.public.stop(0.5)
+            await reading
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize("num_fronts", [0, 1])
+async def test_who_leaves_with_the_first_message_unread_leaves_nothing_behind(
+    num_fronts: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Scenario: it leaves when the server has long been done with its call. Result: nobody hears a status."""
+    async with first_message_unread(caplog, write_timeout_s=0.2, num_fronts=num_fronts) as unread:
+        await unread.until_logged()
+        unread.peer.hang_up()
+        async with grpc.aio.insecure_channel(unread.server.target) as channel:
+            spec = inference_pb2.GenerationSpec(text="hi")
+            stub: Any = inference_pb2_grpc.InferenceServiceStub(channel)
+            call = stub.StreamGenerate(inference_pb2.StreamGenerateRequest(spec=spec))
+            await unread.server.engine.until(1)
+            unread.server.engine.step()
+            assert (await call.read()).HasField("started")
+            call.cancel()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
