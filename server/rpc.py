@@ -71,8 +71,7 @@ class Call:
     async def write(self, message: Message) -> None:
         """Send one message of a stream, waiting while the transport is full.
 
-        Raises:
-            SlowReaderError: the caller did not read for too long.
+        A caller who does not read for too long has the call ended.
         """
         self._writes_since_s = time.monotonic()
         if self._write_timer is None:
@@ -96,7 +95,7 @@ class Call:
         return _open(self._context, message, self._opening)
 
     def _look_at_write(self) -> None:
-        """Fail a write that takes too long. One timer watches all of a call's writes, one after the other."""
+        """End the call if a write takes too long. One timer watches all its writes, one after the other."""
         self._write_timer = None
         if self._writes_since_s is None or self._written.done():
             return
@@ -105,7 +104,7 @@ class Call:
             self._write_timer = self._loop.call_later(remaining_s, self._look_at_write)
             return
         text = f"the stream was not read for {self._write_timeout_s:g} seconds"
-        self._written.set_exception(errors.SlowReaderError(text))
+        self.end(errors.SlowReaderError(text))
 
     def abort(self, code: grpc.StatusCode, message: str, trailing: Metadata) -> asyncio.Future[None]:
         """Send a status behind what is on its way, however late that is read and whoever waits for it here.
@@ -129,7 +128,8 @@ class Call:
 
     def on_end(self, callback: Callable[[], None]) -> None:
         """Call back when the RPC is over, however it ends."""
-        self._context.add_done_callback(lambda _: callback())  # type: ignore[arg-type] # a wrong stub
+        callbacks = [callback]  # gRPC keeps what it has called, until the status is read
+        self._context.add_done_callback(lambda _: callbacks.pop()())  # type: ignore[arg-type] # a wrong stub
 
     @property
     def is_stalled(self) -> bool:
