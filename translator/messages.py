@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
 from pagewire.v1 import inference_pb2, models_pb2
+from translator.errors import ApiError
 from translator.fields import Endpoint
 from translator.generate import Answer, generate
+from translator.json_body import parse_json
 from translator.message_blocks import Added, BlockOrder, Closed, Opened
 from translator.message_events import MESSAGE_STREAM, MessageEvents
 from translator.message_request import MessageRequest, parse_message_prompt, parse_message_request
@@ -119,9 +120,13 @@ _TEXT_OF = {"thinking": "thinking", "text": "text", "tool_use": "input"}
 
 
 def _arguments(text: str) -> dict[str, Any]:
-    """A call's arguments. Those of a call that was cut are no JSON object; then their text is handed on."""
+    """A call's arguments. Where they are no JSON object that could be sent back, their text is handed on.
+
+    Those of a call that was cut are none; nor are those with half of a surrogate pair, or a number beyond a
+    double: a model may write both.
+    """
     try:
-        arguments = json.loads(text or "{}")
-    except ValueError:
+        arguments = parse_json(text.encode() or b"{}")
+    except ApiError:
         arguments = None
     return arguments if isinstance(arguments, dict) else {"INVALID_JSON": text}

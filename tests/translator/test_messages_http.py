@@ -122,6 +122,39 @@ def test_a_call_that_was_cut_keeps_its_text(http: httpx.Client, house: House) ->
     assert message["stop_reason"] == "max_tokens"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        '{"s":"\\ud83d"}',
+        '{"\\udc00":1}',
+        '{"a":' * 1200 + "1" + "}" * 1200,
+        '{"a":1e999}',
+        '{"a":NaN}',
+        '{"a":1,"a":2}',
+    ],
+    ids=["half", "half-name", "deep", "large", "nan", "twice"],
+)
+def test_arguments_that_are_no_json_keep_their_text(http: httpx.Client, house: House, arguments: str) -> None:
+    house.servicer.script = plays(started(), call(0, arguments, "get_weather"), finished())
+    response = http.post(PATH, json=BODY)
+    assert response.status_code == 200
+    assert response.json()["content"][0]["input"] == {"INVALID_JSON": arguments}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        '{"s":"\\ud83d\\ude00"}',
+        '{"a":1180591620717411303424}',
+        '{"a":1.5e300}',
+        '{"a":' * 100 + "1" + "}" * 100,
+    ],
+)
+def test_arguments_arrive_as_they_are(http: httpx.Client, house: House, arguments: str) -> None:
+    house.servicer.script = plays(started(), call(0, arguments, "get_weather"), finished())
+    assert http.post(PATH, json=BODY).json()["content"][0]["input"] == json.loads(arguments)
+
+
 def test_stop_reasons(http: httpx.Client, house: House) -> None:
     def stop(max_tokens: int = 0, **end: Any) -> tuple[str, str | None]:
         ends = [inference_pb2.ChoiceEnd(**end)]
