@@ -86,7 +86,7 @@ def earlier_items(known: EarlierResponses, owner: str, response_id: str | None, 
                 param="previous_response_id",
                 code="previous_response_not_found",
             )
-        num_bytes += len(stored.body_json) + len(stored.input_json)
+        num_bytes += stored.turn_bytes
         if num_bytes > max_bytes:
             raise ApiError(
                 413,
@@ -94,9 +94,17 @@ def earlier_items(known: EarlierResponses, owner: str, response_id: str | None, 
                 param="previous_response_id",
                 code="request_too_large",
             )
-        body = stored.body()
-        turns.append([*stored.input_items(), *body["output"]])
-        response_id = body["previous_response_id"]
+        turn, response_id = stored.turn()
+        turns.append(turn)
+    return [item for turn in reversed(turns) for item in turn]
+
+
+def kept_items(known: EarlierResponses, owner: str, response_id: str | None) -> list[Item]:
+    """Return what `earlier_items` does, back to the first response that is not there."""
+    turns: list[list[Item]] = []
+    while response_id is not None and (stored := known.get(owner, response_id)) is not None:
+        turn, response_id = stored.turn()
+        turns.append(turn)
     return [item for turn in reversed(turns) for item in turn]
 
 

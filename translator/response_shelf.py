@@ -102,7 +102,7 @@ class ResponseShelf:
             turns = await self._turns_from(owner, response_id)
             if not turns:
                 break
-            num_bytes += sum(turn.num_bytes for turn in turns)
+            num_bytes += sum(turn.turn_bytes for turn in turns)
             bodies = [turn.body() for turn in turns]
             fetched |= {body["id"]: turn for body, turn in zip(bodies, turns, strict=True)}
             response_id = bodies[-1]["previous_response_id"]
@@ -136,7 +136,7 @@ class ResponseShelf:
             if stored is None:
                 break
             turns.append(replace(stored, frames=()))
-            num_bytes += turns[-1].num_bytes
+            num_bytes += stored.turn_bytes
             next_id = stored.body()["previous_response_id"]
         return turns
 

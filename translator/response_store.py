@@ -35,8 +35,13 @@ class StoredResponse:
     @property
     def num_bytes(self) -> int:
         """What it takes in memory."""
-        own = len(self.body_json) + len(self.input_json) + sum(map(len, self.frames))
+        own = self.turn_bytes + sum(map(len, self.frames))
         return own + _OVERHEAD_BYTES + sum(_ITEM_BYTES + len(item_id) for item_id in self.item_ids)
+
+    @property
+    def turn_bytes(self) -> int:
+        """What it counts as a turn of a conversation."""
+        return len(self.body_json) + len(self.input_json)
 
     def body(self) -> Body:
         """Return the response object."""
@@ -47,6 +52,11 @@ class StoredResponse:
         """Return the items that came with the request."""
         items: list[Item] = msgspec.json.decode(self.input_json)
         return items
+
+    def turn(self) -> tuple[list[Item], str | None]:
+        """Return the items of its input and output, and the id of the response before it."""
+        body = self.body()
+        return [*self.input_items(), *body["output"]], body["previous_response_id"]
 
 
 @dataclass(slots=True)

@@ -24,7 +24,7 @@ from translator.requests import (
     until_disconnect,
 )
 from translator.response_items import referenced_ids
-from translator.response_plan import earlier_items, plan_response
+from translator.response_plan import kept_items, plan_response
 from translator.response_request import parse_response_request
 from translator.response_run import ResponseRun
 from translator.sse import EventStream, StreamFormat, encode_event, encode_json
@@ -240,9 +240,8 @@ async def _input_of(request: Request) -> list[Item]:
         if stored is None:
             raise _not_found(response_id)
         own, previous_id = stored.input_items(), stored.body()["previous_response_id"]
-    max_bytes = config_of(request).max_body_bytes
     known = await shelf.earlier(owner, previous_id)
-    return [*earlier_items(known, owner, previous_id, max_bytes), *own]
+    return [*kept_items(known, owner, previous_id), *own]
 
 
 def _stream(

@@ -13,13 +13,15 @@ from translator import peers as peers_module
 from translator.config import TranslatorConfig, Worker
 from translator.errors import ApiError
 from translator.peers import Peers, PeerServer
-from translator.response_shelf import ResponseShelf
+from translator.response_shelf import TURNS, ResponseShelf
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from starlette.types import Receive, Scope, Send
+
+    from translator.response_object import Body
 
 ELSEWHERE = f"resp_{30 * 'a'}01"
 """The id of a response that process 1 made."""
@@ -81,3 +83,18 @@ async def test_what_an_absent_peer_may_hold_is_unavailable_rather_than_unknown(
             with pytest.raises(ApiError) as raised:
                 await shelf.earlier("somebody", response_id, item_ids)
             assert raised.value.status == 503
+
+
+async def test_earlier_turns_elsewhere_are_measured_as_they_are_here(tmp_path: Path) -> None:
+    config = TranslatorConfig(max_body_bytes=10_000)
+    elsewhere = ResponseShelf(config)
+    ids = [f"resp_{number:030x}01" for number in range(50)]
+    for response_id, previous_id in zip(ids, [None, *ids], strict=False):
+        body: Body = {"id": response_id, "output": [], "previous_response_id": previous_id}
+        elsewhere.store.put("somebody", body, [])
+    server = PeerServer(Worker(1, 2, str(tmp_path)), no_app, {TURNS: elsewhere.tell_turns})
+    await server.start()
+    async with first_of_two(tmp_path) as peers:
+        known = await ResponseShelf(config, peers).earlier("somebody", ids[-1])
+        assert set(known.fetched) == set(ids)
+    await server.stop()

@@ -622,6 +622,16 @@ class TestStored:
         for name, value in [("limit", "0"), ("limit", "101"), ("order", "up"), ("after", "msg_none")]:
             assert refusal(http.get(path, params={name: value}))["param"] == name
 
+    def test_input_items_go_back_to_the_first_turn_that_is_gone(self, http: httpx.Client) -> None:
+        ids: list[str] = []
+        for said in ("one", "two", "three"):
+            ids.append(answer(http, input=said, previous_response_id=ids[-1] if ids else None)["id"])
+        path = f"{PATH}/{ids[2]}/input_items"
+        for gone, expected in ((ids[0], ["three", "Hello", "two"]), (ids[1], ["three"])):
+            http.delete(f"{PATH}/{gone}")
+            listed = http.get(path).json()["data"]
+            assert [item["content"][0]["text"] for item in listed] == expected
+
     def test_a_server_without_a_store_says_so(self) -> None:
         with serving(response_store_size=0) as house, httpx.Client(base_url=house.url, timeout=20) as http:
             body = answer(http)
