@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
-from pagewire.channel import CHANNEL_OPTIONS
 from pagewire.errors import REQUEST_ID_KEY
 from pagewire.v1 import admin_pb2, admin_pb2_grpc
-from translator.backend import PROBE_TIMEOUT_S
+from translator.backend import BACKEND_OPTIONS, PROBE_TIMEOUT_S
 from translator.caller import caller_metadata, key_metadata
 from translator.errors import from_rpc_error
 from translator.fields import Endpoint
@@ -37,9 +36,9 @@ class AdminBackend:
         self._own_key = own_key or OwnKey()
         self._timeout_s = request_timeout_s
         self._channel = (
-            grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+            grpc.aio.insecure_channel(target, options=BACKEND_OPTIONS)
             if credentials is None
-            else grpc.aio.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
+            else grpc.aio.secure_channel(target, credentials, options=BACKEND_OPTIONS)
         )
         self._admin: admin_pb2_grpc.AdminServiceAsyncStub = admin_pb2_grpc.AdminServiceStub(self._channel)
 

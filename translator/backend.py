@@ -44,7 +44,7 @@ _GIVEN_UP = 499
 _NOT_READY_REASON = "pagewire-not-ready-reason"
 # A server that comes back is found again within a second. Calls are not retried here: HTTP clients retry
 # a 503 themselves, and they are told when.
-_CHANNEL_OPTIONS = (
+BACKEND_OPTIONS = (
     *(option for option in CHANNEL_OPTIONS if option[0] != "grpc.service_config"),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 5_000),  # how long one attempt may take, whatever its name says
@@ -158,7 +158,7 @@ class Backend:
         self._lag = LoopLag()
         self.metrics = Metrics(self._lag)
         self._timeout_s = request_timeout_s
-        self._channel = SpreadChannel(target, _CHANNEL_OPTIONS, credentials)
+        self._channel = SpreadChannel(target, BACKEND_OPTIONS, credentials)
         self._inference: inference_pb2_grpc.InferenceServiceAsyncStub = (
             inference_pb2_grpc.InferenceServiceStub(self._channel.for_stubs)
         )

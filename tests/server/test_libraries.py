@@ -51,7 +51,7 @@ def test_another_parser_is_refused() -> None:
 
 
 def test_every_option_of_ours_is_known_to_grpc() -> None:
-    check_options(name for name, _ in (*CHANNEL_OPTIONS, *backend._CHANNEL_OPTIONS))
+    check_options(name for name, _ in (*CHANNEL_OPTIONS, *backend.BACKEND_OPTIONS))
 
 
 def test_an_option_that_grpc_does_not_know_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import re
@@ -24,6 +25,7 @@ from translator.app import build_app
 from translator.backend import Backend
 from translator.config import TranslatorConfig
 from translator.console import page
+from translator.errors import ApiError
 from translator.own_key import OwnKey
 
 if TYPE_CHECKING:
@@ -175,3 +177,22 @@ def test_stats_of_a_server_that_is_gone() -> None:
     silent = Silent()  # type: ignore[abstract]  # the console asks for nothing else
     with serving(silent) as house, httpx.Client(base_url=house.url, timeout=20) as http:
         assert http.get("/console/stats").status_code == 503
+
+
+async def test_a_server_that_is_gone_is_looked_for_again_and_again() -> None:
+    """By default gRPC waits longer each time, up to two minutes."""
+    num_looks = 0
+
+    def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal num_looks
+        num_looks += 1
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as door:
+        stats = AdminBackend("{}:{}".format(*door.sockets[0].getsockname()), 10.0)
+        async with asyncio.timeout(10):
+            while num_looks < 6:
+                with pytest.raises(ApiError, match=r"server"):
+                    await stats.get_stats("r-1")
+                await asyncio.sleep(0.05)
+        await stats.close()
