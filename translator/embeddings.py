@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import sys
 from array import array
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+import msgspec
 from starlette.responses import Response
 
 from pagewire.v1 import inference_pb2
@@ -66,7 +68,7 @@ async def create_embeddings(request: Request) -> Response:
         asked, request_id_of(request), EMBEDDINGS, patience_of(request, streams=False)
     )
     answer = await until_disconnect(request.receive, call.response())
-    return Response(encode_json(_render(answer, is_base64)), media_type="application/json")
+    return Response(await asyncio.to_thread(_render, answer, is_base64), media_type="application/json")
 
 
 def translate(body: bytes) -> tuple[inference_pb2.EmbedRequest, bool]:
@@ -123,20 +125,22 @@ def _apply_options(asked: inference_pb2.EmbedRequest, options: EmbeddingRequest 
         asked.truncation_side = _SIDES[options.truncation_side]
 
 
-def _render(answer: inference_pb2.EmbedResponse, is_base64: bool) -> dict[str, Any]:
-    return {
+def _render(answer: inference_pb2.EmbedResponse, is_base64: bool) -> bytes:
+    """Return the body. Vectors are encoded one by one, so that the loop has its turns in between."""
+    body = {
         "object": "list",
         "data": [
             {
                 "object": "embedding",
                 "index": index,
-                "embedding": _base64(one) if is_base64 else list(one.values),
+                "embedding": msgspec.Raw(encode_json(_base64(one) if is_base64 else list(one.values))),
             }
             for index, one in enumerate(answer.embeddings)
         ],
         "model": answer.model,
         "usage": {"prompt_tokens": answer.num_prompt_tokens, "total_tokens": answer.num_prompt_tokens},
     }
+    return encode_json(body)
 
 
 def _base64(embedding: inference_pb2.Embedding) -> str:

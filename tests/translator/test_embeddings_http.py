@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import struct
+import threading
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -13,6 +14,8 @@ import pytest
 from scripted_backend import MODEL, reason, refuses
 
 from pagewire.v1 import inference_pb2
+from translator import embeddings
+from translator.sse import encode_json
 
 if TYPE_CHECKING:
     from scripted_backend import House
@@ -51,6 +54,25 @@ def test_the_answer(http: httpx.Client, house: House) -> None:
 def test_base64_holds_little_endian_floats(http: httpx.Client) -> None:
     (one,) = post(http, input="a", encoding_format="base64").json()["data"]
     assert struct.unpack("<3f", base64.b64decode(one["embedding"])) == (0.0, THIRD, -1.0)
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64"])
+def test_vectors_are_encoded_beside_the_loop(
+    http: httpx.Client, house: House, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoding_threads: set[int] = set()
+
+    def noting_its_thread(value: object) -> bytes:
+        encoding_threads.add(threading.get_ident())
+        return encode_json(value)
+
+    async def of_the_loop() -> int:
+        return threading.get_ident()
+
+    monkeypatch.setattr(embeddings, "encode_json", noting_its_thread)
+    assert post(http, input="a", encoding_format=encoding).status_code == 200
+    assert encoding_threads
+    assert house.call(of_the_loop()) not in encoding_threads
 
 
 @pytest.mark.parametrize(
