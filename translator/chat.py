@@ -13,7 +13,7 @@ from translator.folded import FoldedChoice, fold
 from translator.generate import Answer, generate
 from translator.logprobs import TokenNames, chat_logprobs, prompt_logprobs
 from translator.request_headers import apply_headers
-from translator.requests import read_json_body
+from translator.requests import read_parsed
 from translator.sse import encode_json, encode_text
 from translator.version import SYSTEM_FINGERPRINT
 
@@ -32,7 +32,7 @@ _PLAIN_TAIL = b',"logprobs":null,"finish_reason":null}'
 
 async def create_chat_completion(request: Request) -> Response:
     """Answer a conversation, at once or as a stream."""
-    chat = parse_chat(await read_json_body(request))
+    chat = await read_parsed(request, parse_chat)
     apply_headers(request, chat)
     return await generate(request, [chat_spec(chat)], Endpoint.CHAT, ChatAnswer(chat))
 

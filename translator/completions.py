@@ -12,7 +12,7 @@ from translator.folded import FoldedChoice, fold
 from translator.generate import Answer, generate
 from translator.logprobs import CompletionLogprobs, TokenNames, prompt_logprobs, with_top
 from translator.request_headers import apply_headers
-from translator.requests import read_json_body
+from translator.requests import read_parsed
 from translator.sse import encode_json, encode_text
 from translator.usage import UsageTally
 from translator.version import SYSTEM_FINGERPRINT
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 async def create_completion(request: Request) -> Response:
     """Go on with one or more prompts, at once or as a stream."""
-    completion = parse_completion(await read_json_body(request))
+    completion = await read_parsed(request, parse_completion)
     apply_headers(request, completion)
     specs = completion_specs(completion)
     return await generate(request, specs, Endpoint.COMPLETIONS, CompletionAnswer(completion))

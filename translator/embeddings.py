@@ -17,7 +17,7 @@ from translator.errors import ApiError
 from translator.field import CHAT, EMBEDDINGS
 from translator.json_body import parse_json
 from translator.patience import patience_of
-from translator.requests import backend_of, read_json_body, request_id_of, until_disconnect
+from translator.requests import backend_of, read_parsed, request_id_of, until_disconnect
 from translator.schema import Int32, RequestBody, UInt32, apply_plain, parse_request
 from translator.sse import encode_json
 
@@ -63,7 +63,7 @@ class EmbeddingChat(ChatRequest, kw_only=True):
 
 async def create_embeddings(request: Request) -> Response:
     """Embed the inputs."""
-    asked, is_base64 = translate(await read_json_body(request))
+    asked, is_base64 = await read_parsed(request, translate)
     call = backend_of(request).embed(
         asked, request_id_of(request), EMBEDDINGS, patience_of(request, streams=False)
     )

@@ -17,7 +17,7 @@ from translator.message_events import MESSAGE_STREAM, MessageEvents
 from translator.message_request import MessageRequest, parse_message_prompt, parse_message_request
 from translator.message_spec import message_spec, write_chat
 from translator.message_usage import MessageUsage, stop_of
-from translator.requests import backend_of, read_json_body, request_id_of, until_disconnect
+from translator.requests import backend_of, read_parsed, request_id_of, until_disconnect
 from translator.sse import encode_json
 
 if TYPE_CHECKING:
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 async def create_message(request: Request) -> Response:
     """Answer a conversation, at once or as a stream."""
-    message = parse_message_request(await read_json_body(request))
+    message = await read_parsed(request, parse_message_request)
     return await generate(request, [message_spec(message)], Endpoint.MESSAGES, MessageAnswer(message))
 
 
 async def count_tokens(request: Request) -> Response:
     """Count the tokens of a prompt."""
-    prompt = parse_message_prompt(await read_json_body(request))
+    prompt = await read_parsed(request, parse_message_prompt)
     tokenize = models_pb2.TokenizeRequest(model=prompt.model or "")
     write_chat(tokenize.chat, prompt)
     call = backend_of(request).tokenize(tokenize, request_id_of(request), Endpoint.MESSAGES)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from translator.errors import ApiError, ClientDisconnectedError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from starlette.requests import Request
     from starlette.types import Receive
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from translator.config import TranslatorConfig
 
 Result = TypeVar("Result")
+_LARGE_BODY_BYTES = 64 * 1024
 
 
 def backend_of(request: Request) -> Backend:
@@ -81,6 +82,17 @@ async def read_json_body(request: Request) -> bytes:
                     return bytes(body)
     except TimeoutError as error:
         raise ApiError(408, f"The body did not arrive within {timeout_s:g} seconds.") from error
+
+
+async def read_parsed(request: Request, parse: Callable[[bytes], Result]) -> Result:
+    """Read a JSON body and parse it: a large one in a thread, so that the loop has its turns meanwhile.
+
+    Raises:
+        ApiError: 400, 408 or 413; or what `parse` raises.
+        ClientDisconnectedError: the client went before the end.
+    """
+    body = await read_json_body(request)
+    return parse(body) if len(body) < _LARGE_BODY_BYTES else await asyncio.to_thread(parse, body)
 
 
 async def disconnected(receive: Receive) -> None:

@@ -19,7 +19,7 @@ from translator.requests import (
     backend_of,
     config_of,
     owner_of,
-    read_json_body,
+    read_parsed,
     request_id_of,
     until_disconnect,
 )
@@ -71,7 +71,7 @@ def where_it_lies(handler: Handler) -> Handler:
 
 async def create_response(request: Request) -> Response:
     """Answer a conversation: at once, as a stream, or in the background."""
-    asked = parse_response_request(await read_json_body(request))
+    asked = await read_parsed(request, parse_response_request)
     apply_headers(request, asked)
     shelf = _shelf_of(request)
     plan = await _plan(request, asked)
@@ -173,7 +173,7 @@ async def list_input_items(request: Request) -> Response:
 
 async def count_input_tokens(request: Request) -> Response:
     """Tell how many tokens a request's prompt has."""
-    asked = parse_response_request(await read_json_body(request))
+    asked = await read_parsed(request, parse_response_request)
     plan = await _plan(request, asked)
     question = models_pb2.TokenizeRequest(model=plan.spec.model, chat=plan.spec.chat)
     answer = await backend_of(request).tokenize(question, request_id_of(request), Endpoint.RESPONSES)

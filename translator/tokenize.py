@@ -11,7 +11,7 @@ from translator.chat_request import ChatRequest, chat_spec
 from translator.errors import ApiError
 from translator.fields import Endpoint
 from translator.json_body import parse_json
-from translator.requests import backend_of, read_json_body, request_id_of, until_disconnect
+from translator.requests import backend_of, read_parsed, request_id_of, until_disconnect
 from translator.schema import RequestBody, UInt32, parse_request
 from translator.sse import encode_json
 
@@ -43,7 +43,7 @@ class DetokenizeRequest(RequestBody, kw_only=True):
 
 async def tokenize(request: Request) -> Response:
     """Encode a text or a conversation."""
-    asked, endpoint = _parse(await read_json_body(request))
+    asked, endpoint = await read_parsed(request, _parse)
     call = backend_of(request).tokenize(asked, request_id_of(request), endpoint)
     answer = await until_disconnect(request.receive, call)
     return _json(
@@ -58,7 +58,9 @@ async def tokenize(request: Request) -> Response:
 
 async def detokenize(request: Request) -> Response:
     """Decode token ids. Special tokens stay in the text."""
-    body = parse_request(await read_json_body(request), DetokenizeRequest, Endpoint.DETOKENIZE)
+    body = await read_parsed(
+        request, lambda body: parse_request(body, DetokenizeRequest, Endpoint.DETOKENIZE)
+    )
     asked = models_pb2.DetokenizeRequest(model=body.model or "", token_ids=body.tokens)
     call = backend_of(request).detokenize(asked, request_id_of(request), Endpoint.DETOKENIZE)
     answer = await until_disconnect(request.receive, call)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from translator import schema
+from translator.json_body import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,3 +149,24 @@ def test_bodies_over_the_cap_are_refused(http: httpx.Client, house: House) -> No
     padded = good + b" " * (len(huge) - 1 - len(good))
     assert http.post("/v1/completions", content=padded, headers=json_type).status_code == 200
     assert len(house.servicer.specs) == 2
+
+
+@pytest.mark.parametrize("path", SEEDS)
+def test_large_bodies_are_parsed_beside_the_loop(
+    path: str, http: httpx.Client, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsing_threads: list[int] = []
+
+    def noting_its_thread(body: bytes) -> Any:
+        parsing_threads.append(threading.get_ident())
+        return parse_json(body)
+
+    async def of_the_loop() -> int:
+        return threading.get_ident()
+
+    monkeypatch.setattr(schema, "parse_json", noting_its_thread)
+    padded = json.dumps(SEEDS[path][0]).encode() + b" " * 100_000
+    response = http.post(path, content=padded, headers={"content-type": "application/json"})
+    assert response.status_code == 200
+    assert parsing_threads
+    assert house.call(of_the_loop()) not in parsing_threads
