@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import heapq
+import itertools
 import math
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,7 +23,7 @@ from engine.messages import FinishReason, RequestOutput, SamplingParams, TokenLo
 from server.mailbox import merge, outputs_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 
     from engine.messages import EngineRequest
     from server.engine import Engine
@@ -31,11 +33,14 @@ LEAST_LOGPROB = -9999.0
 """Stands for the logarithm of 0, so that scores stay numbers."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Beam:
-    """One continuation."""
+    """One continuation: a token after another beam, so that beams share what they have in common."""
 
-    tokens: tuple[TokenLogprobs, ...] = ()
+    last: tuple[Beam, TokenLogprobs] | None = field(default=None, repr=False)
+    """What it continues, and by which token; None where the prompt ends."""
+    length: int = 0
+    """In tokens."""
     logprob: float = 0.0
     """Of all its tokens together."""
     ended_by: int | None = None
@@ -43,13 +48,19 @@ class Beam:
 
     def score(self, length_penalty: float) -> float:
         """What beams are ranked by. An ending token counts in the probability and not in the length."""
-        length = len(self.tokens) - (self.ended_by is not None)
+        length = self.length - (self.ended_by is not None)
         return self.logprob / math.pow(max(length, 1), length_penalty)
 
     @property
-    def token_ids(self) -> list[int]:
+    def tokens(self) -> list[TokenLogprobs]:
         """The generated tokens."""
-        return [token.token_id for token in self.tokens]
+        found = []
+        last = self.last
+        while last is not None:
+            beam, token = last
+            found.append(token)
+            last = beam.last
+        return found[::-1]
 
 
 class BeamSearch:
@@ -85,58 +96,61 @@ class BeamSearch:
             EngineUnavailableError: the engine was lost.
         """
         beams = [Beam()]
+        texts = {beams[0]: array("I", self._request.prompt_token_ids)}
         closed: list[Beam] = []
         for _ in range(self._sampling.max_tokens):
-            outputs = await self._step(beams)
+            outputs = await self._step(texts)
             failed = next((one for one in outputs if one.finish_reason is not FinishReason.LENGTH), None)
             if failed is not None:
                 yield 0, failed
                 return
-            if not beams[0].tokens:
+            if beams[0].last is None:
                 yield 0, _prompt_output(outputs[0])
             beams, ended = self._grow(beams, outputs)
-            closed = self._best([*closed, *ended])
+            closed = self._best(closed, ended)
             if self._is_settled(beams, closed):
                 break
-        found = self._best([*closed, *beams])
+            texts = {beam: _text_of(beam, texts) for beam in beams}
+        found = self._best(closed, beams)
         assert len(found) == self._width, len(found)
         for index, beam in enumerate(found):
             yield index, self._output_of(beam)
 
-    def _best(self, beams: Sequence[Beam]) -> list[Beam]:
-        return sorted(beams, key=lambda beam: beam.score(self._length_penalty), reverse=True)[: self._width]
+    def _best(self, *beams: Iterable[Beam]) -> list[Beam]:
+        """Merge beams that each come best first. Of equals, the earlier ones stay first."""
+        merged = heapq.merge(*beams, key=lambda beam: beam.score(self._length_penalty), reverse=True)
+        return list(itertools.islice(merged, self._width))
 
     def _is_settled(self, open_beams: Sequence[Beam], closed: Sequence[Beam]) -> bool:
         """Whether no open beam can still become one of the best: probabilities only fall from here on."""
         if len(closed) < self._width:
             return False
-        length = self._sampling.max_tokens if self._length_penalty > 0 else len(open_beams[0].tokens)
+        length = self._sampling.max_tokens if self._length_penalty > 0 else open_beams[0].length
         hope = max(beam.logprob for beam in open_beams) / math.pow(length, self._length_penalty)
         return hope <= closed[-1].score(self._length_penalty)
 
     def _grow(self, beams: Sequence[Beam], outputs: Sequence[RequestOutput]) -> tuple[list[Beam], list[Beam]]:
-        """Extend beams by their candidates. Return the best open ones, and those that have ended."""
-        grown = [
-            candidate
-            for beam, output in zip(beams, outputs, strict=True)
-            for candidate in self._candidates(beam, output.logprobs[0])
-        ]
-        ended = [beam for beam in grown if beam.ended_by is not None]
-        return self._best([beam for beam in grown if beam.ended_by is None]), self._best(ended)
+        """Extend beams by their candidates. Return the best open ones, and the best of those that ended."""
+        tops = [output.logprobs[0].top for output in outputs]
+        open_ones = map(self._candidates, beams, tops, itertools.repeat(False))
+        ended = map(self._candidates, beams, tops, itertools.repeat(True))
+        return self._best(*open_ones), self._best(*ended)
 
-    def _candidates(self, beam: Beam, logprobs: TokenLogprobs) -> Iterator[Beam]:
-        may_end = len(beam.tokens) >= self._sampling.min_tokens
+    def _candidates(self, beam: Beam, top: list[tuple[int, float]], ends: bool) -> Iterator[Beam]:
+        """Extend a beam by those candidates that end it, or do not, best first. Few are ever asked for."""
         num_top = self._sampling.num_logprobs or 0
-        for rank, (token_id, logprob) in enumerate(logprobs.top, start=1):
-            ends = token_id in self._ending
-            if may_end or not ends:
-                token = TokenLogprobs(token_id, logprob, rank, logprobs.top[:num_top])
+        if ends and beam.length < self._sampling.min_tokens:
+            return
+        for rank, (token_id, logprob) in enumerate(top, start=1):
+            if (token_id in self._ending) is ends:
+                token = TokenLogprobs(token_id, logprob, rank, top[:num_top])
                 total = beam.logprob + max(logprob, LEAST_LOGPROB)
-                yield Beam((*beam.tokens, token), total, token_id if ends else None)
+                yield Beam((beam, token), beam.length + 1, total, token_id if ends else None)
 
-    async def _step(self, beams: Sequence[Beam]) -> list[RequestOutput]:
+    async def _step(self, texts: Mapping[Beam, array[int]]) -> list[RequestOutput]:
         """Generate one token of each beam."""
-        tasks = [asyncio.create_task(self._run(self._request_of(beam, i))) for i, beam in enumerate(beams)]
+        requests = [self._request_of(beam, text, i) for i, (beam, text) in enumerate(texts.items())]
+        tasks = [asyncio.create_task(self._run(request)) for request in requests]
         try:
             return await asyncio.gather(*tasks)
         finally:
@@ -147,29 +161,37 @@ class BeamSearch:
         async with contextlib.aclosing(outputs_of(self._engine, request)) as outputs:
             return functools.reduce(merge, [output async for output in outputs])
 
-    def _request_of(self, beam: Beam, index: int) -> EngineRequest:
+    def _request_of(self, beam: Beam, text: array[int], index: int) -> EngineRequest:
         request = self._request
         return msgspec.structs.replace(
             request,
-            request_id=f"{request.request_id}.{len(beam.tokens)}.{index}",
-            prompt_token_ids=array("I", request.prompt_token_ids) + array("I", beam.token_ids),
+            request_id=f"{request.request_id}.{beam.length}.{index}",
+            prompt_token_ids=text,
             sampling=SamplingParams(
                 max_tokens=1,
                 temperature=0.0,
                 num_logprobs=self._num_candidates,
-                num_prompt_logprobs=None if beam.tokens else self._sampling.num_prompt_logprobs,
+                num_prompt_logprobs=None if beam.length else self._sampling.num_prompt_logprobs,
             ),
         )
 
     def _output_of(self, beam: Beam) -> RequestOutput:
+        tokens = beam.tokens
         is_eos = beam.ended_by in self._sampling.eos_token_ids
         return RequestOutput(
             request_id=self._request.request_id,
-            token_ids=beam.token_ids,
-            logprobs=list(beam.tokens) if self._sampling.num_logprobs is not None else [],
+            token_ids=[token.token_id for token in tokens],
+            logprobs=tokens if self._sampling.num_logprobs is not None else [],
             finish_reason=FinishReason.LENGTH if beam.ended_by is None else FinishReason.STOP,
             stop_token_id=None if is_eos else beam.ended_by,
         )
+
+
+def _text_of(beam: Beam, texts: Mapping[Beam, array[int]]) -> array[int]:
+    """What the engine reads of a grown beam: a copy, for walking back through all tokens takes too long."""
+    assert beam.last is not None
+    parent, token = beam.last
+    return texts[parent] + array("I", [token.token_id])
 
 
 def _prompt_output(output: RequestOutput) -> RequestOutput:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import math
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from fakes import INFO
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_model import VOCAB_SIZE, make_tiny_transformer
 
 from engine.messages import EngineRequest, FinishReason, RequestOutput, SamplingParams, TokenLogprobs
-from server.beam_search import BeamSearch
+from server.beam_search import LEAST_LOGPROB, Beam, BeamSearch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from server.engine import Outlet
 
@@ -50,30 +54,36 @@ class TableEngine:
 
     def submit(self, request: EngineRequest, outlet: Outlet) -> None:
         self.requests.append(request)
-        logprobs = self._distribution(list(request.prompt_token_ids))
-        best = sorted(range(len(logprobs)), key=lambda token_id: -logprobs[token_id])
-        top = [(token_id, logprobs[token_id]) for token_id in best[: request.sampling.num_logprobs]]
+        assert request.sampling.num_logprobs is not None
+        top = self.top(request.prompt_token_ids, request.sampling.num_logprobs)
+        token_id, logprob = top[0]
         outlet.put(RequestOutput(request.request_id, num_cached_tokens=3))
         failed = len(self.requests) > self._fails_after
         outlet.put(
             RequestOutput(
                 request.request_id,
-                token_ids=[best[0]],
-                logprobs=[TokenLogprobs(best[0], logprobs[best[0]], 1, top)],
+                token_ids=[token_id],
+                logprobs=[TokenLogprobs(token_id, logprob, 1, top)],
                 finish_reason=FinishReason.FAILED if failed else FinishReason.LENGTH,
                 error="numerical_error" if failed else None,
             )
         )
+
+    def top(self, token_ids: Sequence[int], count: int) -> list[tuple[int, float]]:
+        """The most likely tokens after others."""
+        logprobs = self._distribution(list(token_ids))
+        best = sorted(range(len(logprobs)), key=lambda token_id: -logprobs[token_id])
+        return [(token_id, logprobs[token_id]) for token_id in best[:count]]
 
     def abort(self, request_id: str) -> None:
         """Every sequence ends as it is submitted."""
 
 
 async def search(
-    engine: TableEngine, width: int, sampling: SamplingParams, length_penalty: float = 1.0
+    engine: TableEngine, width: int, sampling: SamplingParams, length_penalty: float = 1.0, vocab: int = VOCAB
 ) -> list[tuple[int, RequestOutput]]:
     request = EngineRequest("r", PROMPT, sampling, priority=3, cache_salt="s")
-    beams = BeamSearch(engine, request, width, length_penalty, VOCAB)  # type: ignore[arg-type] # in part
+    beams = BeamSearch(engine, request, width, length_penalty, vocab)  # type: ignore[arg-type] # in part
     return [output async for output in beams.outputs()]
 
 
@@ -158,6 +168,93 @@ async def test_a_failed_sequence_ends_the_search() -> None:
     outputs = await search(TableEngine(fails_after=2), 3, params(5))
     assert outputs[-1][1].error == "numerical_error"
     assert len(outputs) == 2
+
+
+def plain_search(
+    engine: TableEngine, width: int, sampling: SamplingParams, length_penalty: float
+) -> list[list[TokenLogprobs]]:
+    """Write out every candidate of every beam, and sort them all; never stop early."""
+    ends = {*sampling.eos_token_ids, *sampling.stop_token_ids}
+
+    def score(beam: list[TokenLogprobs]) -> float:
+        length = len(beam) - (beam[-1].token_id in ends)
+        total = 0.0
+        for token in beam:
+            total += max(token.logprob, LEAST_LOGPROB)
+        return total / math.pow(max(length, 1), length_penalty)
+
+    def best(beams: list[list[TokenLogprobs]]) -> list[list[TokenLogprobs]]:
+        return sorted(beams, key=score, reverse=True)[:width]
+
+    beams: list[list[TokenLogprobs]] = [[]]
+    closed: list[list[TokenLogprobs]] = []
+    for length in range(sampling.max_tokens):
+        grown = []
+        for beam in beams:
+            top = engine.top([*PROMPT, *(token.token_id for token in beam)], width + max(width, len(ends)))
+            for rank, (token_id, logprob) in enumerate(top, start=1):
+                grown.append([*beam, TokenLogprobs(token_id, logprob, rank, top[: sampling.num_logprobs])])
+        beams = best([beam for beam in grown if beam[-1].token_id not in ends])
+        if length >= sampling.min_tokens:
+            closed = best([*closed, *(beam for beam in grown if beam[-1].token_id in ends)])
+    return best([*closed, *beams])
+
+
+LOGPROBS = st.sampled_from([-0.5, -1.0, -math.inf]) | st.floats(-20, 0)
+
+
+@given(
+    tables=st.lists(st.lists(LOGPROBS, min_size=VOCAB, max_size=VOCAB), min_size=1, max_size=8),
+    width=st.integers(1, 8),
+    max_tokens=st.integers(2, 6),
+    min_tokens=st.integers(0, 3),
+    length_penalty=st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.5]),
+)
+def test_a_search_finds_what_a_plain_one_finds(
+    tables: list[list[float]], width: int, max_tokens: int, min_tokens: int, length_penalty: float
+) -> None:
+    engine = TableEngine(distribution=lambda token_ids: tables[hash(tuple(token_ids)) % len(tables)])
+    sampling = params(max_tokens, min_tokens, num_logprobs=1)
+    outputs = asyncio.run(search(engine, width, sampling, length_penalty))
+    found = [output.logprobs for _, output in outputs[1:]]
+    assert found == plain_search(engine, width, sampling, length_penalty)
+
+
+async def test_few_candidates_become_beams(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[Beam] = []
+
+    def build(*values: object) -> Beam:
+        built.append(Beam(*values))  # type: ignore[arg-type]
+        return built[-1]
+
+    monkeypatch.setattr("server.beam_search.Beam", build)
+    width, vocab, max_tokens = 16, 64, 10
+    engine = TableEngine(distribution=lambda _: [-1.0 - token_id for token_id in range(vocab)])
+    await search(engine, width, params(max_tokens), vocab=vocab)
+    assert len(built) <= 1 + max_tokens * 4 * width  # each step has 2 * width * width candidates
+
+
+async def test_a_step_takes_no_more_memory_for_longer_beams() -> None:
+    peaks: list[int] = []
+
+    def flat(_: list[int]) -> list[float]:
+        return [-1.0] * VOCAB
+
+    class MeasuringEngine(TableEngine):
+        def submit(self, request: EngineRequest, outlet: Outlet) -> None:
+            if request.request_id.endswith(".0"):
+                now, peak = tracemalloc.get_traced_memory()
+                peaks.append(peak - now)
+                self.requests.clear()
+                tracemalloc.reset_peak()
+            super().submit(request, outlet)
+
+    tracemalloc.start()
+    try:
+        await search(MeasuringEngine(distribution=flat), 16, params(400, min_tokens=400))
+    finally:
+        tracemalloc.stop()
+    assert max(peaks[200:]) < max(peaks[:50]) + 65_536
 
 
 @pytest.mark.parametrize(("width", "max_tokens", "length_penalty"), [(3, 6, 1.0), (4, 4, 2.0)])
