@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 LEAST_LOGPROB = -9999.0
 """Stands for the logarithm of 0, so that scores stay numbers."""
 
+TOKENS_PER_OUTPUT = 256
+"""Of a found beam. With their log probabilities they become messages in a few milliseconds."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Beam:
@@ -88,7 +91,7 @@ class BeamSearch:
         self._num_candidates = min(width + max(width, len(self._ending)), vocab_size)
 
     async def outputs(self) -> AsyncGenerator[tuple[int, RequestOutput], None]:
-        """Yield outputs by the index of their choice: the prompt's for choice 0, then each found beam whole.
+        """Yield outputs by the index of their choice: the prompt's for choice 0, then each found beam's.
 
         A sequence that fails ends the search; its output is the last one.
 
@@ -114,7 +117,9 @@ class BeamSearch:
         found = self._best(closed, beams)
         assert len(found) == self._width, len(found)
         for index, beam in enumerate(found):
-            yield index, self._output_of(beam)
+            for output in self._outputs_of(beam):
+                yield index, output
+                await asyncio.sleep(0)  # there may be millions of tokens, and others wait for the loop
 
     def _best(self, *beams: Iterable[Beam]) -> list[Beam]:
         """Merge beams that each come best first. Of equals, the earlier ones stay first."""
@@ -175,15 +180,22 @@ class BeamSearch:
             ),
         )
 
-    def _output_of(self, beam: Beam) -> RequestOutput:
+    def _outputs_of(self, beam: Beam) -> Iterator[RequestOutput]:
         tokens = beam.tokens
+        *firsts, last = (tokens[i : i + TOKENS_PER_OUTPUT] for i in range(0, beam.length, TOKENS_PER_OUTPUT))
+        yield from map(self._output_of, firsts)
         is_eos = beam.ended_by in self._sampling.eos_token_ids
+        yield msgspec.structs.replace(
+            self._output_of(last),
+            finish_reason=FinishReason.LENGTH if beam.ended_by is None else FinishReason.STOP,
+            stop_token_id=None if is_eos else beam.ended_by,
+        )
+
+    def _output_of(self, tokens: list[TokenLogprobs]) -> RequestOutput:
         return RequestOutput(
             request_id=self._request.request_id,
             token_ids=[token.token_id for token in tokens],
             logprobs=tokens if self._sampling.num_logprobs is not None else [],
-            finish_reason=FinishReason.LENGTH if beam.ended_by is None else FinishReason.STOP,
-            stop_token_id=None if is_eos else beam.ended_by,
         )
 
 

@@ -220,6 +220,33 @@ def test_a_search_finds_what_a_plain_one_finds(
     assert found == plain_search(engine, width, sampling, length_penalty)
 
 
+async def test_found_beams_come_in_pieces_and_let_others_have_their_turns() -> None:
+    num_turns = 0
+
+    async def take_turns() -> None:
+        nonlocal num_turns
+        while True:
+            num_turns += 1
+            await asyncio.sleep(0)
+
+    engine = TableEngine(distribution=lambda _: [0.0, *[-1.0] * (VOCAB - 1)])
+    request = EngineRequest("r", PROMPT, params(600, min_tokens=600, num_logprobs=1))
+    beams = BeamSearch(engine, request, 2, 1.0, VOCAB)  # type: ignore[arg-type] # in part
+    found: list[list[RequestOutput]] = [[], []]
+    turns: list[int] = []
+    task = asyncio.create_task(take_turns())
+    async for index, output in beams.outputs():
+        if output.token_ids:
+            found[index].append(output)
+            turns.append(num_turns)
+    task.cancel()
+    for outputs in found:
+        assert [len(output.token_ids) for output in outputs] == [256, 256, 88]
+        assert [len(output.logprobs) for output in outputs] == [256, 256, 88]
+        assert [output.finish_reason for output in outputs] == [None, None, FinishReason.LENGTH]
+    assert len(set(turns)) == len(turns)
+
+
 async def test_few_candidates_become_beams(monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[Beam] = []
 
