@@ -48,6 +48,7 @@ class Choice:
         self.num_cached_tokens: int | None = None
         """None until the engine has admitted the sequence."""
         self.prompt_logprobs: list[TokenLogprobs] | None = None
+        """Of choice 0, where they were asked for."""
         self._tokenizer = tokenizer
         self._returns_token_ids = request.returns_token_ids
         self._includes_stop = request.include_stop_text

@@ -86,7 +86,10 @@ class Generation:
         try:
             self._start()
             await self._until_admitted()
-            yield inference_pb2.StreamGenerateResponse(started=self._started())
+            # What describes a long prompt takes so long to write that others would wait for it.
+            describes = self._choices[0].prompt_logprobs is not None
+            started = await asyncio.to_thread(self._started) if describes else self._started()
+            yield inference_pb2.StreamGenerateResponse(started=started)
             self._changed.set()  # the admission may have come with tokens
             while not all(choice.is_done for choice in self._choices):
                 if self._error is None:

@@ -55,6 +55,10 @@ class GenerationRequest:
         return msgspec.structs.replace(self.sampling, max_tokens=max_tokens, min_tokens=min_tokens)
 
     def for_choice(self, sampling: SamplingParams, index: int) -> SamplingParams:
-        """The sampling values of one choice: choice i draws from seed + i, within int64."""
+        """The sampling values of one choice: choice i draws from seed + i, within int64.
+
+        Choice 0 alone describes the prompt, the same for all; the others may read the prefix cache.
+        """
         seed = (sampling.seed + index + _INT64 // 2) % _INT64 - _INT64 // 2
-        return msgspec.structs.replace(sampling, seed=seed)
+        num_prompt_logprobs = sampling.num_prompt_logprobs if index == 0 else None
+        return msgspec.structs.replace(sampling, seed=seed, num_prompt_logprobs=num_prompt_logprobs)

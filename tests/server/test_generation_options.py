@@ -53,6 +53,22 @@ async def test_beams_come_whole_and_best_first() -> None:
         assert list(events[-1].finished.choices) == [choice.end for choice in whole.choices]
 
 
+@pytest.mark.parametrize("is_search", [False, True])
+async def test_one_choice_alone_describes_the_prompt(is_search: bool) -> None:
+    async with calling(FakeEngine()) as caller:
+        options = inference_pb2.OutputOptions(logprobs=1, prompt_logprobs=2)
+        spec = beams(4, 2, output=options)
+        if not is_search:
+            spec.sampling.ClearField("beam_search")
+        whole = await caller.generate(spec)
+        asked = [request.sampling.num_prompt_logprobs for request in caller.engine.requests]
+        assert asked == [2, None, None, None, *([None] if is_search else [])]
+        assert [len(one.top) for one in whole.started.prompt_logprobs] == [0, 2]
+        assert [len(choice.logprobs) for choice in whole.choices] == [2] * 4
+        events = [event async for event in caller.stream(spec)]
+        assert events[0].started.prompt_logprobs == whole.started.prompt_logprobs
+
+
 async def test_a_search_whose_caller_goes_leaves_nothing_behind() -> None:
     async with calling(FakeEngine(manual=True)) as caller:
         call = caller.generate(beams(2, 4))
