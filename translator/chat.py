@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,10 @@ class ChatAnswer(Answer):
             "system_fingerprint": SYSTEM_FINGERPRINT,
         }
         if self._chat.prompt_logprobs is not None:
-            body["prompt_logprobs"] = prompt_logprobs(started.prompt_logprobs, self._names)
+            # Of a long prompt they take so long to render that others would wait.
+            body["prompt_logprobs"] = await asyncio.to_thread(
+                prompt_logprobs, started.prompt_logprobs, self._names
+            )
         if self._chat.return_token_ids:
             body["prompt_token_ids"] = list(started.prompt_token_ids)
         if self._chat.return_prompt_text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Protocol
 
@@ -67,7 +68,7 @@ async def render_frames(
     Raises:
         ApiError: a generation failed.
     """
-    first = b"".join(renderer.start(prompt, started) for prompt, started in starts.items())
+    first = b"".join([await _start(renderer, prompt, started) for prompt, started in starts.items()])
     if first:
         yield first
     async with aclosing(group.events()) as events:
@@ -78,10 +79,17 @@ async def render_frames(
                 case inference_pb2.Finished():
                     frame = renderer.end(prompt, event)
                 case _:
-                    frame = renderer.start(prompt, event)
+                    frame = await _start(renderer, prompt, event)
             if frame:
                 yield frame
     yield renderer.usage() + done
+
+
+async def _start(renderer: ChunkRenderer, prompt: int, started: inference_pb2.Started) -> bytes:
+    """Render a start. With log probabilities of a long prompt it takes so long that others would wait."""
+    if started.prompt_logprobs:
+        return await asyncio.to_thread(renderer.start, prompt, started)
+    return renderer.start(prompt, started)
 
 
 class ChunkWriter:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from translator.chunks import ChunkWriter, finish_members
 from translator.completion_request import CompletionRequest, completion_specs, parse_completion
 from translator.fields import Endpoint
-from translator.folded import FoldedChoice, fold
+from translator.folded import Folded, FoldedChoice, fold
 from translator.generate import Answer, generate
 from translator.logprobs import CompletionLogprobs, TokenNames, prompt_logprobs, with_top
 from translator.request_headers import apply_headers
@@ -55,14 +58,11 @@ class CompletionAnswer(Answer):
     ) -> dict[str, Any]:
         """Return the body of a response in one piece. Choices are ordered by prompt, then by index."""
         created = int(time.time())
-        num_choices = self._completion.num_choices
-        folded = await fold(group, starts, num_choices)
+        folded = await fold(group, starts, self._completion.num_choices)
         tally = UsageTally(folded.starts.values()) if self._completion.prompt_only else folded.tally
-        choices = [
-            self._choice(prompt * num_choices + index, folded.starts[prompt], choice)
-            for prompt, of_prompt in enumerate(folded.choices)
-            for index, choice in enumerate(of_prompt)
-        ]
+        # Log probabilities of a long prompt take so long to render that others would wait.
+        describes = any(started.prompt_logprobs for started in folded.starts.values())
+        choices = await asyncio.to_thread(self._choices, folded) if describes else self._choices(folded)
         return {
             "id": response_id,
             "object": "text_completion",
@@ -73,27 +73,57 @@ class CompletionAnswer(Answer):
             "system_fingerprint": SYSTEM_FINGERPRINT,
         }
 
-    def _choice(self, index: int, started: inference_pb2.Started, choice: FoldedChoice) -> dict[str, Any]:
+    def _choices(self, folded: Folded) -> list[dict[str, Any]]:
+        choices: list[dict[str, Any]] = []
+        for prompt, of_prompt in enumerate(folded.choices):
+            shared = _Shared(self._completion, folded.starts[prompt], self._names)
+            choices += [shared.choice(index, choice) for index, choice in enumerate(of_prompt, len(choices))]
+        return choices
+
+
+class _Shared:
+    """What the choices of a prompt have in common, rendered once for all of them."""
+
+    def __init__(
+        self, completion: CompletionRequest, started: inference_pb2.Started, names: TokenNames
+    ) -> None:
+        self._completion = completion
+        self._text = started.prompt_text if completion.echo else ""
+        self._logprobs = CompletionLogprobs(names)
+        self._lists: dict[str, list[Any]] = {}
+        if completion.logprobs is not None:
+            echoed = started.prompt_logprobs if completion.echo else ()
+            self._lists = self._logprobs.add(with_top(echoed, completion.logprobs))
+        self._members: dict[str, msgspec.Raw] = {}
+        if completion.prompt_logprobs is not None:
+            tokens = with_top(started.prompt_logprobs, completion.prompt_logprobs)
+            self._members["prompt_logprobs"] = _raw(prompt_logprobs(tokens, names))
+        if completion.return_token_ids:
+            self._members["prompt_token_ids"] = _raw(list(started.prompt_token_ids))
+
+    def choice(self, index: int, choice: FoldedChoice) -> dict[str, Any]:
+        """Return the choice of this index in the answer."""
         completion = self._completion
         generated = FoldedChoice(finish_reason="length") if completion.prompt_only else choice
         logprobs = None
         if completion.logprobs is not None:
-            prompt_tokens = with_top(started.prompt_logprobs if completion.echo else (), completion.logprobs)
-            logprobs = CompletionLogprobs(self._names).add((*prompt_tokens, *generated.logprobs))
+            lists = self._logprobs.copy().add(generated.logprobs)
+            logprobs = {name: self._lists[name] + of_choice for name, of_choice in lists.items()}
         rendered = {
-            "text": (started.prompt_text if completion.echo else "") + generated.text,
+            "text": self._text + generated.text,
             "index": index,
             "logprobs": logprobs,
             "finish_reason": generated.finish_reason,
             "stop_reason": generated.stop_reason,
+            **self._members,
         }
-        if completion.prompt_logprobs is not None:
-            tokens = with_top(started.prompt_logprobs, completion.prompt_logprobs)
-            rendered["prompt_logprobs"] = prompt_logprobs(tokens, self._names)
         if completion.return_token_ids:
-            rendered["prompt_token_ids"] = list(started.prompt_token_ids)
             rendered["token_ids"] = generated.token_ids
         return rendered
+
+
+def _raw(value: object) -> msgspec.Raw:
+    return msgspec.Raw(encode_json(value))
 
 
 def _model_of(starts: Mapping[int, inference_pb2.Started]) -> str:
@@ -114,6 +144,7 @@ class CompletionChunks:
         self._writer = ChunkWriter("text_completion", response_id, int(time.time()), model, completion)
         num_choices = len(completion.prompts()) * completion.num_choices
         self._heads = [b'{"index":%d,"text":' % index for index in range(num_choices)]
+        self._names = names
         self._logprobs = [CompletionLogprobs(names) for _ in range(num_choices)]
 
     def start(self, prompt: int, started: inference_pb2.Started) -> bytes:
@@ -122,15 +153,16 @@ class CompletionChunks:
         self._writer.tally.add_prompt(started)
         if not completion.echo and not completion.return_token_ids:
             return b""
-        frames = b""
-        for index in range(prompt * completion.num_choices, (prompt + 1) * completion.num_choices):
-            text = started.prompt_text if completion.echo else ""
-            choice = self._choice(index, text, started.prompt_logprobs if completion.echo else ())
-            if completion.return_token_ids:
-                prompt_token_ids = encode_json(list(started.prompt_token_ids))
-                choice = choice[:-1] + b',"prompt_token_ids":' + prompt_token_ids + b',"token_ids":[]}'
-            frames += self._writer.chunk(choice)
-        return frames
+        logprobs = CompletionLogprobs(self._names)
+        tail = self._tail(logprobs, started.prompt_logprobs if completion.echo else ())
+        if completion.return_token_ids:
+            prompt_token_ids = encode_json(list(started.prompt_token_ids))
+            tail = tail[:-1] + b',"prompt_token_ids":' + prompt_token_ids + b',"token_ids":[]}'
+        shared = encode_text(started.prompt_text if completion.echo else "") + tail
+        indices = range(prompt * completion.num_choices, (prompt + 1) * completion.num_choices)
+        for index in indices:
+            self._logprobs[index] = logprobs.copy()
+        return b"".join(self._writer.chunk(self._heads[index] + shared) for index in indices)
 
     def delta(self, prompt: int, delta: inference_pb2.Delta) -> bytes:
         """Return a chunk for each choice that has something new."""
@@ -141,19 +173,17 @@ class CompletionChunks:
             self._writer.tally.add(new.num_tokens)
             if new.text or new.logprobs or new.token_ids:
                 index = prompt * self._completion.num_choices + new.index
-                choice = self._choice(index, new.text, new.logprobs)
+                tail = self._tail(self._logprobs[index], new.logprobs)
                 if self._completion.return_token_ids:
-                    choice = choice[:-1] + b',"token_ids":' + encode_json(list(new.token_ids)) + b"}"
-                frames += self._writer.chunk(choice)
+                    tail = tail[:-1] + b',"token_ids":' + encode_json(list(new.token_ids)) + b"}"
+                frames += self._writer.chunk(self._heads[index] + encode_text(new.text) + tail)
         return frames
 
-    def _choice(self, index: int, text: str, tokens: Sequence[inference_pb2.TokenLogprob]) -> bytes:
-        tail = b',"logprobs":null,"finish_reason":null}'
-        if self._completion.logprobs is not None:
-            tail = (
-                b',"logprobs":' + encode_json(self._logprobs[index].add(tokens)) + b',"finish_reason":null}'
-            )
-        return self._heads[index] + encode_text(text) + tail
+    def _tail(self, logprobs: CompletionLogprobs, tokens: Sequence[inference_pb2.TokenLogprob]) -> bytes:
+        """Return what follows the text of a choice that has not ended."""
+        if self._completion.logprobs is None:
+            return b',"logprobs":null,"finish_reason":null}'
+        return b',"logprobs":' + encode_json(logprobs.add(tokens)) + b',"finish_reason":null}'
 
     def end(self, prompt: int, finished: inference_pb2.Finished) -> bytes:
         """Return the finish chunk of each choice."""

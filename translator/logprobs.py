@@ -77,6 +77,13 @@ class CompletionLogprobs:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._offset = 0
 
+    def copy(self) -> CompletionLogprobs:
+        """Return another one that goes on after the same tokens."""
+        copied = CompletionLogprobs(self._names)
+        copied._decoder.setstate(self._decoder.getstate())
+        copied._offset = self._offset
+        return copied
+
     def add(self, tokens: Iterable[inference_pb2.TokenLogprob]) -> dict[str, list[Any]]:
         """Return the lists for the next tokens. Offsets count characters of the whole text."""
         lists: dict[str, list[Any]] = {

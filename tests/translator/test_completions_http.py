@@ -13,6 +13,7 @@ from exposition import Scrape
 from scripted_backend import MODEL, abort, delta, finished, plays, reason, refuses, retry_in, started
 
 from pagewire.v1 import inference_pb2
+from translator.logprobs import TokenNames
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -299,6 +300,55 @@ def test_both_forms_of_the_prompts_logprobs_have_as_many_as_they_ask_for(
     assert [each and len(each) for each in choice["logprobs"]["top_logprobs"]] == [None, *[num_top + 1] * 2]
     assert [each and len(each) for each in choice["prompt_logprobs"]] == [None, num_prompt_top + 1]
     assert house.servicer.specs[0].output.prompt_logprobs == max(num_top, num_prompt_top)
+
+
+def test_choices_share_what_describes_their_prompt(
+    http: httpx.Client, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is rendered once, however many choices repeat it, and each goes on after it by itself."""
+    rendered: list[int] = []
+    text = TokenNames.text
+    unique = TokenNames.unique
+
+    def counts_text(names: TokenNames, token_id: int, token_bytes: bytes) -> str:
+        rendered.append(token_id)
+        return text(names, token_id, token_bytes)
+
+    def counts_unique(names: TokenNames, token_id: int, token_bytes: bytes) -> str:
+        rendered.append(token_id)
+        return unique(names, token_id, token_bytes)
+
+    monkeypatch.setattr(TokenNames, "text", counts_text)
+    monkeypatch.setattr(TokenNames, "unique", counts_unique)
+    prompt = [logprob(1, b"a", 0), logprob(2, b"b\xc3", -1.0, (3, b"c", -0.5))]
+    prompt[0].absent = True
+    news = [
+        delta("x", 0, logprobs=[logprob(4, b"x", -2.0)]),
+        delta("é", 2, logprobs=[logprob(5, b"\xa9", -3.0)]),
+    ]
+    house.servicer.script = plays(started(prompt_text="ab", prompt_logprobs=prompt), *news, finished(3))
+    fields = {"prompt": [[1, 2]], "n": 3, "echo": True, "logprobs": 1}
+    choices = post(http, **fields, prompt_logprobs=1).json()["choices"]
+    assert sorted(rendered) == [1, 2, 2, 3, 3, 4, 5]
+    tokens = ["a", "bytes:\\x62\\xc3"]
+    expected = [(["x"], [2]), ([], []), (["bytes:\\xa9"], [2])]
+    for choice, (names, offsets) in zip(choices, expected, strict=True):
+        assert choice["logprobs"]["tokens"] == [*tokens, *names]
+        assert choice["logprobs"]["text_offset"] == [0, 1, *offsets]
+        assert choice["prompt_logprobs"] == choices[0]["prompt_logprobs"]
+    assert [each and sorted(each) for each in choices[0]["prompt_logprobs"]] == [None, ["2", "3"]]
+
+    rendered.clear()
+    frames = transcript(post(http, **fields, stream=True))
+    assert sorted(rendered) == [1, 2, 3, 4, 5]
+    chunks = [json.loads(frame.removeprefix("data: "))["choices"][0] for frame in frames[:-1]]
+    lists = [(each["index"], each["logprobs"]) for each in chunks if each["logprobs"]]
+    assert [(index, each["tokens"]) for index, each in lists] == [
+        *((index, tokens) for index in range(3)),
+        (0, ["x"]),
+        (2, ["bytes:\\xa9"]),
+    ]
+    assert [each["text_offset"] for _, each in lists[3:]] == [offsets for _, offsets in expected if offsets]
 
 
 def test_scoring_alone_returns_the_prompt(http: httpx.Client, house: House) -> None:
