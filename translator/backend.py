@@ -121,6 +121,7 @@ class Generation:
     def cut(self, error: ApiError) -> None:
         """End the call now; its reader gets this error."""
         self._cut = error
+        self._status = error.status
         self._call.cancel()
 
     def cancel(self) -> None:

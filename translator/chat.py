@@ -13,6 +13,13 @@ from translator.fields import Endpoint
 from translator.folded import FoldedChoice, fold
 from translator.generate import Answer, generate
 from translator.logprobs import TokenNames, chat_logprobs, prompt_logprobs
+from translator.repeated import (
+    PROMPT_LOGPROB_BYTES,
+    Repeated,
+    num_logprob_bytes,
+    num_prompt_bytes,
+    num_text_bytes,
+)
 from translator.request_headers import apply_headers
 from translator.requests import read_parsed
 from translator.sse import encode_json, encode_text
@@ -48,6 +55,16 @@ class ChatAnswer(Answer):
         self._names = TokenNames(bool(chat.return_tokens_as_token_ids))
         self.streams = bool(chat.stream)
         self.given = chat.given
+        self._repeated = Repeated(chat.n or 1, "messages")
+
+    def admit(self, started: inference_pb2.Started) -> None:
+        """Each choice repeats the echo, and in a stream what was asked for of the prompt."""
+        num_choices = self._chat.n or 1
+        self._repeated.add(
+            num_choices * num_text_bytes(self._chat.echoed_text)
+            + (num_choices if self.streams else 1) * num_prompt_bytes(started)
+            + num_logprob_bytes(started, self._chat.prompt_logprobs, PROMPT_LOGPROB_BYTES)
+        )
 
     def chunks(self, response_id: str, starts: Mapping[int, inference_pb2.Started]) -> ChatChunks:
         """Return the renderer of a stream."""

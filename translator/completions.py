@@ -14,6 +14,13 @@ from translator.fields import Endpoint
 from translator.folded import Folded, FoldedChoice, fold
 from translator.generate import Answer, generate
 from translator.logprobs import CompletionLogprobs, TokenNames, prompt_logprobs, with_top
+from translator.repeated import (
+    LOGPROB_BYTES,
+    PROMPT_LOGPROB_BYTES,
+    Repeated,
+    num_logprob_bytes,
+    num_prompt_bytes,
+)
 from translator.request_headers import apply_headers
 from translator.requests import read_parsed
 from translator.sse import encode_json, encode_text
@@ -48,6 +55,20 @@ class CompletionAnswer(Answer):
         self._names = TokenNames(bool(completion.return_tokens_as_token_ids))
         self.streams = bool(completion.stream)
         self.given = completion.given
+        self._repeated = Repeated(completion.num_choices, "prompt")
+
+    def admit(self, started: inference_pb2.Started) -> None:
+        """Each choice repeats what was asked for of its prompt."""
+        completion = self._completion
+        echoed = completion.logprobs if completion.echo else None
+        self._repeated.add(
+            completion.num_choices
+            * (
+                num_prompt_bytes(started)
+                + num_logprob_bytes(started, echoed, LOGPROB_BYTES)
+                + num_logprob_bytes(started, completion.prompt_logprobs, PROMPT_LOGPROB_BYTES)
+            )
+        )
 
     def chunks(self, response_id: str, starts: Mapping[int, inference_pb2.Started]) -> CompletionChunks:
         """Return the renderer of a stream."""
@@ -109,7 +130,7 @@ class _Shared:
         if completion.logprobs is not None:
             lists = self._logprobs.copy().add(generated.logprobs)
             logprobs = {name: self._lists[name] + of_choice for name, of_choice in lists.items()}
-        rendered = {
+        rendered: dict[str, Any] = {
             "text": self._text + generated.text,
             "index": index,
             "logprobs": logprobs,

@@ -35,6 +35,13 @@ class Answer(ABC):
     given: Collection[str] = ()
     """The fields that the request has."""
 
+    def admit(self, started: inference_pb2.Started) -> None:  # noqa: B027 - most answers are no larger for it
+        """Look at a generation that begins, before anything of it is rendered.
+
+        Raises:
+            ApiError: 400; the answer would be too large.
+        """
+
     @abstractmethod
     def chunks(self, response_id: str, starts: Mapping[int, inference_pb2.Started]) -> ChunkRenderer:
         """Return the renderer of a stream. `starts` has one entry at least, by the generation's index."""
@@ -60,7 +67,8 @@ async def generate(
     request_id = request_id_of(request)
     response_id = answer.id_prefix + request_id
     patience = patience_of(request, streams=answer.streams)
-    group = GenerationGroup(_open(backend_of(request), specs, request_id, endpoint, answer.given, patience))
+    generations = _open(backend_of(request), specs, request_id, endpoint, answer.given, patience)
+    group = GenerationGroup(generations, answer.admit)
     is_handed_over = False
     try:
         starts = await until_disconnect(request.receive, group.start())

@@ -10,7 +10,7 @@ from pagewire.v1 import inference_pb2
 from translator.errors import ApiError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine, Sequence
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 
     from translator.backend import Event, Generation
 
@@ -26,9 +26,13 @@ class GenerationGroup:
     from then on only their deadline ends them.
     """
 
-    def __init__(self, generations: Sequence[Generation]) -> None:
+    def __init__(
+        self, generations: Sequence[Generation], admit: Callable[[inference_pb2.Started], None]
+    ) -> None:
+        """Each start is shown to `admit`; an ApiError from it refuses the whole request."""
         assert generations
         self._generations = tuple(generations)
+        self._admit = admit
         self._held: dict[int, ApiError] = {}
         """Why those wait that there was no room for, by index."""
         self._num_open = 0
@@ -46,8 +50,8 @@ class GenerationGroup:
             ApiError: one was refused, or there is room for none.
         """
         if len(self._generations) == 1:
-            return {0: await self._generations[0].start()}
-        tasks = [asyncio.create_task(_started_or_refusal(each)) for each in self._generations]
+            return {0: await self._start(self._generations[0])}
+        tasks = [asyncio.create_task(self._started_or_refusal(each)) for each in self._generations]
         try:
             answers = await asyncio.gather(*tasks)
         finally:
@@ -118,22 +122,30 @@ class GenerationGroup:
                 await asyncio.sleep(refusal.retry_after_s)
             generation.reopen()
             self._num_open += 1
-            answer = await _started_or_refusal(generation)
+            answer = await self._started_or_refusal(generation)
             if isinstance(answer, inference_pb2.Started):
                 self._chances.release()  # where one was let in, another may be
                 return answer
             refusal = answer
             self._num_open -= 1
 
+    async def _started_or_refusal(self, generation: Generation) -> inference_pb2.Started | ApiError:
+        """Wait until one is admitted, or there is no room for it."""
+        try:
+            return await self._start(generation)
+        except ApiError as error:
+            if not error.is_overload:
+                raise
+            return error
 
-async def _started_or_refusal(generation: Generation) -> inference_pb2.Started | ApiError:
-    """Wait until one is admitted, or there is no room for it."""
-    try:
-        return await generation.start()
-    except ApiError as error:
-        if not error.is_overload:
+    async def _start(self, generation: Generation) -> inference_pb2.Started:
+        started = await generation.start()
+        try:
+            self._admit(started)
+        except ApiError as error:
+            generation.cut(error)
             raise
-        return error
+        return started
 
 
 async def _reporting(work: Coroutine[Any, Any, None], arrived: Arrived) -> None:

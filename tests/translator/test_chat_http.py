@@ -7,13 +7,15 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import pytest
 from scripted_backend import MODEL, delta, fails, finished, plays, reason, refuses, retry_in, started
 
 from pagewire.v1 import inference_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     import httpx
-    import pytest
     from scripted_backend import House
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -228,6 +230,30 @@ class TestWhole:
         assert '"content":"lo"' in second
         fields |= {"messages": [{"role": "narrator", "content": "Hel"}], "echo": False}
         assert post(http, **fields).json()["choices"][0]["message"]["role"] == "narrator"
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_what_choices_repeat_of_the_prompt_is_bounded(
+        self, http: httpx.Client, house: House, stream: bool
+    ) -> None:
+        """However little of it the model reads."""
+
+        async def answers(spec: inference_pb2.GenerationSpec, context: Any) -> AsyncIterator[Any]:
+            yield started(prompt_text="x" * 270_000)
+            yield finished(spec.sampling.n)
+
+        house.servicer.script = answers
+        fields: dict[str, Any] = {
+            "messages": [*MESSAGES, {"role": "assistant", "content": "x" * 1_100_000}],
+            "continue_final_message": True,
+            "truncate_prompt_tokens": 1,
+            "stream": stream,
+        }
+        error = post(http, **fields, n=32, echo=True).json()["error"]
+        assert (error["param"], "expected at most 33554432" in error["message"]) == ("n", True)
+        assert house.servicer.left.acquire(timeout=20)
+        assert post(http, **fields, n=2, echo=True).status_code == 200
+        # A whole answer has the prompt's text once.
+        assert post(http, **fields, n=128, return_prompt_text=True).status_code == (400 if stream else 200)
 
     def test_choices_equal_the_stream(self, http: httpx.Client, house: House) -> None:
         house.servicer.script = plays(started(), delta("a", 1), delta("b", 0), delta("c", 1), finished(2))

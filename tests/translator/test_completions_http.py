@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -13,6 +14,7 @@ from exposition import Scrape
 from scripted_backend import MODEL, abort, delta, finished, plays, reason, refuses, retry_in, started
 
 from pagewire.v1 import inference_pb2
+from translator import repeated
 from translator.logprobs import TokenNames
 
 if TYPE_CHECKING:
@@ -349,6 +351,68 @@ def test_choices_share_what_describes_their_prompt(
         (2, ["bytes:\\xa9"]),
     ]
     assert [each["text_offset"] for _, each in lists[3:]] == [offsets for _, offsets in expected if offsets]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("param", "num_tokens", "fields"),
+    [
+        ("n", 400, {"n": 128, "logprobs": 20}),
+        ("n", 33_000, {"n": 128, "return_token_ids": True}),
+        ("n", 270_000, {"n": 128}),
+        ("prompt", 8192, {"prompt": ["hi"] * 7, "logprobs": 20}),
+    ],
+    ids=["log probabilities", "token ids", "text", "prompts"],
+)
+def test_what_an_answer_repeats_is_bounded(
+    http: httpx.Client, house: House, stream: bool, param: str, num_tokens: int, fields: dict[str, Any]
+) -> None:
+    """The refusal is a status, of streams too, and nothing goes on behind it."""
+
+    def num_refused() -> float:
+        return Scrape(http.get("/metrics").text).value("pagewire:request_failures_total", status="400")
+
+    tokens = [logprob(1, b"", 0)] * num_tokens if "logprobs" in fields else []
+    ids = [1] * num_tokens if "return_token_ids" in fields else []
+    text = "" if tokens or ids else "x" * num_tokens
+    cancelled = threading.Semaphore(0)
+
+    async def waits(spec: inference_pb2.GenerationSpec, context: Any) -> AsyncIterator[Any]:
+        yield started(prompt_text=text, prompt_token_ids=ids, prompt_logprobs=tokens)
+        try:
+            await asyncio.sleep(5)
+        except asyncio.CancelledError:
+            cancelled.release()
+            raise
+        yield finished(spec.sampling.n or 1)
+
+    house.servicer.script = waits
+    before = num_refused()
+    response = post(http, **fields, echo=True, stream=stream)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+    assert "33554432 in one answer" in response.json()["error"]["message"]
+    for _ in range(len(house.servicer.specs)):
+        assert cancelled.acquire(timeout=20)
+    assert num_refused() == before + 1
+
+
+def test_one_long_prompt_may_be_described_in_full(http: httpx.Client, house: House) -> None:
+    tokens = [logprob(1, b"x", 0)] * 8192
+    house.servicer.script = plays(started(prompt_text="x" * 8192, prompt_logprobs=tokens), finished())
+    choice = post(http, echo=True, logprobs=20, prompt_logprobs=20).json()["choices"][0]
+    assert len(choice["logprobs"]["tokens"]) == len(choice["prompt_logprobs"]) == 8192
+
+
+def test_prompts_that_follow_count_too(
+    http: httpx.Client, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repeated, "MAX_REPEATED_BYTES", 100)
+    for stream in (False, True):
+        house.servicer.script = Room(1, 2)
+        response = post(http, prompt=["a" * 20, "b" * 20], n=3, echo=True, stream=stream)
+        assert response.status_code == (200 if stream else 400)
+        last = transcript(response)[-1].removeprefix("data: ")
+        assert json.loads(last)["error"]["param"] == "n"
 
 
 def test_scoring_alone_returns_the_prompt(http: httpx.Client, house: House) -> None:
