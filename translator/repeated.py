@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from pagewire.v1 import inference_pb2
 
 # A request of some kilobytes may ask for 128 copies of a prompt that a million log probabilities describe. An
-# answer of this size is written in a fraction of a second; a prompt of 8,192 tokens with all that may be
-# asked for takes 19 MB.
-MAX_REPEATED_BYTES = 32 * 1024 * 1024
+# answer of this size is written in a second or two, in a thread; a prompt of 32,768 tokens with all log
+# probabilities that may be asked for takes 55 MB.
+MAX_REPEATED_BYTES = 64 * 1024 * 1024
 # What JSON takes for each, about.
 LOGPROB_BYTES = 32
 PROMPT_LOGPROB_BYTES = 80

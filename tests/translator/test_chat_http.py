@@ -238,18 +238,18 @@ class TestWhole:
         """However little of it the model reads."""
 
         async def answers(spec: inference_pb2.GenerationSpec, context: Any) -> AsyncIterator[Any]:
-            yield started(prompt_text="x" * 270_000)
+            yield started(prompt_text="x" * 540_000)
             yield finished(spec.sampling.n)
 
         house.servicer.script = answers
         fields: dict[str, Any] = {
-            "messages": [*MESSAGES, {"role": "assistant", "content": "x" * 1_100_000}],
+            "messages": [*MESSAGES, {"role": "assistant", "content": "x" * 2_200_000}],
             "continue_final_message": True,
             "truncate_prompt_tokens": 1,
             "stream": stream,
         }
         error = post(http, **fields, n=32, echo=True).json()["error"]
-        assert (error["param"], "expected at most 33554432" in error["message"]) == ("n", True)
+        assert (error["param"], "expected at most 67108864" in error["message"]) == ("n", True)
         assert house.servicer.left.acquire(timeout=20)
         assert post(http, **fields, n=2, echo=True).status_code == 200
         # A whole answer has the prompt's text once.

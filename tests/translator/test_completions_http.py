@@ -357,10 +357,10 @@ def test_choices_share_what_describes_their_prompt(
 @pytest.mark.parametrize(
     ("param", "num_tokens", "fields"),
     [
-        ("n", 400, {"n": 128, "logprobs": 20}),
-        ("n", 33_000, {"n": 128, "return_token_ids": True}),
-        ("n", 270_000, {"n": 128}),
-        ("prompt", 8192, {"prompt": ["hi"] * 7, "logprobs": 20}),
+        ("n", 800, {"n": 128, "logprobs": 20}),
+        ("n", 66_000, {"n": 128, "return_token_ids": True}),
+        ("n", 540_000, {"n": 128}),
+        ("prompt", 8192, {"prompt": ["hi"] * 13, "logprobs": 20}),
     ],
     ids=["log probabilities", "token ids", "text", "prompts"],
 )
@@ -390,7 +390,7 @@ def test_what_an_answer_repeats_is_bounded(
     before = num_refused()
     response = post(http, **fields, echo=True, stream=stream)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
-    assert "33554432 in one answer" in response.json()["error"]["message"]
+    assert "67108864 in one answer" in response.json()["error"]["message"]
     for _ in range(len(house.servicer.specs)):
         assert cancelled.acquire(timeout=20)
     assert num_refused() == before + 1
