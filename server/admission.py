@@ -1,4 +1,4 @@
-"""Who may come in: the bounded queue, and the list of requests that are being served."""
+"""Who may come in: the bounded queues, and the list of requests that are being served."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from server.waiting_room import Ticket, WaitingRoom
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from server.readiness import Readiness
     from server.rpc import Call
@@ -26,6 +27,7 @@ class Admission:
         self._max_waiting = max_waiting
         self._tenants = tenants
         self._room = WaitingRoom(max_waiting, tenants.weight)
+        self._side_room = WaitingRoom(max_waiting, tenants.weight)
         self._num_live: Counter[str] = Counter()  # by tenant
         self._tickets: set[Ticket] = set()
         self._idle = asyncio.Event()
@@ -42,8 +44,11 @@ class Admission:
         return len(self._room)
 
     def census(self) -> tuple[int, int, int]:
-        """How many requests run, wait, and wait for their readers, at one moment. Any thread may ask."""
-        tickets = tuple(self._tickets)
+        """How many requests for the engine run, wait, and wait for their readers, at one moment.
+
+        Any thread may ask.
+        """
+        tickets = [ticket for ticket in tuple(self._tickets) if ticket.room is self._room]
         num_waiting = sum(ticket.waits for ticket in tickets)
         num_stalled = sum(ticket.call.is_stalled for ticket in tickets)
         return len(tickets) - num_waiting, num_waiting, num_stalled
@@ -55,8 +60,7 @@ class Admission:
         waiting = {ticket.adapter for ticket in tickets if ticket.waits}
         return sorted(running), sorted(waiting)
 
-    @contextlib.contextmanager
-    def admit(self, call: Call) -> Iterator[Ticket]:
+    def admit(self, call: Call) -> AbstractContextManager[Ticket]:
         """Hold a place for a call.
 
         Raises:
@@ -64,29 +68,39 @@ class Admission:
             TenantLimitError: too many requests of the caller's tenant are live.
             QueueFullError: too many requests wait.
         """
-        reason = self._readiness.not_ready_reason
+        return self._hold(call, self._room, self._readiness.not_ready_reason)
+
+    def admit_aside(self, call: Call) -> AbstractContextManager[Ticket]:
+        """Hold a place for a call that needs no engine, in a queue of its own, where it stays to its end.
+
+        Raises as `admit` does.
+        """
+        return self._hold(call, self._side_room, self._readiness.refusal)
+
+    @contextlib.contextmanager
+    def _hold(self, call: Call, room: WaitingRoom, reason: str | None) -> Iterator[Ticket]:
         if reason is not None:
             raise NotReadyError(reason)
         limit = self._tenants.limit(call.tenant)
         if limit is not None and self._num_live[call.tenant] >= limit:
             raise TenantLimitError(f"{limit} requests of this key's tenant are being served")
-        ticket = self._enter(call)
+        ticket = self._enter(call, room)
         try:
             yield ticket
         finally:
             self._leave(ticket)
 
-    def _enter(self, call: Call) -> Ticket:
-        ticket = Ticket(call, self._room)
-        if self._room.is_full:
-            displaced = self._room.last_beyond_share(call.tenant)
+    def _enter(self, call: Call, room: WaitingRoom) -> Ticket:
+        ticket = Ticket(call, room)
+        if room.is_full:
+            displaced = room.last_beyond_share(call.tenant)
             if displaced is None:
                 raise QueueFullError(f"{self._max_waiting} requests are waiting already")
             displaced.stop_waiting()
             displaced.call.end(
                 QueueFullError("the queue is full, and others have a right to this place in it")
             )
-        self._room.enter(ticket)
+        room.enter(ticket)
         self._num_live[call.tenant] += 1
         self._tickets.add(ticket)
         self._idle.clear()

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from engine.errors import ModelLoadError
@@ -39,7 +37,6 @@ from watch import heap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from concurrent.futures import Executor
     from pathlib import Path
 
     import grpc.aio
@@ -94,16 +91,15 @@ def run(
 async def _run(
     config: ServerConfig, engine_command: Sequence[str], restart_limits: RestartLimits | None
 ) -> None:
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1), "prompts") as executor:
-        server = Server(config, executor, engine_command, restart_limits)
-        await server.listen()
-        returning = asyncio.create_task(return_memory())
-        try:
-            await server.serve()
-        finally:
-            returning.cancel()
-            heap.unsettle()
-            await server.close()
+    server = Server(config, engine_command, restart_limits)
+    await server.listen()
+    returning = asyncio.create_task(return_memory())
+    try:
+        await server.serve()
+    finally:
+        returning.cancel()
+        heap.unsettle()
+        await server.close()
 
 
 class Server:
@@ -112,7 +108,6 @@ class Server:
     def __init__(
         self,
         config: ServerConfig,
-        executor: Executor,
         engine_command: Sequence[str],
         restart_limits: RestartLimits | None,
     ) -> None:
@@ -129,7 +124,6 @@ class Server:
         self._services = Services(
             self._engine,
             self._models,
-            executor,
             max_queued_requests=config.max_queued_requests,
             max_logprobs=config.max_logprobs,
             max_adapters=config.max_adapters,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING
 
@@ -11,11 +10,11 @@ from google.protobuf import timestamp_pb2
 from pagewire.v1 import inference_pb2, models_pb2
 from server.conversations import parse_chat
 from server.fields import Fields
-from server.prompts import EncodedPrompt, Prompt, encode
+from server.prompts import Prompt, encode
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
+    from server.admission import Admission
+    from server.fair_threads import FairThreads
     from server.rpc import Call
     from server.served_model import ModelSlot, ServedModel
     from server.template_renderer import TemplateRenderer
@@ -24,10 +23,13 @@ if TYPE_CHECKING:
 class ModelService:
     """Describes the model and gives access to its text side."""
 
-    def __init__(self, models: ModelSlot, templates: TemplateRenderer, executor: Executor) -> None:
+    def __init__(
+        self, models: ModelSlot, admission: Admission, templates: TemplateRenderer, threads: FairThreads
+    ) -> None:
         self._models = models
+        self._admission = admission
         self._templates = templates
-        self._executor = executor
+        self._threads = threads
 
     async def list_models(
         self, request: models_pb2.ListModelsRequest, call: Call
@@ -45,52 +47,32 @@ class ModelService:
 
     async def tokenize(self, request: models_pb2.TokenizeRequest, call: Call) -> models_pb2.TokenizeResponse:
         """Encode text or a chat."""
-        model = self._models.get(request.model)
-        fields = Fields()
-        adds = request.add_special_tokens if request.HasField("add_special_tokens") else None
-        match request.WhichOneof("input"):
-            case "text":
-                prompt = Prompt("text", text=request.text, add_special_tokens=adds is not False)
-            case "chat":
-                conversation = parse_chat(fields, "chat", request.chat)
-                prompt = Prompt("chat", conversation=conversation, add_special_tokens=bool(adds))
-            case _:
-                fields.refuse("input", "is needed: text or chat")
-                prompt = Prompt("input")
-        fields.check()
-        token_ids = (await self._encode(prompt, model)).token_ids
-        texts = (
-            [model.tokenizer.token_text(token_id) for token_id in token_ids] if request.token_texts else []
-        )
-        return models_pb2.TokenizeResponse(
-            token_ids=token_ids, token_texts=texts, max_model_len=model.max_model_len
-        )
+        with self._admission.admit_aside(call):
+            model = self._models.get(request.model)
+            prompt = await self._templates.rendered(_prompt_of(request), model)
+            return await self._threads.run(call.tenant, _tokenized, prompt, model, request.token_texts)
 
     async def detokenize(
         self, request: models_pb2.DetokenizeRequest, call: Call
     ) -> models_pb2.DetokenizeResponse:
         """Decode token ids."""
-        model = self._models.get(request.model)
-        fields = Fields()
-        fields.token_ids("token_ids", request.token_ids, model.info.vocab_size)
-        fields.check()
-        text = await asyncio.get_running_loop().run_in_executor(
-            self._executor, model.tokenizer.decode, list(request.token_ids), request.skip_special_tokens
-        )
-        return models_pb2.DetokenizeResponse(text=text)
+        with self._admission.admit_aside(call):
+            model = self._models.get(request.model)
+            return await self._threads.run(call.tenant, _detokenized, request, model)
 
     async def render_chat(
         self, request: models_pb2.RenderChatRequest, call: Call
     ) -> models_pb2.RenderChatResponse:
         """Render a chat as Generate would."""
-        model = self._models.get(request.model)
-        fields = Fields()
-        fields.require(request.HasField("chat"), "chat", "is needed")
-        fields.check()
-        prompt = Prompt("chat", conversation=parse_chat(fields, "chat", request.chat))
-        fields.check()
-        encoded = await self._encode(prompt, model)
-        return models_pb2.RenderChatResponse(text=encoded.text or "", token_ids=encoded.token_ids)
+        with self._admission.admit_aside(call):
+            model = self._models.get(request.model)
+            fields = Fields()
+            fields.require(request.HasField("chat"), "chat", "is needed")
+            fields.check()
+            prompt = Prompt("chat", conversation=parse_chat(fields, "chat", request.chat))
+            fields.check()
+            prompt = await self._templates.rendered(prompt, model)
+            return await self._threads.run(call.tenant, _rendered, prompt, model)
 
     async def get_tokenizer_info(
         self, request: models_pb2.GetTokenizerInfoRequest, call: Call
@@ -102,9 +84,42 @@ class ModelService:
             tokenizer_config_json=json.dumps(settings, ensure_ascii=False)
         )
 
-    async def _encode(self, prompt: Prompt, model: ServedModel) -> EncodedPrompt:
-        prompt = await self._templates.rendered(prompt, model)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, encode, prompt, model)
+
+def _prompt_of(request: models_pb2.TokenizeRequest) -> Prompt:
+    fields = Fields()
+    adds = request.add_special_tokens if request.HasField("add_special_tokens") else None
+    match request.WhichOneof("input"):
+        case "text":
+            prompt = Prompt("text", text=request.text, add_special_tokens=adds is not False)
+        case "chat":
+            conversation = parse_chat(fields, "chat", request.chat)
+            prompt = Prompt("chat", conversation=conversation, add_special_tokens=bool(adds))
+        case _:
+            fields.refuse("input", "is needed: text or chat")
+            prompt = Prompt("input")
+    fields.check()
+    return prompt
+
+
+def _tokenized(prompt: Prompt, model: ServedModel, with_texts: bool) -> models_pb2.TokenizeResponse:
+    token_ids = encode(prompt, model).token_ids
+    texts = map(model.tokenizer.token_text, token_ids) if with_texts else ()
+    return models_pb2.TokenizeResponse(
+        token_ids=token_ids, token_texts=texts, max_model_len=model.max_model_len
+    )
+
+
+def _detokenized(request: models_pb2.DetokenizeRequest, model: ServedModel) -> models_pb2.DetokenizeResponse:
+    fields = Fields()
+    fields.token_ids("token_ids", request.token_ids, model.info.vocab_size)
+    fields.check()
+    text = model.tokenizer.decode(request.token_ids, request.skip_special_tokens)
+    return models_pb2.DetokenizeResponse(text=text)
+
+
+def _rendered(prompt: Prompt, model: ServedModel) -> models_pb2.RenderChatResponse:
+    encoded = encode(prompt, model)
+    return models_pb2.RenderChatResponse(text=encoded.text or "", token_ids=encoded.token_ids)
 
 
 def _describe(model: ServedModel, name: str) -> models_pb2.Model:

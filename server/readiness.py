@@ -16,14 +16,15 @@ class Readiness:
     def __init__(self, engine: Engine, models: ModelSlot) -> None:
         self._engine = engine
         self._models = models
-        self._refusal: str | None = None
+        self.refusal: str | None = None
+        """Why nothing is taken any more, not even what needs no engine."""
         self._next_change = asyncio.Event()
 
     @property
     def not_ready_reason(self) -> str | None:
         """Why no request can be taken; None while requests are welcome."""
-        if self._refusal is not None:
-            return self._refusal
+        if self.refusal is not None:
+            return self.refusal
         if not self._models.is_loaded:
             return "the model is loading"
         return self._engine.not_ready_reason
@@ -40,5 +41,5 @@ class Readiness:
 
     def refuse_new(self, reason: str = "the server is draining") -> None:
         """Be not ready from now on."""
-        self._refusal = reason
+        self.refusal = reason
         self.refresh()

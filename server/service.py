@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -22,13 +21,13 @@ from server.validation import validate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
-    from concurrent.futures import Executor
 
     from pagewire.v1 import inference_pb2
     from server.adapters import Adapters
     from server.admission import Admission
     from server.embedding_request import EmbeddingRequest
     from server.engine import Engine
+    from server.fair_threads import FairThreads
     from server.generation_request import GenerationRequest
     from server.grammar_checker import GrammarChecker
     from server.rpc import Call
@@ -45,7 +44,7 @@ class InferenceService:
         engine: Engine,
         adapters: Adapters,
         admission: Admission,
-        executor: Executor,
+        threads: FairThreads,
         templates: TemplateRenderer,
         grammars: GrammarChecker,
         max_logprobs: int,
@@ -58,7 +57,7 @@ class InferenceService:
             engine: runs the sequences.
             adapters: those that requests may name.
             admission: who may come in.
-            executor: runs what takes CPU time, such as encoding prompts.
+            threads: run what takes CPU time, such as encoding prompts.
             templates: renders chats.
             grammars: compiles grammars.
             max_logprobs: alternatives that a request may ask for.
@@ -68,7 +67,7 @@ class InferenceService:
         self._engine = engine
         self._adapters = adapters
         self._admission = admission
-        self._executor = executor
+        self._threads = threads
         self._templates = templates
         self._grammars = grammars
         self._max_logprobs = max_logprobs
@@ -99,16 +98,16 @@ class InferenceService:
                 cache_salt=salt_of(call.tenant, checked.cache_salt),
                 queue_timeout_s=self._patience_s(checked),
             )
-            caller, loop = self._caller(call), asyncio.get_running_loop()
+            caller = self._caller(call)
             async with in_time(caller, checked.queue_timeout_s):
                 prompts = [await self._templates.rendered(prompt, model) for prompt in checked.prompts]
                 checked = replace(checked, prompts=prompts)
-                inputs = await loop.run_in_executor(self._executor, encode_inputs, checked, model)
+                inputs = await self._threads.run(call.tenant, encode_inputs, checked, model)
             embedding = Embedding(self._engine, checked, inputs, caller, ticket.stop_waiting)
             call.on_end(embedding.abort)
             vectors = await embedding.vectors()
-            response = await loop.run_in_executor(
-                self._executor, make_response, model.name, vectors, checked, inputs
+            response = await self._threads.run(
+                call.tenant, make_response, model.name, vectors, checked, inputs
             )
         call.record.finish_embedding(response)
         return response
@@ -147,10 +146,7 @@ class InferenceService:
         caller = self._caller(call)
         async with in_time(caller, checked.queue_timeout_s):
             prompt = await self._templates.rendered(checked.prompt, model)
-            loop = asyncio.get_running_loop()
-            encoded = await loop.run_in_executor(
-                self._executor, encode_to_fit, prompt, checked.truncation, model
-            )
+            encoded = await self._threads.run(call.tenant, encode_to_fit, prompt, checked.truncation, model)
             fitted = fit(encoded, prompt, checked.truncation, model)
             checked = replace(
                 checked,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from server.adapters import Adapters
 from server.admin_service import AdminService
 from server.admission import Admission
 from server.engine_collector import EngineCollector
+from server.fair_threads import FairThreads
 from server.grammar_checker import GrammarChecker
 from server.health import Health
 from server.metrics import Metrics
@@ -28,7 +30,6 @@ from watch.loop_lag import LoopLag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from concurrent.futures import Executor
 
     import grpc
     from google.protobuf.descriptor import ServiceDescriptor
@@ -53,7 +54,6 @@ class Services:
         self,
         engine: Engine,
         models: ModelSlot,
-        executor: Executor,
         *,
         max_queued_requests: int,
         max_logprobs: int,
@@ -69,7 +69,6 @@ class Services:
         Args:
             engine: runs the sequences.
             models: the served model, once it is loaded.
-            executor: runs what takes CPU time.
             max_queued_requests: requests that may wait.
             max_logprobs: alternatives that a request may ask for.
             max_adapters: LoRA adapters in memory at once.
@@ -89,19 +88,22 @@ class Services:
         self._write_timeout_s = write_timeout_s
         self.templates = TemplateRenderer()
         self._grammars = GrammarChecker()
+        # two kinds of them, or no prompt would be encoded while texts are counted for those who just ask
+        self._prompt_threads = FairThreads("prompts", min(4, os.cpu_count() or 1))
+        self._question_threads = FairThreads("questions", 1)
         self.adapters = Adapters(engine, models, max_adapters)
         self._inference = InferenceService(
             engine,
             self.adapters,
             self.admission,
-            executor,
+            self._prompt_threads,
             self.templates,
             self._grammars,
             max_logprobs,
             tenants,
             queue_timeout_s,
         )
-        self._models = ModelService(models, self.templates, executor)
+        self._models = ModelService(models, self.admission, self.templates, self._question_threads)
         self._admin = AdminService(engine, self.adapters, self.admission, self.readiness)
         # two of them, or strangers could take all places from operators
         self._public_health, self._admin_health = (
@@ -117,6 +119,8 @@ class Services:
         self._lag.close()
         await self.templates.aclose()
         await self._grammars.close()
+        await self._question_threads.aclose()
+        await self._prompt_threads.aclose()
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
 

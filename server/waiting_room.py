@@ -1,4 +1,4 @@
-"""Requests that the engine does not run yet: so many and no more, and no tenant keeps all others out."""
+"""Requests that wait: so many and no more, and no tenant keeps all others out."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ class Ticket:
 
     def __init__(self, call: Call, room: WaitingRoom) -> None:
         self.call = call
+        self.room = room
         self.waits = False
         """Whether the ticket is in the room. Any thread may ask."""
         self.adapter = ""
         """The name of the adapter that it asks for."""
-        self._room = room
 
     def stop_waiting(self) -> None:
         """Note that the engine runs the request, or that it has ended. May be called more than once."""
         if self.waits:
-            self._room.leave(self)
+            self.room.leave(self)
 
 
 class WaitingRoom:

@@ -12,7 +12,6 @@ import contextlib
 import functools
 import struct
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -360,44 +359,42 @@ async def serve(
     """
     slot = ModelSlot()
     slot.put(fake_model(names=names, info=engine.info))
-    with ThreadPoolExecutor(1) as executor:
-        services = Services(
-            engine,
-            slot,
-            executor,
-            max_queued_requests=max_queued_requests,
-            max_logprobs=20,
-            max_adapters=max_adapters,
-            max_loras=max_loras,
-            tenants=tenants,
-            queue_timeout_s=queue_timeout_s,
-            write_timeout_s=write_timeout_s,
-            traces_endpoint=traces_endpoint,
-        )
-        reflection = [reflection_handler([INFERENCE.full_name])] if reflects else []
-        public_gate, admin_gate = (
-            Gate(ring or KeyRing(()), functools.partial(services.metrics.count_refusal, name))
-            for name, ring in (("public", keys), ("admin", admin_keys))
-        )
-        handlers = [*services.public_handlers(), *reflection]
-        public: grpc.aio.Server | Fronts
-        if num_fronts:
-            reserved, port = reserve("127.0.0.1", 0, "--port")
-            options = options_for(1 << 22) | {"grpc.so_reuseport": 1}
-            config = FrontConfig("127.0.0.1", port, options, tls, front_silence_timeout_s)
-            public = Fronts(handlers, public_gate, config, reserved, num_fronts)
-        else:
-            public = make_listener(handlers, max_message_bytes=1 << 22, gate=public_gate)
-            port = bind(public, "127.0.0.1", 0, "--port", credentials())
-        admin = make_listener(
-            [*services.admin_handlers(), *reflection], max_message_bytes=1 << 22, gate=admin_gate
-        )
-        admin_port = bind(admin, "127.0.0.1", 0, "--admin-port", credentials())
-        await public.start()
-        await admin.start()
-        try:
-            yield FakeServer(engine, services, f"127.0.0.1:{port}", f"127.0.0.1:{admin_port}", public)
-        finally:
-            # A call that has been answered ends by itself; the event loop must not be gone before.
-            await asyncio.gather(public.stop(0.5), admin.stop(0.5))
-            await services.close()
+    services = Services(
+        engine,
+        slot,
+        max_queued_requests=max_queued_requests,
+        max_logprobs=20,
+        max_adapters=max_adapters,
+        max_loras=max_loras,
+        tenants=tenants,
+        queue_timeout_s=queue_timeout_s,
+        write_timeout_s=write_timeout_s,
+        traces_endpoint=traces_endpoint,
+    )
+    reflection = [reflection_handler([INFERENCE.full_name])] if reflects else []
+    public_gate, admin_gate = (
+        Gate(ring or KeyRing(()), functools.partial(services.metrics.count_refusal, name))
+        for name, ring in (("public", keys), ("admin", admin_keys))
+    )
+    handlers = [*services.public_handlers(), *reflection]
+    public: grpc.aio.Server | Fronts
+    if num_fronts:
+        reserved, port = reserve("127.0.0.1", 0, "--port")
+        options = options_for(1 << 22) | {"grpc.so_reuseport": 1}
+        config = FrontConfig("127.0.0.1", port, options, tls, front_silence_timeout_s)
+        public = Fronts(handlers, public_gate, config, reserved, num_fronts)
+    else:
+        public = make_listener(handlers, max_message_bytes=1 << 22, gate=public_gate)
+        port = bind(public, "127.0.0.1", 0, "--port", credentials())
+    admin = make_listener(
+        [*services.admin_handlers(), *reflection], max_message_bytes=1 << 22, gate=admin_gate
+    )
+    admin_port = bind(admin, "127.0.0.1", 0, "--admin-port", credentials())
+    await public.start()
+    await admin.start()
+    try:
+        yield FakeServer(engine, services, f"127.0.0.1:{port}", f"127.0.0.1:{admin_port}", public)
+    finally:
+        # A call that has been answered ends by itself; the event loop must not be gone before.
+        await asyncio.gather(public.stop(0.5), admin.stop(0.5))
+        await services.close()
