@@ -49,7 +49,7 @@ class ModelService:
         """Encode text or a chat."""
         with self._admission.admit_aside(call):
             model = self._models.get(request.model)
-            prompt = await self._templates.rendered(_prompt_of(request), model)
+            prompt = await self._templates.rendered(_prompt_of(request), model, call.tenant)
             return await self._threads.run(call.tenant, _tokenized, prompt, model, request.token_texts)
 
     async def detokenize(
@@ -71,7 +71,7 @@ class ModelService:
             fields.check()
             prompt = Prompt("chat", conversation=parse_chat(fields, "chat", request.chat))
             fields.check()
-            prompt = await self._templates.rendered(prompt, model)
+            prompt = await self._templates.rendered(prompt, model, call.tenant)
             return await self._threads.run(call.tenant, _rendered, prompt, model)
 
     async def get_tokenizer_info(

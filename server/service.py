@@ -100,7 +100,9 @@ class InferenceService:
             )
             caller = self._caller(call)
             async with in_time(caller, checked.queue_timeout_s):
-                prompts = [await self._templates.rendered(prompt, model) for prompt in checked.prompts]
+                prompts = [
+                    await self._templates.rendered(prompt, model, call.tenant) for prompt in checked.prompts
+                ]
                 checked = replace(checked, prompts=prompts)
                 inputs = await self._threads.run(call.tenant, encode_inputs, checked, model)
             embedding = Embedding(self._engine, checked, inputs, caller, ticket.stop_waiting)
@@ -145,7 +147,7 @@ class InferenceService:
         call.record.is_queued = True
         caller = self._caller(call)
         async with in_time(caller, checked.queue_timeout_s):
-            prompt = await self._templates.rendered(checked.prompt, model)
+            prompt = await self._templates.rendered(checked.prompt, model, call.tenant)
             encoded = await self._threads.run(call.tenant, encode_to_fit, prompt, checked.truncation, model)
             fitted = fit(encoded, prompt, checked.truncation, model)
             checked = replace(

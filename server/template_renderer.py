@@ -7,6 +7,7 @@ in a process of its own, so that the model's goes on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import logging
@@ -20,6 +21,7 @@ from server.chat.template import TemplateArgumentError, check_template_arguments
 from server.errors import NotReadyError
 from server.fields import invalid
 from server.template_worker import EXIT_OUT_OF_MEMORY, Rendered, TemplateJob
+from server.turns import Turns
 from server.worker_pool import WorkerPool
 from server.worker_process import WorkerLostError
 
@@ -51,14 +53,15 @@ class TemplateRenderer:
     def __init__(self, command: Sequence[str] = WORKER_COMMAND) -> None:
         self._trusted = WorkerPool(command, NUM_WORKERS)
         self._foreign = WorkerPool(command, 1)
+        self._turns = {self._trusted: Turns(NUM_WORKERS), self._foreign: Turns(1)}
         self._running: set[asyncio.Task[Rendered]] = set()
 
     async def start(self) -> None:
         """Start the processes for the model's own template, so that no request waits for it."""
         await self._trusted.start()
 
-    async def rendered(self, prompt: Prompt, model: ServedModel) -> Prompt:
-        """Return the prompt with its conversation, if it has one, as text.
+    async def rendered(self, prompt: Prompt, model: ServedModel, tenant: str) -> Prompt:
+        """Return the prompt of a tenant with its conversation, if it has one, as text.
 
         Raises:
             InvalidRequestError: there is no template, it refuses the conversation or cannot render it.
@@ -67,7 +70,8 @@ class TemplateRenderer:
         chat = prompt.conversation
         if chat is None:
             return prompt
-        result = await self._render(_job(chat, model), self._foreign if chat.template else self._trusted)
+        workers = self._foreign if chat.template else self._trusted
+        result = await self._render(_job(chat, model), workers, tenant)
         if result.error:
             path = f"{chat.path}.template" if result.is_template_wrong and chat.template else chat.path
             raise invalid(path, result.error)
@@ -81,9 +85,13 @@ class TemplateRenderer:
         await self._trusted.stop()
         await self._foreign.stop()
 
-    async def _render(self, job: TemplateJob, workers: WorkerPool) -> Rendered:
+    async def _render(self, job: TemplateJob, workers: WorkerPool, tenant: str) -> Rendered:
         """Render. A caller that leaves does not disturb the process, whose next answer is another's."""
-        worker = await workers.take()
+        with contextlib.ExitStack() as taken:
+            taken.callback(await self._turns[workers].take(tenant))
+            worker = await workers.take()
+            taken.callback(workers.give_back, worker)
+            give_back = taken.pop_all().close
         task = asyncio.create_task(_ask(worker, job))
         self._running.add(task)
 
@@ -91,7 +99,7 @@ class TemplateRenderer:
             self._running.discard(task)
             if not task.cancelled():
                 task.exception()  # which nobody waits for, if the caller left
-            workers.give_back(worker)
+            give_back()
 
         task.add_done_callback(end)
         return await asyncio.shield(task)

@@ -121,7 +121,7 @@ def served(trusts: bool) -> ServedModel:
 async def rendered(renderer: TemplateRenderer, template: str, trusts: bool) -> str | None:
     chat = chat_pb2.Chat(messages=[chat_pb2.Message(role="user", text="hi")], template=template)
     conversation = parse_chat(Fields(), "spec.chat", chat)
-    return (await renderer.rendered(Prompt("spec.chat", conversation=conversation), served(trusts))).text
+    return (await renderer.rendered(Prompt("spec.chat", conversation=conversation), served(trusts), "")).text
 
 
 async def test_a_chat_may_bring_its_template_where_that_is_trusted() -> None:

@@ -24,7 +24,7 @@ from server.errors import InvalidRequestError, NotReadyError
 from server.fields import Fields
 from server.prompts import Prompt
 from server.template_renderer import TemplateRenderer
-from server.template_worker import MAX_CHARACTERS, NUM_STANDARD_FILES
+from server.template_worker import MAX_CHARACTERS, NUM_STANDARD_FILES, Rendered
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -48,7 +48,7 @@ async def renderer() -> AsyncIterator[TemplateRenderer]:
 
 
 async def render(
-    renderer: TemplateRenderer, template: str = "", model: ServedModel = MODEL, **chat: Any
+    renderer: TemplateRenderer, template: str = "", model: ServedModel = MODEL, tenant: str = "", **chat: Any
 ) -> str:
     """The prompt of a chat that brings this template; empty: of the model's."""
     message = chat_pb2.Message(role="user", text="hi")
@@ -57,7 +57,7 @@ async def render(
         fields, "spec.chat", chat_pb2.Chat(messages=[message], template=template, **chat)
     )
     fields.check()
-    prompt = await renderer.rendered(Prompt("spec.chat", conversation=conversation), model)
+    prompt = await renderer.rendered(Prompt("spec.chat", conversation=conversation), model, tenant)
     assert prompt.text is not None
     return prompt.text
 
@@ -114,7 +114,7 @@ async def test_the_models_own_endless_template_holds_up_no_other_kind_of_prompt(
     model = replace(MODEL, tokenizer=tokenizer)
     endless = [asyncio.create_task(render(renderer, model=model)) for _ in range(3)]
     text = Prompt("spec.text", text="as it is")
-    assert await renderer.rendered(text, model) is text
+    assert await renderer.rendered(text, model, "") is text
     assert await render(renderer, "{{ messages[0].content }}", model) == "hi"
     results = await asyncio.gather(*endless, return_exceptions=True)
     assert [type(result) for result in results] == [InvalidRequestError] * 3
@@ -212,3 +212,60 @@ async def test_what_the_machine_does_is_not_told_as_the_callers_fault(
 async def test_a_conversation_by_which_processes_crash_is_refused() -> None:
     async with contextlib.aclosing(TemplateRenderer((sys.executable, "-P", "-c", WORKER))) as renderer:
         assert "too much memory" in (await refusal(renderer))[1]
+
+
+class HeldRendering:
+    """Stands for the processes' work, which ends when a test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun = asyncio.Semaphore(0)
+        self.may_end = asyncio.Semaphore(0)
+        monkeypatch.setattr(template_renderer, "_ask", self._ask)
+
+    async def _ask(self, *_: Any) -> Rendered:
+        self.begun.release()
+        await self.may_end.acquire()
+        return Rendered(text="rendered")
+
+
+def renders(renderer: TemplateRenderer, tenant: str, count: int) -> list[asyncio.Task[str]]:
+    return [asyncio.create_task(render(renderer, tenant=tenant)) for _ in range(count)]
+
+
+async def test_a_flood_of_chats_is_rendered_in_turns(
+    renderer: TemplateRenderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = HeldRendering(monkeypatch)
+    flood = renders(renderer, "flood", 8)
+    for _ in range(2):
+        await held.begun.acquire()
+    (light,) = renders(renderer, "light", 1)
+    for _ in range(3):
+        held.may_end.release()
+    try:
+        async with asyncio.timeout(60):
+            assert await light == "rendered"
+        assert sum(task.done() for task in flood) == 2
+    finally:
+        for _ in flood:
+            held.may_end.release()
+        assert await asyncio.gather(*flood) == ["rendered"] * 8
+
+
+async def test_who_leaves_the_queue_for_a_process_gives_his_turn_back(
+    renderer: TemplateRenderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = HeldRendering(monkeypatch)
+    flood = renders(renderer, "flood", 2)
+    for _ in range(2):
+        await held.begun.acquire()
+    leaving = renders(renderer, "light", 4)
+    await asyncio.sleep(0)
+    for task in leaving:
+        task.cancel()
+    await asyncio.gather(*leaving, return_exceptions=True)
+    (last,) = renders(renderer, "light", 1)
+    for _ in range(3):
+        held.may_end.release()
+    async with asyncio.timeout(60):
+        assert await asyncio.gather(*flood, last) == ["rendered"] * 3
