@@ -220,8 +220,9 @@ async def test_draining_waits_for_questions(held: HeldTexts, in_time: bool) -> N
         timeout = duration_pb2.Duration(seconds=60 if in_time else 0)
         drain = callers.admin.Drain(admin_pb2.DrainRequest(timeout=timeout))
         if in_time:
-            while await reason_of_answer(callers.tokenize("light")) != "NOT_READY":
-                pass
+            async with asyncio.timeout(TIMEOUT_S):
+                while await reason_of_answer(callers.tokenize("light")) != "NOT_READY":
+                    pass
             assert not drain.done()
             held.let_go()
             for call in calls:
