@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from server.chat.template import ChatTemplate, ChatTemplateError
@@ -16,7 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from tokenizers import Encoding
+
 __all__ = ["InvalidTextError", "Tokenizer", "TokenizerError"]
+
+
+# A text is encoded by the thread that asks for it: in a common pool it would wait for the texts of others.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 class InvalidTextError(ValueError):
@@ -107,7 +114,7 @@ class Tokenizer:
             InvalidTextError: the text holds a lone surrogate.
         """
         _check_text(text)
-        return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return self._encoding(text, add_special_tokens).ids
 
     def encode_within(
         self, text: str, add_special_tokens: bool, max_tokens: int, *, keeps_end: bool
@@ -120,10 +127,14 @@ class Tokenizer:
         _check_text(text)
         num_special = self._backend.num_special_tokens_to_add(is_pair=False) if add_special_tokens else 0
         direction = "left" if keeps_end else "right"
-        encoding = self._backend.encode(text, add_special_tokens=False)
+        encoding = self._encoding(text, add_special_tokens=False)
         encoding.truncate(max(max_tokens - num_special, 0), direction=direction)
         token_ids = self._backend.post_process(encoding, add_special_tokens=add_special_tokens).ids
         return token_ids[-max_tokens:] if keeps_end else token_ids[:max_tokens]
+
+    def _encoding(self, text: str, add_special_tokens: bool) -> Encoding:
+        # `encode` would hold the interpreter's lock, and with it the event loop, for a second per MB.
+        return self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0]
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool) -> str:
         """Return the text of a whole sequence. Ids that the tokenizer does not know have no text."""

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import tiny_tokenizer
+from fakes import make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
@@ -208,3 +211,14 @@ def test_the_server_process_need_not_import_torch_or_transformers() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+def test_others_go_on_while_a_long_text_is_encoded() -> None:
+    """The event loop is one of them."""
+    encoding = threading.Thread(target=make_tokenizer().encode, args=("a b " * 500_000, False))
+    encoding.start()
+    num_turns = 0
+    while encoding.is_alive():
+        num_turns += 1
+        time.sleep(0.001)
+    assert num_turns > 10
