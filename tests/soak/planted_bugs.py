@@ -74,7 +74,7 @@ BUGS = (
     Bug(
         "admission: takes in any number",
         "server/admission.py",
-        "if self._room.is_full:",
+        "if room.is_full:",
         "if False:",
         ("tests/server/test_service.py", "tests/server/test_overload.py"),
     ),
