@@ -16,7 +16,7 @@ from pagewire.spread_channel import SpreadChannel
 from pagewire.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
 from translator.caller import caller_metadata
 from translator.embedding_call import EmbeddingCall
-from translator.errors import ApiError, from_rpc_error, internal_error, shutting_down
+from translator.errors import ApiError, deadline_exceeded, from_rpc_error, internal_error, shutting_down
 from translator.fields import Endpoint
 from translator.metrics import Metrics
 from translator.patience import ENDLESS
@@ -67,8 +67,10 @@ class Generation:
         open_call: Callable[[Generation], GenerationCall],
         endpoint: Endpoint,
         given: Collection[str],
+        timeout_s: float,
         meter: GenerationMeter,
     ) -> None:
+        self._deadline_s = time.monotonic() + timeout_s
         self._open_call = open_call
         self._call = open_call(self)
         self._endpoint = endpoint
@@ -77,6 +79,11 @@ class Generation:
         self._cut: ApiError | None = None
         self._status = _GIVEN_UP
         """What is counted where it is given up."""
+
+    @property
+    def left_s(self) -> float:
+        """Until its deadline."""
+        return max(0.0, self._deadline_s - time.monotonic())
 
     async def start(self) -> inference_pb2.Started:
         """Wait until the server has admitted the request.
@@ -197,17 +204,16 @@ class Backend:
             spec.scheduling.queue_timeout.FromNanoseconds(round(patience.queue_s * 1e9))
         request = inference_pb2.StreamGenerateRequest(spec=spec)
         metadata = caller_metadata(request_id)
-        deadline_s = time.monotonic() + timeout_s
 
         def open_call(generation: Generation) -> GenerationCall:
             if self._draining:
                 raise shutting_down()
-            left_s = max(0.0, deadline_s - time.monotonic())
+            left_s = generation.left_s
             call = self._inference.StreamGenerate(request, timeout=left_s, metadata=metadata)
-            self._add(call, generation)
+            self._add(call, generation, left_s)
             return call
 
-        return Generation(open_call, endpoint, given, self.metrics.measure())
+        return Generation(open_call, endpoint, given, timeout_s, self.metrics.measure())
 
     def embed(
         self,
@@ -226,11 +232,18 @@ class Backend:
         timeout_s = min(self._timeout_s, patience.total_s)
         call = self._inference.Embed(request, timeout=timeout_s, metadata=caller_metadata(request_id))
         embedding = EmbeddingCall(call, endpoint)
-        self._add(call, embedding)
+        self._add(call, embedding, timeout_s)
         return embedding
 
-    def _add(self, call: grpc.aio.Call, running: Generation | EmbeddingCall) -> None:
+    def _add(self, call: grpc.aio.Call, running: Generation | EmbeddingCall, timeout_s: float) -> None:
+        """Keep a call until it ends, at its deadline at the latest.
+
+        gRPC tells the server when that is; its own timer fires tens of milliseconds late.
+        """
+        timer = asyncio.get_running_loop().call_later(timeout_s, running.cut, deadline_exceeded())
+
         def remove(_: object) -> None:
+            timer.cancel()
             del self._running[call]
 
         self._running[call] = running

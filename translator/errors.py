@@ -164,6 +164,12 @@ def from_rpc_error(error: grpc.aio.AioRpcError, endpoint: Endpoint, given: Colle
     )
 
 
+def deadline_exceeded() -> ApiError:
+    """The error of requests whose time is up."""
+    answer = _ANSWERS[grpc.StatusCode.DEADLINE_EXCEEDED]
+    return ApiError(answer.status, answer.message or "", kind=answer.kind, code=answer.code)
+
+
 def shutting_down() -> ApiError:
     """The error of requests that a stopping translator refuses or ends."""
     return ApiError(

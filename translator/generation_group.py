@@ -119,7 +119,7 @@ class GenerationGroup:
                 await self._chances.acquire()
             else:
                 assert refusal.retry_after_s is not None
-                await asyncio.sleep(refusal.retry_after_s)
+                await asyncio.sleep(min(refusal.retry_after_s, generation.left_s))
             generation.reopen()
             self._num_open += 1
             answer = await self._started_or_refusal(generation)

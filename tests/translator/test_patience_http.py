@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
-from scripted_backend import BYE, MODEL
+from scripted_backend import BYE, MODEL, started
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     import httpx
     from scripted_backend import House
 
@@ -84,6 +87,38 @@ def test_the_timeout_of_openais_client_reaches_the_server(house: House) -> None:
         for _ in client.chat.completions.create(model=MODEL, messages=CHAT["messages"], stream=True):
             pass
         assert waits(house) == (DEFAULT_S, 120.0)
+
+
+class LateTimers:
+    """The service whose deadlines come later, as if gRPC's timers were slow."""
+
+    def __init__(self, inference: Any) -> None:
+        self._inference = inference
+
+    def __getattr__(self, method: str) -> Any:
+        def call(request: Any, *, timeout: float, metadata: Any) -> Any:
+            return getattr(self._inference, method)(request, timeout=timeout + 100 * BYE, metadata=metadata)
+
+        return call
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", [*ROUTES, "/v1/embeddings"])
+def test_a_deadline_holds_whatever_timers_grpc_has(
+    path: str, stream: bool, house: House, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(spec: Any, context: Any) -> AsyncIterator[Any]:
+        yield started()
+        await asyncio.Event().wait()
+
+    house.servicer.script = hang
+    house.servicer.holds_embeddings = True
+    monkeypatch.setattr(house.backend, "_inference", LateTimers(house.backend._inference))
+    body = ROUTES[path] | {"stream": stream} if path in ROUTES else {"input": "hi"}
+    response = http.post(path, json=body, headers={"X-Request-Timeout": "0.3"})
+    assert response.status_code == (200 if stream and path in ROUTES else 504)
+    assert "The request was not done before its deadline." in response.text
+    assert house.servicer.left.acquire(timeout=BYE)
 
 
 def test_a_deadline_that_passes_is_a_504_and_frees_the_call(house: House, http: httpx.Client) -> None:
