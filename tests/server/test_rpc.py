@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 import calls
@@ -15,14 +16,14 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from pagewire.v1 import inference_pb2
 from server.errors import InvalidRequestError, NotFoundError, QueueFullError, Violation, status_of
+from server.front_call import FrontCall
+from server.front_messages import Opened
 from server.listeners import PortError, bind, make_listener, reflection_handler
-from server.rpc import generic_handler
+from server.rpc import Call, generic_handler
 from server.services import INFERENCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-
-    from server.rpc import Call
 
 SECRET = "/etc/secret 0xdeadbeef"
 STREAM, UNARY = "StreamGenerate", "Generate"
@@ -73,6 +74,20 @@ async def serving(servicer: object) -> AsyncIterator[grpc.aio.Channel]:
     finally:
         # A call that has been answered ends by itself; to cancel it now would change what is logged of it.
         await listener.stop(0.5)
+
+
+@pytest.mark.parametrize("timeout_s", [0.1, 1.2, 12.0, 600.0])
+@pytest.mark.parametrize(("elapsed", "is_past"), [(1.0, True), (0.7, False)])
+async def test_a_deadline_that_grpc_sent_longer_than_it_is_has_passed(
+    timeout_s: float, elapsed: float, is_past: bool
+) -> None:
+    """1.2 s went as 1.24 s after a call with 1.234 s, and 12 s as 12.4 s after 12.34 s."""
+    elapsed_s = elapsed * timeout_s
+    deadline_s = time.monotonic() + timeout_s * 31 / 30 - elapsed_s
+    context = FrontCall(Opened(0, "/a.Service/Method", (), "ipv4:127.0.0.1:1", deadline_s), lambda _: None)
+    call = Call(context, write_timeout_s=1.0)
+    call.arrived_s -= elapsed_s
+    assert call.is_past_deadline == is_past
 
 
 def start(channel: grpc.aio.Channel, method: str, request: bytes = b"", **settings: Any) -> Any:
