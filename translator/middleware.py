@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 import uuid
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,10 @@ _USABLE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
 class RequestIdMiddleware:
-    """Gives each request an id, the client's own where it is usable, and returns it in a header."""
+    """Gives each request an id, the client's own where it is usable, and returns it in a header.
+
+    When the request arrived is noted beside it.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -35,14 +39,16 @@ class RequestIdMiddleware:
             return
         given = dict(scope["headers"]).get(b"x-request-id", b"")
         request_id = given if _USABLE_ID.fullmatch(given) else uuid.uuid4().hex.encode()
-        scope.setdefault("state", {})["request_id"] = request_id.decode()
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id.decode()
+        state["arrived_s"] = time.monotonic()
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 names = (
                     (b"x-request-id", b"request-id") if is_anthropic(scope["path"]) else (b"x-request-id",)
                 )
-                final_id = scope["state"]["request_id"].encode()  # the body may have named it
+                final_id = state["request_id"].encode()  # the body may have named it
                 ids = [(name, final_id) for name in names]
                 message["headers"] = [*message.get("headers", ()), *ids]
             await send(message)

@@ -1,18 +1,20 @@
 """How long an HTTP caller waits, as its headers say.
 
-`X-Request-Timeout` is the caller's word: seconds until the whole answer must be there. OpenAI's and
-Anthropic's clients note their own timeout in `X-Stainless-Timeout` or `X-Stainless-Read-Timeout`. They give
-up when no answer has begun by then, so it limits an answer in one piece altogether, and a stream's time in
-the queue.
+`X-Request-Timeout` is the caller's word: seconds from the arrival of the headers until the whole answer must
+be there. OpenAI's and Anthropic's clients note their own timeout in `X-Stainless-Timeout` or
+`X-Stainless-Read-Timeout`. They give up when no answer has begun by then, so it limits an answer in one piece
+altogether, and a stream's time in the queue.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from translator.errors import ApiError
+from translator.requests import arrived_s_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -23,7 +25,7 @@ _CLIENTS_HEADERS = ("x-stainless-timeout", "x-stainless-read-timeout")
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """In seconds; infinite where nothing limits it."""
+    """In seconds from now; infinite where nothing limits it."""
 
     total_s: float = math.inf
     """Until the answer must be there."""
@@ -46,6 +48,7 @@ def patience_of(request: Request, *, streams: bool, background: bool = False) ->
 
 
 def _asked(request: Request) -> float:
+    """What is left of the caller's word."""
     text = request.headers.get(TIMEOUT_HEADER)
     if text is None:
         return math.inf
@@ -53,7 +56,7 @@ def _asked(request: Request) -> float:
     if seconds is None:
         message = f"{TIMEOUT_HEADER}: expected a number of seconds greater than 0, got {text[:40]!a}."
         raise ApiError(400, message, param=TIMEOUT_HEADER)
-    return seconds
+    return max(0.0, arrived_s_of(request) + seconds - time.monotonic())
 
 
 def _noted(request: Request) -> float:

@@ -35,6 +35,11 @@ def request_id_of(request: Request) -> str:
     return cast("str", request.scope["state"]["request_id"])
 
 
+def arrived_s_of(request: Request) -> float:
+    """Return when its headers were there, on the clock of `time.monotonic`."""
+    return cast("float", request.scope["state"]["arrived_s"])
+
+
 def owner_of(request: Request) -> str:
     """Return whose stored objects the request may see: those of its key's tenant."""
     return cast("str", request.scope["state"]["owner"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 import openai
@@ -87,6 +89,19 @@ def test_the_timeout_of_openais_client_reaches_the_server(house: House) -> None:
         for _ in client.chat.completions.create(model=MODEL, messages=CHAT["messages"], stream=True):
             pass
         assert waits(house) == (DEFAULT_S, 120.0)
+
+
+def test_a_deadline_counts_from_the_headers(house: House) -> None:
+    body = b'{"prompt": "hi"}'
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
+    head += "content-type: application/json\r\nx-request-timeout: 0.2\r\nconnection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", house.port), timeout=BYE) as connection:
+        connection.sendall(head.encode())
+        time.sleep(0.3)
+        connection.sendall(body)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 504 ")
+    assert b"deadline_exceeded" in answer
 
 
 class LateTimers:
