@@ -168,6 +168,7 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, models_pb2_grpc.Mode
     ) -> models_pb2.TokenizeResponse:
         """One token for each character; of a chat, for each message."""
         self.tokenize_requests.append(request)
+        self.time_remaining_s = context.time_remaining()
         await self._check_ready(context)
         is_text = request.WhichOneof("input") == "text"
         token_ids = [ord(each) for each in request.text] if is_text else range(len(request.chat.messages))
@@ -177,6 +178,7 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, models_pb2_grpc.Mode
     async def Detokenize(
         self, request: models_pb2.DetokenizeRequest, context: Any
     ) -> models_pb2.DetokenizeResponse:
+        self.time_remaining_s = context.time_remaining()
         if any(token_id > 0x10FF for token_id in request.token_ids):
             invalid = refuses(("token_ids[0]", "not a token id"))
             await abort(context, grpc.StatusCode.INVALID_ARGUMENT, "text", invalid)

@@ -11,7 +11,7 @@ import grpc
 
 from pagewire.channel import CHANNEL_OPTIONS
 from pagewire.health import CHECK_METHOD, check_request, is_serving
-from pagewire.operation import begin
+from pagewire.operation import begin, is_cancelled
 from pagewire.spread_channel import SpreadChannel
 from pagewire.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
 from translator.caller import caller_metadata
@@ -126,9 +126,10 @@ class Generation:
         raise internal_error()
 
     def cut(self, error: ApiError) -> None:
-        """End the call now; its reader gets this error."""
-        self._cut = error
-        self._status = error.status
+        """End the call now; its reader gets this error, or the one before that ended it."""
+        if self._cut is None:
+            self._cut = error
+            self._status = error.status
         self._call.cancel()
 
     def cancel(self) -> None:
@@ -147,7 +148,7 @@ class Generation:
                 self._meter.fail(failure.status)
             raise failure from error
         except asyncio.CancelledError:
-            if self._cut is None:
+            if self._cut is None or is_cancelled():
                 raise
             self._meter.fail(self._cut.status)
             raise self._cut from None
@@ -278,34 +279,34 @@ class Backend:
         return response.model
 
     async def tokenize(
-        self, request: models_pb2.TokenizeRequest, request_id: str, endpoint: Endpoint
+        self, request: models_pb2.TokenizeRequest, request_id: str, endpoint: Endpoint, patience: Patience
     ) -> models_pb2.TokenizeResponse:
-        """Turn text or a chat into token ids.
+        """Turn text or a chat into token ids for a caller who waits so long.
 
         Raises:
             ApiError: the request was refused, or the server is not there.
         """
-        return await self._answer(self._models.Tokenize, request, request_id, endpoint)
+        return await self._answer(self._models.Tokenize, request, request_id, endpoint, patience)
 
     async def detokenize(
-        self, request: models_pb2.DetokenizeRequest, request_id: str, endpoint: Endpoint
+        self, request: models_pb2.DetokenizeRequest, request_id: str, endpoint: Endpoint, patience: Patience
     ) -> models_pb2.DetokenizeResponse:
-        """Turn token ids into text.
+        """Turn token ids into text for a caller who waits so long.
 
         Raises:
             ApiError: the request was refused, or the server is not there.
         """
-        return await self._answer(self._models.Detokenize, request, request_id, endpoint)
+        return await self._answer(self._models.Detokenize, request, request_id, endpoint, patience)
 
     async def tokenizer_info(
-        self, request: models_pb2.GetTokenizerInfoRequest, request_id: str
+        self, request: models_pb2.GetTokenizerInfoRequest, request_id: str, patience: Patience
     ) -> models_pb2.GetTokenizerInfoResponse:
-        """Return the tokenizer's settings.
+        """Return the tokenizer's settings to a caller who waits so long.
 
         Raises:
             ApiError: the request was refused, or the server is not there.
         """
-        return await self._answer(self._models.GetTokenizerInfo, request, request_id, Endpoint.BOTH)
+        return await self._answer(self._models.GetTokenizerInfo, request, request_id, Endpoint.BOTH, patience)
 
     async def _answer(
         self,
@@ -313,10 +314,12 @@ class Backend:
         request: Asked,
         request_id: str,
         endpoint: Endpoint,
+        patience: Patience,
     ) -> Answered:
+        timeout_s = min(self._timeout_s, patience.total_s)
         metadata = caller_metadata(request_id)
         try:
-            return await method(request, timeout=self._timeout_s, metadata=metadata)
+            return await method(request, timeout=timeout_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, endpoint) from error
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from pagewire.operation import is_cancelled
 from translator.access_log import current_record
 from translator.errors import from_rpc_error
 
@@ -40,13 +41,13 @@ class EmbeddingCall:
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, self._endpoint) from error
         except asyncio.CancelledError:
-            if self._cut is None:
+            if self._cut is None or is_cancelled():
                 raise
             raise self._cut from None
         self._record.add_prompt(response.model, response.num_prompt_tokens)
         return response
 
     def cut(self, error: ApiError) -> None:
-        """End the call now; who waits for it gets this error."""
-        self._cut = error
+        """End the call now; who waits for it gets this error, or the one before that ended it."""
+        self._cut = self._cut or error
         self._call.cancel()

@@ -54,6 +54,9 @@ class GenerationGroup:
         tasks = [asyncio.create_task(self._started_or_refusal(each)) for each in self._generations]
         try:
             answers = await asyncio.gather(*tasks)
+        except ApiError as error:
+            self._cut(error)
+            raise
         finally:
             await _stop(tasks)
         starts = {
@@ -88,6 +91,8 @@ class GenerationGroup:
             num_running = len(tasks)
             while num_running:
                 item = await arrived.get()
+                if isinstance(item, ApiError):
+                    self._cut(item)
                 if isinstance(item, Exception):
                     raise item
                 if item is None:
@@ -101,6 +106,11 @@ class GenerationGroup:
         """Give all of them up."""
         for generation in self._generations:
             generation.cancel()
+
+    def _cut(self, error: ApiError) -> None:
+        """End all for the failure of one: that is what their client hears."""
+        for generation in self._generations:
+            generation.cut(error)
 
     async def _run(self, index: int, arrived: Arrived) -> None:
         generation = self._generations[index]

@@ -17,6 +17,7 @@ from translator.message_events import MESSAGE_STREAM, MessageEvents
 from translator.message_request import MessageRequest, parse_message_prompt, parse_message_request
 from translator.message_spec import message_spec, write_chat
 from translator.message_usage import MessageUsage, stop_of
+from translator.patience import patience_of
 from translator.requests import backend_of, read_parsed, request_id_of, until_disconnect
 from translator.sse import encode_json
 
@@ -40,7 +41,9 @@ async def count_tokens(request: Request) -> Response:
     prompt = await read_parsed(request, parse_message_prompt)
     tokenize = models_pb2.TokenizeRequest(model=prompt.model or "")
     write_chat(tokenize.chat, prompt)
-    call = backend_of(request).tokenize(tokenize, request_id_of(request), Endpoint.MESSAGES)
+    call = backend_of(request).tokenize(
+        tokenize, request_id_of(request), Endpoint.MESSAGES, patience_of(request, streams=False)
+    )
     tokens = await until_disconnect(request.receive, call)
     return Response(encode_json({"input_tokens": len(tokens.token_ids)}), media_type="application/json")
 

@@ -37,13 +37,14 @@ ENDLESS = Patience()
 
 
 def patience_of(request: Request, *, streams: bool, background: bool = False) -> Patience:
-    """Return what the headers say. Nobody waits for an answer that is made in the background.
+    """Return what the headers say, and that nobody waits for an answer that is made in the background.
 
     Raises:
         ApiError: 400; X-Request-Timeout is no number of seconds.
     """
-    total_s = _asked(request)
-    noted_s = math.inf if background else _noted(request)
+    total_s, noted_s = _asked(request), _noted(request)
+    if background:
+        return ENDLESS
     return Patience(total_s, noted_s) if streams else Patience(min(total_s, noted_s))
 
 

@@ -176,7 +176,9 @@ async def count_input_tokens(request: Request) -> Response:
     asked = await read_parsed(request, parse_response_request)
     plan = await _plan(request, asked)
     question = models_pb2.TokenizeRequest(model=plan.spec.model, chat=plan.spec.chat)
-    answer = await backend_of(request).tokenize(question, request_id_of(request), Endpoint.RESPONSES)
+    patience = patience_of(request, streams=False)
+    call = backend_of(request).tokenize(question, request_id_of(request), Endpoint.RESPONSES, patience)
+    answer = await until_disconnect(request.receive, call)
     return _json({"object": "response.input_tokens", "input_tokens": len(answer.token_ids)})
 
 

@@ -11,6 +11,7 @@ from translator.chat_request import ChatRequest, chat_spec
 from translator.errors import ApiError
 from translator.fields import Endpoint
 from translator.json_body import parse_json
+from translator.patience import patience_of
 from translator.requests import backend_of, read_parsed, request_id_of, until_disconnect
 from translator.schema import RequestBody, UInt32, parse_request
 from translator.sse import encode_json
@@ -44,7 +45,9 @@ class DetokenizeRequest(RequestBody, kw_only=True):
 async def tokenize(request: Request) -> Response:
     """Encode a text or a conversation."""
     asked, endpoint = await read_parsed(request, _parse)
-    call = backend_of(request).tokenize(asked, request_id_of(request), endpoint)
+    call = backend_of(request).tokenize(
+        asked, request_id_of(request), endpoint, patience_of(request, streams=False)
+    )
     answer = await until_disconnect(request.receive, call)
     return _json(
         {
@@ -62,7 +65,9 @@ async def detokenize(request: Request) -> Response:
         request, lambda body: parse_request(body, DetokenizeRequest, Endpoint.DETOKENIZE)
     )
     asked = models_pb2.DetokenizeRequest(model=body.model or "", token_ids=body.tokens)
-    call = backend_of(request).detokenize(asked, request_id_of(request), Endpoint.DETOKENIZE)
+    call = backend_of(request).detokenize(
+        asked, request_id_of(request), Endpoint.DETOKENIZE, patience_of(request, streams=False)
+    )
     answer = await until_disconnect(request.receive, call)
     return _json({"prompt": answer.text})
 
@@ -70,7 +75,9 @@ async def detokenize(request: Request) -> Response:
 async def tokenizer_info(request: Request) -> Response:
     """Tell the tokenizer's settings: special tokens, added tokens and the chat template."""
     asked = models_pb2.GetTokenizerInfoRequest(model=request.query_params.get("model", ""))
-    call = backend_of(request).tokenizer_info(asked, request_id_of(request))
+    call = backend_of(request).tokenizer_info(
+        asked, request_id_of(request), patience_of(request, streams=False)
+    )
     answer = await until_disconnect(request.receive, call)
     return Response(answer.tokenizer_config_json.encode(), media_type="application/json")
 

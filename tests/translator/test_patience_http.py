@@ -66,19 +66,35 @@ def test_headers_set_the_deadline(
     assert waits(house) == stream
 
 
-@pytest.mark.parametrize("path", [*ROUTES, "/v1/embeddings"])
+QUESTIONS: dict[str, dict[str, Any]] = {
+    "/tokenize": {"prompt": "hi"},
+    "/detokenize": {"tokens": [1]},
+    "/v1/messages/count_tokens": CHAT | {"model": MODEL},
+    "/v1/responses/input_tokens": {"input": "hi"},
+}
+
+
+@pytest.mark.parametrize("path", QUESTIONS)
+def test_questions_have_the_deadline_too(path: str, house: House, http: httpx.Client) -> None:
+    assert http.post(path, json=QUESTIONS[path], headers={"X-Request-Timeout": "180"}).status_code == 200
+    assert round(house.servicer.time_remaining_s / 60) == 3
+
+
+@pytest.mark.parametrize("path", [*ROUTES, *QUESTIONS, "/v1/embeddings"])
 @pytest.mark.parametrize("value", ["0", "-1", "soon", "nan", "inf", "1e999", "1_0", ""])
 def test_a_bad_header_is_refused_by_name(path: str, value: str, house: House, http: httpx.Client) -> None:
-    body = ROUTES.get(path, {"input": "hi"})
+    body = (ROUTES | QUESTIONS).get(path, {"input": "hi"})
     response = http.post(path, json=body, headers={"X-Request-Timeout": value})
     assert response.status_code == 400
     assert "X-Request-Timeout: expected a number of seconds" in response.text
-    assert not house.servicer.specs + house.servicer.embed_requests
+    asked = house.servicer
+    assert not [*asked.specs, *asked.embed_requests, *asked.tokenize_requests]
 
 
 def test_nobody_waits_for_a_response_in_the_background(house: House, http: httpx.Client) -> None:
     body = ROUTES["/v1/responses"] | {"background": True}
-    assert http.post("/v1/responses", json=body, headers={"x-stainless-timeout": "120"}).status_code == 200
+    headers = {"x-stainless-timeout": "120", "X-Request-Timeout": "180"}
+    assert http.post("/v1/responses", json=body, headers=headers).status_code == 200
     assert waits(house) == (DEFAULT_S, None)
 
 

@@ -28,6 +28,12 @@ def begin(work: Awaitable[Result]) -> asyncio.Future[Result]:
     return operation.ended
 
 
+def is_cancelled() -> bool:
+    """Tell whether the task that runs is cancelled, where it may also be what it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 class _Operation(Generic[Result]):
     """Does for a coroutine what `asyncio.Task` does, but for cancelling it."""
 
