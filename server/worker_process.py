@@ -18,10 +18,11 @@ START_TIMEOUT_S = 30.0
 
 
 class WorkerLostError(Exception):
-    """The process ended before it answered."""
+    """The process ended before it answered, or could not be started."""
 
-    def __init__(self, exit_code: int) -> None:
-        super().__init__(f"exit code {exit_code}")
+    def __init__(self, why: str, exit_code: int | None = None) -> None:
+        """`exit_code` is None if there was no process."""
+        super().__init__(why)
         self.exit_code = exit_code
 
 
@@ -55,13 +56,16 @@ class WorkerProcess:
         """
         if self._process is not None:
             return
-        self._process = process = await asyncio.create_subprocess_exec(
-            *self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # hostile input must not fill the operator's log
-            env=child_environment(),
-        )
+        try:
+            self._process = process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,  # hostile input must not fill the operator's log
+                env=child_environment(),
+            )
+        except OSError as error:  # the machine has no room for one
+            raise WorkerLostError(str(error)) from error
         await self._exchange(process, setting(), START_TIMEOUT_S)
 
     async def stop(self) -> None:
@@ -85,7 +89,7 @@ class WorkerProcess:
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             exit_code = await process.wait()
             await self.stop()
-            raise WorkerLostError(exit_code) from error
+            raise WorkerLostError(f"exit code {exit_code}", exit_code) from error
 
 
 async def _ask(process: Process, payload: bytes) -> bytes:

@@ -15,6 +15,7 @@ import pytest
 from fakes import byte_tokenizer, fake_model
 from hostile_templates import PAYLOADS
 from processes import descendants
+from scarce_descriptors import no_descriptors
 
 from pagewire.v1 import chat_pb2
 from server import template_renderer
@@ -197,6 +198,12 @@ if "hang" in sys.argv: time.sleep(600)
 if "kill" in sys.argv: os.kill(os.getpid(), signal.SIGKILL)
 os._exit(1)
 """
+
+
+async def test_a_machine_without_room_for_a_process_is_asked_again(renderer: TemplateRenderer) -> None:
+    with no_descriptors(), pytest.raises(NotReadyError, match="do not answer"):
+        await render(renderer)
+    assert await render(renderer)
 
 
 @pytest.mark.parametrize("end", ["start", "hang", "kill"])
