@@ -24,6 +24,9 @@ OPTIONS: dict[str, int] = {
     # it is for us to refuse them, and to say why.
     "grpc.server.max_pending_requests": 20_000,
     "grpc.server.max_pending_requests_hard_limit": 40_000,
+    # Clients look names up when they connect: so they find new replicas, and proxies spread again what they
+    # pass on. A connection ends when the calls on it have.
+    "grpc.max_connection_age_ms": 600_000,
     "grpc.keepalive_time_ms": 10_000,
     "grpc.keepalive_timeout_ms": 5_000,
     "grpc.keepalive_permit_without_calls": 1,

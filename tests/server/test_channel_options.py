@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -178,6 +179,24 @@ async def test_the_client_finds_a_server_that_froze() -> None:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", short) as channel:
             call = method(channel, "/a/b")(b"", timeout=PATIENCE_S)
             assert (await status_of(call)).code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_an_old_connection_takes_no_more_calls_and_loses_none(
+    options: dict[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    def peers() -> set[str]:
+        lines = (record for record in caplog.records if record.name == "server.requests")
+        return {vars(line)["fields"]["peer"] for line in lines}
+
+    caplog.set_level(logging.DEBUG, "server.requests")
+    options["grpc.max_connection_age_ms"] = 300
+    async with port_of_server() as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        watch = stream(channel, WATCH)(b"")
+        await watch.read()
+        while len(peers()) < 3:
+            await method(channel, HEALTH_CHECK)(b"")
+        assert not watch.done()
+        watch.cancel()
 
 
 @pytest.mark.check("R10")
