@@ -251,8 +251,7 @@ class Server:
         return model, await self._services.adapters.load_first(self._config.lora_modules, model)
 
     def _announce(self, model: ServedModel, adapters: list[Adapter]) -> None:
-        self._models.put(model, adapters)
-        self._services.readiness.refresh()
+        self._services.announce(model, adapters)
         self._progress.close()
         heap.settle()
         seconds = time.monotonic() - self._started_s

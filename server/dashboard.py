@@ -133,14 +133,14 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Share in use", "percentunit", {"owned": f"avg(vllm:kv_cache_usage_perc{_MODEL})"}),
         Panel("Blocks", "short", {"{{state}}": f"sum by (state) (pagewire:kv_blocks{_MODEL})"}),
         Panel(
-            "Prefix hits and preemptions",
+            "Prefix hits",
             "percentunit",
             {
                 "hit rate": f"{_rate('vllm:prefix_cache_hits_total')}"
-                f" / {_rate('vllm:prefix_cache_queries_total')}",
-                "preemptions/s": _rate("vllm:num_preemptions_total"),
+                f" / {_rate('vllm:prefix_cache_queries_total')}"
             },
         ),
+        Panel("Preemptions", "ops", {"preemptions/s": _rate("vllm:num_preemptions_total")}),
     ),
     "Health": (
         Panel(

@@ -121,6 +121,11 @@ class Generation:
         """From the call's arrival to the first token; None before that."""
         return self._since_arrival_s(self._first_token_s)
 
+    @property
+    def num_tokens(self) -> int:
+        """Generated so far, of all choices."""
+        return sum(choice.num_tokens for choice in self._choices)
+
     def _start(self) -> None:
         if self._is_search:
             self._search_task = asyncio.create_task(self._search())
@@ -272,7 +277,7 @@ class Generation:
             usage=inference_pb2.Usage(
                 num_prompt_tokens=len(self._prompt.token_ids),
                 num_cached_tokens=self._choices[0].num_cached_tokens or 0,
-                num_completion_tokens=sum(choice.num_tokens for choice in self._choices),
+                num_completion_tokens=self.num_tokens,
                 num_reasoning_tokens=sum(choice.num_reasoning_tokens for choice in self._choices),
                 queue_time=_duration(self.queue_s),
                 time_to_first_token=_duration(self.first_token_s),

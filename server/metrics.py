@@ -6,9 +6,12 @@ Nothing is observed for a token: a request's record is read once, at its end. Wh
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, PlatformCollector, ProcessCollector
+
+from server.request_record import WORK
 
 if TYPE_CHECKING:
     from server.request_record import CallEnd, RequestRecord
@@ -28,6 +31,8 @@ _MODEL = ("model_name", "engine")
 # Calls to a tool are how such an output stops.
 _FINISHED_REASONS = {"tool_calls": "stop"}
 
+# Why calls fail by a fault of ours.
+_FAULTS = ("INTERNAL", "NUMERICAL_ERROR")
 _REJECTIONS = {"NOT_READY": "not_ready", "QUEUE_FULL": "queue_full", "TENANT_LIMIT": "tenant_limit"}
 _ABORT_CAUSES = {
     "ABORTED_BY_OPERATOR": "operator",
@@ -86,7 +91,8 @@ class Metrics:
         for listener in ("public", "admin"):
             for reason in ("missing", "invalid"):
                 self._unauthenticated.labels(listener, reason)
-        self._known_models: set[str] = set()
+        for method, reason in product(WORK, _FAULTS):
+            self._failed.labels(method, "INTERNAL", reason)
         self._total_s = self._seconds("e2e_request_latency", "From arrival to the end.")
         self._first_token_s = self._seconds("time_to_first_token", "From arrival to the first token.")
         self._queue_s = self._seconds(
@@ -118,17 +124,18 @@ class Metrics:
 
     def observe(self, end: CallEnd, model: str) -> None:
         """Count how a call to a server of this model ended."""
-        if model and model not in self._known_models:
-            self._begin_at_zero(model)
         if end.reason:
             self._failed.labels(end.method, end.code, end.reason).inc()
-            self._observe_failed(end.reason, (model, ENGINE))
+            if end.is_work:
+                self._observe_failed(end.reason, (model, ENGINE))
         elif end.record.finish_reasons:
             self._observe_finished(end.record, end.seconds, (model, ENGINE))
 
-    def _begin_at_zero(self, model: str) -> None:
-        """Show what has not happened yet: Prometheus sees no increase where a series begins."""
-        self._known_models.add(model)
+    def begin_at_zero(self, model: str) -> None:
+        """Show what has not happened yet to a model that is now served.
+
+        Prometheus sees no increase where a series begins.
+        """
         self._corrupted.labels(model, ENGINE)
         for reason in _REJECTIONS.values():
             self._rejected.labels(model, ENGINE, reason)

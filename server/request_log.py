@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("server.requests")
 
-# Every other method is a short question, which probes ask again and again.
-_WORK = frozenset(("Generate", "StreamGenerate", "Embed"))
 _NOT_READY = "NOT_READY"
 
 
@@ -22,7 +20,7 @@ def log_end(end: CallEnd, tracebacks: Tracebacks | None = None) -> None:
     The text of an error that the caller was told stays out: it may quote the request. `tracebacks` chooses
     which faults are shown with theirs; without it all are.
     """
-    level = logging.INFO if end.method in _WORK and end.reason != _NOT_READY else logging.DEBUG
+    level = logging.INFO if end.is_work and end.reason != _NOT_READY else logging.DEBUG
     if end.fault is not None:
         level = logging.ERROR
     if not logger.isEnabledFor(level):

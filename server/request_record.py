@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from watch.trace_context import TraceContext
 
+WORK = ("Generate", "StreamGenerate", "Embed")
+"""Every other method is a short question, which probes ask again and again, or a watch."""
 CALLER_GONE = "CALLER_GONE"
 DEADLINE_PASSED = "DEADLINE_PASSED"
 """Reasons of ends that nobody was left to hear of."""
@@ -63,9 +65,12 @@ class RequestRecord:
             )
             self.total_s = _seconds(usage.total_time)
 
-    def note_progress(self, queue_s: float | None, first_token_s: float | None) -> None:
+    def note_progress(
+        self, queue_s: float | None, first_token_s: float | None, num_completion_tokens: int
+    ) -> None:
         """Take how far a generation came, to whatever end."""
         self.queue_s, self.first_token_s = queue_s, first_token_s
+        self.num_completion_tokens = num_completion_tokens
 
     def finish_embedding(self, response: inference_pb2.EmbedResponse) -> None:
         """Take what a response of Embed tells."""
@@ -97,6 +102,11 @@ class CallEnd:
     """The trace that the call belongs to."""
     peer: str = ""
     """The address that it came from, with its port: the caller's, or that of what stands between."""
+
+    @property
+    def is_work(self) -> bool:
+        """Whether the engine was to do something for it."""
+        return self.method in WORK
 
 
 def _seconds(duration: Duration) -> float:

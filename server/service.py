@@ -130,7 +130,7 @@ class InferenceService:
                         call.record.note(event)
                         yield event
             finally:
-                call.record.note_progress(generation.queue_s, generation.first_token_s)
+                call.record.note_progress(generation.queue_s, generation.first_token_s, generation.num_tokens)
 
     async def _prepare(
         self,

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from server.call_spans import CallSpans
     from server.engine import Engine
     from server.request_record import CallEnd
-    from server.served_model import ModelSlot
+    from server.served_model import Adapter, ModelSlot, ServedModel
     from server.tenants import Tenants
     from watch.tracing import Tracing
 
@@ -113,6 +113,12 @@ class Services:
             engine, models, self.admission, self.readiness, self._grammars, self._lag, max_loras
         )
         self.metrics.registry.register(collector)
+
+    def announce(self, model: ServedModel, adapters: Sequence[Adapter] = ()) -> None:
+        """Serve this model from now on, alone and with each of these adapters."""
+        self.metrics.begin_at_zero(model.name)
+        self._slot.put(model, adapters)
+        self.readiness.refresh()
 
     async def close(self) -> None:
         """End the processes that the services have started, and send the last spans."""

@@ -358,7 +358,6 @@ async def serve(
     Fronts read certificates themselves: `tls` is for them, `credentials` for listeners of this process.
     """
     slot = ModelSlot()
-    slot.put(fake_model(names=names, info=engine.info))
     services = Services(
         engine,
         slot,
@@ -371,6 +370,7 @@ async def serve(
         write_timeout_s=write_timeout_s,
         traces_endpoint=traces_endpoint,
     )
+    services.announce(fake_model(names=names, info=engine.info))
     reflection = [reflection_handler([INFERENCE.full_name])] if reflects else []
     public_gate, admin_gate = (
         Gate(ring or KeyRing(()), functools.partial(services.metrics.count_refusal, name))

@@ -35,7 +35,7 @@ class AccessRecord:
             self.num_cached_tokens = (self.num_cached_tokens or 0) + num_cached
 
     def add_output(self, num_tokens: int, first_token_s: float | None) -> None:
-        """A generation has come to its end."""
+        """A generation has ended, as it should or not."""
         self.num_completion_tokens = (self.num_completion_tokens or 0) + num_tokens
         if first_token_s is not None:
             self.first_token_s = min(first_token_s, self.first_token_s or first_token_s)
@@ -61,17 +61,17 @@ class AccessLogMiddleware:
             await self._app(scope, receive, send)
             return
         began_s = time.monotonic()
-        noted = NotedSend(send)
+        noted = NotedSend(scope, send)
         record = AccessRecord()
         token = _current.set(record)
         try:
             await self._app(scope, receive, noted)
         finally:
             _current.reset(token)
-            _log(scope, noted.status, time.monotonic() - began_s, record)
+            _log(scope, noted, time.monotonic() - began_s, record)
 
 
-def _log(scope: Scope, status: int, seconds: float, record: AccessRecord) -> None:
+def _log(scope: Scope, noted: NotedSend, seconds: float, record: AccessRecord) -> None:
     route = route_of(scope)
     level = logging.DEBUG if route in PROBES else logging.INFO
     if not logger.isEnabledFor(level):
@@ -84,7 +84,8 @@ def _log(scope: Scope, status: int, seconds: float, record: AccessRecord) -> Non
         "tenant": _tenant(state.get("owner", "")),
         "method": method_of(scope),
         "route": route,
-        "status": status,
+        "status": noted.status,
+        "broken_by": noted.broken_by,
         "model": record.model or None,
         "prompt_tokens": record.num_prompt_tokens,
         "cached_tokens": record.num_cached_tokens,
@@ -113,6 +114,8 @@ def _tenant(owner: str) -> str | None:
 def _text(fields: dict[str, Any]) -> str:
     """The same for a person, who needs no more than what differs from line to line."""
     text = "{method} {route} {request_id} {status} after {total_s:.3f} s".format(**fields)
+    if "broken_by" in fields:
+        text += ", broken off by {broken_by}".format(**fields)
     if "prompt_tokens" in fields:
         text += ": {prompt_tokens} prompt tokens".format(**fields)
     if "cached_tokens" in fields:

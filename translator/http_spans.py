@@ -30,16 +30,17 @@ class HttpSpans:
         span = self._tracing.start(_known(method), parent, SpanKind.SERVER)
         return span, context_of(span)
 
-    def end(self, span: Span, method: str, route: str, status: int) -> None:
-        """End it, now that route and status are known."""
+    def end(self, span: Span, method: str, route: str, status: int, broken_by: int | None) -> None:
+        """End it, now that route and status are known, and what broke the response off after its headers."""
         method = _known(method)
         span.update_name(f"{method} {route}")
         span.set_attributes(
             {"http.request.method": method, "http.route": route, "http.response.status_code": status}
         )
-        if status >= 400:
-            span.set_attribute("error.type", str(status))
-        if status >= 500:
+        end = status if broken_by is None else broken_by
+        if end >= 400:
+            span.set_attribute("error.type", str(end))
+        if end >= 500:
             span.set_status(Status(StatusCode.ERROR))
         span.end()
 

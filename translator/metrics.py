@@ -163,9 +163,7 @@ class GenerationMeter:
         """It has come to its end."""
         self._has_ended = True
         now_s = time.monotonic()
-        self._record.add_output(
-            self._num_tokens, None if self._first_s is None else self._first_s - self._arrived_s
-        )
+        self._record_output()
         for end in finished.choices:
             reason = _FINISHED_REASONS.get(end.finish_reason, "stop")
             self._metrics.finished.labels(self._model, reason).inc()
@@ -180,3 +178,9 @@ class GenerationMeter:
         if not self._has_ended:
             self._has_ended = True
             self._metrics.failed.labels(str(status)).inc()
+            if self._model:
+                self._record_output()
+
+    def _record_output(self) -> None:
+        first_s = None if self._first_s is None else self._first_s - self._arrived_s
+        self._record.add_output(self._num_tokens, first_s)

@@ -12,6 +12,7 @@ import msgspec
 from starlette.responses import Response
 
 from translator.errors import ApiError, internal_error
+from translator.request_facts import note_broken
 from translator.requests import disconnected
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Write the response."""
-        tasks = [asyncio.create_task(self._write(send)), asyncio.create_task(disconnected(receive))]
+        tasks = [asyncio.create_task(self._write(scope, send)), asyncio.create_task(disconnected(receive))]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -110,7 +111,7 @@ class EventStream(Response):
         if not tasks[0].cancelled():
             tasks[0].result()
 
-    async def _write(self, send: Send) -> None:
+    async def _write(self, scope: Scope, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         keep_alive = asyncio.create_task(self._keep_alive(send)) if self._keep_alive_s > 0 else None
         try:
@@ -119,10 +120,13 @@ class EventStream(Response):
                 self._last_write_s = time.monotonic()
             last = b""
         except ApiError as error:
+            note_broken(scope, error.status)
             last = self._format.error(error, self._request_id)
         except Exception:
             log.exception("request %s: a stream failed", self._request_id)
-            last = self._format.error(internal_error(), self._request_id)
+            fault = internal_error()
+            note_broken(scope, fault.status)
+            last = self._format.error(fault, self._request_id)
         finally:
             if keep_alive is not None:
                 keep_alive.cancel()

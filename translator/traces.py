@@ -39,12 +39,12 @@ class TraceMiddleware:
         if self._spans is None or scope["path"] in PROBES:
             await self._serve(parent, scope, receive, send)
             return
-        noted = NotedSend(send)
+        noted = NotedSend(scope, send)
         span, context = self._spans.start(scope["method"], parent)
         try:
             await self._serve(context, scope, receive, noted)
         finally:
-            self._spans.end(span, scope["method"], route_of(scope), noted.status)
+            self._spans.end(span, scope["method"], route_of(scope), noted.status, noted.broken_by)
 
     async def _serve(self, trace: TraceContext | None, scope: Scope, receive: Receive, send: Send) -> None:
         token = _current.set(trace)

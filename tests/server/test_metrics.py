@@ -18,6 +18,7 @@ import pytest
 from calls import status_of
 from exposition import Scrape, problems
 from fakes import END_ID, FakeEngine, FakeServer, saying, serve
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 import server.rpc
@@ -62,6 +63,7 @@ class Watched:
     def __init__(self, server: FakeServer, channel: grpc.aio.Channel) -> None:
         self.server = server
         self.engine = server.engine
+        self.channel = channel
         self._registry = server.services.metrics.registry
         self._stub: Any = inference_pb2_grpc.InferenceServiceStub(channel)
 
@@ -136,6 +138,30 @@ async def test_finished_requests_are_counted_exactly() -> None:
         parts = ("queue", "prefill", "decode")
         total_s = sum(scrape.value(f"vllm:request_{part}_time_seconds_sum", **MODEL) for part in parts)
         assert 0 < total_s <= scrape.value("vllm:e2e_request_latency_seconds_sum", **MODEL)
+
+
+async def test_what_has_not_happened_yet_is_zero() -> None:
+    """Or an alarm would not see the first of it: where a series begins, nothing increases."""
+    async with watching() as watched:
+        scrape = watched.scrape()
+        for method in ("Generate", "StreamGenerate", "Embed"):
+            for reason in ("INTERNAL", "NUMERICAL_ERROR"):
+                labels = {"method": method, "code": "INTERNAL", "reason": reason}
+                assert scrape.value("pagewire:request_failures_total", **labels) == 0
+        assert scrape.value("vllm:corrupted_requests_total", **MODEL) == 0
+        assert scrape.value("vllm:admission_rejections_total", reason="queue_full", **MODEL) == 0
+        assert scrape.value("pagewire:aborts_total", cause="engine_lost", **MODEL) == 0
+
+
+async def test_who_stops_watching_has_aborted_nothing() -> None:
+    async with watching() as watched:
+        health: Any = health_pb2_grpc.HealthStub(watched.channel)
+        watch = health.Watch(health_pb2.HealthCheckRequest())
+        await watch.read()
+        watch.cancel()
+        failure = {"method": "Watch", "code": "CANCELLED", "reason": "CALLER_GONE"}
+        await watched.until(1, "pagewire:request_failures_total", **failure)
+        assert watched.scrape().value("pagewire:aborts_total", cause="caller_gone", **MODEL) == 0
 
 
 async def test_a_stop_and_an_embedding_are_counted() -> None:

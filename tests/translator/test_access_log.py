@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 from processes import wait_until
 from scripted_backend import MODEL, delta, finished, plays, started
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     import httpx
     from scripted_backend import House
+
+    from pagewire.v1 import inference_pb2
 
 CANARY = "canary-5f1c"
 CHAT = {"messages": [{"role": "user", "content": CANARY}]}
@@ -59,6 +65,30 @@ def test_a_generation_is_a_line(
     }
     assert "7 prompt tokens (2 cached), 2 generated, first after" in caplog.text
     assert CANARY not in caplog.text
+
+
+@pytest.mark.parametrize("ends", ["fails", "is left"])
+def test_a_stream_that_breaks_off_is_told_from_one_that_ends(
+    ends: str, http: httpx.Client, house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def breaks(spec: inference_pb2.GenerationSpec, context: Any) -> AsyncIterator[Any]:
+        yield started()
+        yield delta("a")
+        if ends == "is left":
+            await asyncio.Event().wait()
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+
+    house.servicer.script = breaks
+    request_id = ends.replace(" ", "-")
+    headers = {"x-request-id": request_id}
+    with http.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}, headers=headers) as answer:
+        for text in answer.iter_text():
+            if ends == "is left" and '"a"' in text:
+                break
+    line = logged(caplog, request_id)
+    assert (line["status"], line["broken_by"]) == (200, 503 if ends == "fails" else 499)
+    assert line["completion_tokens"] == 1
+    assert "first_token_s" in line
 
 
 def test_several_generations_of_a_request_add_up(

@@ -229,6 +229,24 @@ async def test_a_caller_that_leaves_ends_the_phase_that_was_reached(
         stream.cancel()
         call, _ = await phases_of(collector, num_phases)
     assert (call.attributes["error.type"], call.status) == ("CALLER_GONE", 0)
+    assert call.attributes["gen_ai.usage.output_tokens"] == (num_phases > 1)
+
+
+async def test_a_stream_that_breaks_off_is_an_error_though_its_status_was_none(collector: Collector) -> None:
+    engine = FakeEngine(saying(65), manual=True)
+    async with (
+        serve(engine, traces_endpoint=collector.grpc_endpoint) as server,
+        translating(server, collector) as client,
+    ):
+        patience = {"X-Request-Timeout": "3"}
+        asking = client.post("/v1/chat/completions", json=chat(stream=True), headers=patience)
+        answer = asyncio.create_task(asking)
+        await engine.until(num_live=1)
+        reached(engine, "decode")
+        assert (await answer).status_code == 200
+        http = by_name(await arrived(collector, 5))["POST /v1/chat/completions"]
+    assert http.attributes["http.response.status_code"] == 200
+    assert (http.attributes["error.type"], http.status) == ("504", 2)
 
 
 async def test_who_waited_in_vain_has_waited(collector: Collector) -> None:
