@@ -47,7 +47,6 @@ class NotedSend:
     def __init__(self, scope: Scope, send: Send) -> None:
         self._scope = scope
         self._send = send
-        self._is_whole = False
         self.status = CLIENT_GONE
 
     async def __call__(self, message: Message) -> None:
@@ -55,12 +54,9 @@ class NotedSend:
         if message["type"] == "http.response.start":
             self.status = message["status"]
         await self._send(message)
-        self._is_whole = message["type"] == "http.response.body" and not message.get("more_body", False)
 
     @property
     def broken_by(self) -> int | None:
         """What broke it off after its headers, as the status that it would have had; 499: the client went."""
         noted: int | None = self._scope.get("state", {}).get("broken_by")
-        if noted is None and not self._is_whole and self.status != CLIENT_GONE:
-            return CLIENT_GONE
         return noted

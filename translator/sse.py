@@ -12,7 +12,7 @@ import msgspec
 from starlette.responses import Response
 
 from translator.errors import ApiError, internal_error
-from translator.request_facts import note_broken
+from translator.request_facts import CLIENT_GONE, note_broken
 from translator.requests import disconnected
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ class EventStream(Response):
         self._request_id = request_id
         self._keep_alive_s = keep_alive_s
         self._format = stream_format
+        self._is_whole = False
         self._last_write_s = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,6 +103,8 @@ class EventStream(Response):
         tasks = [asyncio.create_task(self._write(scope, send)), asyncio.create_task(disconnected(receive))]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not self._is_whole:
+                note_broken(scope, CLIENT_GONE)
         finally:
             self._close()
             for task in tasks:
@@ -130,6 +133,7 @@ class EventStream(Response):
         finally:
             if keep_alive is not None:
                 keep_alive.cancel()
+        self._is_whole = True
         await send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def _keep_alive(self, send: Send) -> None:
