@@ -71,6 +71,34 @@ test("Markdown becomes elements, and nothing of it runs", async () => {
   await leave(page);
 });
 
+test("marks and code within a line do not take the rest of the text", async () => {
+  const page = await visit();
+  await say(page, "Try:\n```print('hi')``` prints it.\n## About C#\n## Closed ##\nEnd");
+  await isDone(page);
+  const answer = answers(page);
+  assert.match(await answer.innerText(), /print\('hi'\) prints it\./);
+  assert.deepEqual(await answer.locator("code").allInnerTexts(), ["print('hi')"]);
+  assert.deepEqual(await answer.locator("h4").allInnerTexts(), ["About C#", "Closed"]);
+  await leave(page);
+});
+
+const RUNS = [["a", "`", "b"], ["# a", " ", "b"], ["# a", " #", "b"], ["a |\n", " ", "b"], ["a |\n", "-", "b"], ["-", " ", "\rb"], ["", "a|", "\n-|"],
+  ...["*", "_", "[", "~", "|", ">", "> ", "- ", "**a ", "*a ", "_a ", "~~a ", "[a", "[a](", "`a ``b ", "http://."].map(piece => ["a", piece, ""])];
+
+test("runs of marks are drawn in a time that grows no faster than they do", {timeout: 60_000}, async () => {
+  const page = await visit();
+  for (const [before, piece, after] of RUNS) {
+    const text = before + piece.repeat(30_000) + after;
+    const milliseconds = await page.evaluate(long => {
+      const from = performance.now();
+      renderMarkdown(long);
+      return performance.now() - from;
+    }, text);
+    assert.ok(milliseconds < 1500, `${JSON.stringify(piece)}: ${milliseconds} ms`);
+  }
+  await leave(page);
+});
+
 test("an answer is stopped by key and by button, and the next one works", async () => {
   const page = await visit();
   for (const stop of [() => page.keyboard.press("Escape"), () => page.getByRole("button", {name: "Stop"}).click()]) {

@@ -1,18 +1,19 @@
 // Markdown as models write it, made into elements. HTML within it stays text.
 
 const MAX_DEPTH = 6;
-const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([\w+#.-]*)/;
-const HEADING = /^ {0,3}(#{1,6})\s+(.*?)\s*#*\s*$/;
+// What a model writes may be long and odd: the time that each pattern takes grows no faster than its text.
+const FENCE = /^ {0,3}(`{3,}(?=[^`]*$)|~{3,})\s*([\w+#.-]*)/;
+const HEADING = /^ {0,3}(#{1,6})\s+(\S.*)?$/s;
 const RULE = /^ {0,3}([-*_])(\s*\1){2,}\s*$/;
 const QUOTE = /^ {0,3}> ?/;
-const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)$/;
-const TABLE_RULE = /^\s*\|?(\s*:?-+:?\s*\|)+(\s*:?-+:?\s*)?$/;
+const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)$/s;
+const TABLE_RULE = /^\|?(\s*:?-+:?\s*\|)+(\s*:?-+:?)?$/;
 const INLINE = new RegExp(
   [
     "\\\\(?<escaped>[\\\\`*_{}\\[\\]()#+.!~>|-])",
-    "(?<ticks>`+)(?<code>.+?)(?<!`)\\k<ticks>(?!`)",
-    "\\*\\*(?<strong>[^\\s*](?:.*?[^\\s])?)\\*\\*",
-    "~~(?<struck>\\S(?:.*?\\S)?)~~",
+    "(?<!`)(?<ticks>`+)(?!`)(?<code>.+?)(?<!`)\\k<ticks>(?!`)",
+    "\\*\\*(?<strong>[^\\s*](?:(?:(?!\\*\\*).)*?\\S)?)\\*\\*",
+    "~~(?<struck>\\S(?:(?:(?!~~).)*?\\S)?)~~",
     "\\*(?<stressed>[^\\s*](?:[^*]*[^\\s*])?)\\*",
     "(?<!\\w)_(?<leaning>[^\\s_](?:[^_]*[^\\s_])?)_(?!\\w)",
     "\\[(?<label>[^\\[\\]]+)\\]\\((?<target>[^\\s()]+(?:\\([^\\s()]*\\))?)(?:\\s+\"[^\"]*\")?\\)",
@@ -43,14 +44,19 @@ function renderBlocks(lines, depth) {
 function readBlock(lines, at, depth) {
   const line = lines[at];
   if (FENCE.test(line)) return readFence(lines, at);
-  const heading = HEADING.exec(line);
-  // The page has its own first two levels.
-  if (heading) return [element(`h${Math.min(heading[1].length + 2, 6)}`, {}, renderInline(heading[2])), at + 1];
+  if (HEADING.test(line)) return readHeading(lines, at);
   if (RULE.test(line)) return [element("hr"), at + 1];
   if (isTable(lines, at)) return readTable(lines, at);
   if (depth < MAX_DEPTH && QUOTE.test(line)) return readQuote(lines, at, depth);
   if (depth < MAX_DEPTH && ITEM.test(line)) return readList(lines, at, depth);
   return readParagraph(lines, at);
+}
+
+function readHeading(lines, at) {
+  const [, marks, text = ""] = HEADING.exec(lines[at]);
+  const title = text.trimEnd().replace(/(^|\s)#+$/, "");
+  // The page has its own first two levels.
+  return [element(`h${Math.min(marks.length + 2, 6)}`, {}, renderInline(title)), at + 1];
 }
 
 function readFence(lines, at) {
@@ -112,7 +118,7 @@ function listItem(lines, depth) {
 }
 
 function isTable(lines, at) {
-  return lines[at].includes("|") && at + 1 < lines.length && TABLE_RULE.test(lines[at + 1]);
+  return lines[at].includes("|") && at + 1 < lines.length && TABLE_RULE.test(lines[at + 1].trim());
 }
 
 function readTable(lines, at) {
