@@ -66,9 +66,15 @@ class _Stats(admin_pb2_grpc.AdminServiceServicer):
 
 
 async def _script(spec: inference_pb2.GenerationSpec, context: Any) -> AsyncIterator[Event]:
-    """Answer as the last message asks: without end, with Markdown, or with an echo."""
+    """Answer as the last message asks: with thoughts or words without end, with Markdown, or with an echo."""
     asked = spec.chat.messages[-1].text
     yield started(num_prompt_tokens=24, num_cached_tokens=16)
+    if "ponder" in asked:
+        for number in range(10_000):
+            yield delta("", reasoning_text=f"{number} ")
+            await asyncio.sleep(0.01)
+    if "code" in asked:
+        yield delta("```text\nfirst\n```\n```text\n")
     if "forever" in asked:
         for number in range(10_000):
             yield delta(f"{number} ")

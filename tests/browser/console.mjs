@@ -91,7 +91,7 @@ test("runs of marks are drawn in a time that grows no faster than they do", {tim
     const text = before + piece.repeat(30_000) + after;
     const milliseconds = await page.evaluate(long => {
       const from = performance.now();
-      renderMarkdown(long);
+      new Markdown("markdown").show(long);
       return performance.now() - from;
     }, text);
     assert.ok(milliseconds < 1500, `${JSON.stringify(piece)}: ${milliseconds} ms`);
@@ -113,6 +113,42 @@ test("an answer is stopped by key and by button, and the next one works", async 
   await say(page, "And now?");
   await isDone(page);
   await saidBack(page, "You said: And now?");
+  await leave(page);
+});
+
+// Long enough for many tokens to come, and to be drawn, meanwhile.
+const WHILE_TOKENS_COME = 300;
+
+test("what is drawn of an answer can be used while more of it comes", async () => {
+  const page = await visit();
+  const focused = () => page.evaluate(() => document.activeElement.title || document.activeElement.textContent);
+  await say(page, "Please ponder");
+  const details = answers(page).locator("details");
+  await details.getByText("0 1 2 3").waitFor();
+  assert.equal(await details.evaluate(({open}) => open), true);
+  await details.locator("summary").click({delay: WHILE_TOKENS_COME});
+  assert.equal(await details.evaluate(({open}) => open), false);
+  await page.waitForTimeout(WHILE_TOKENS_COME);
+  assert.equal(await focused(), "Thinking …");
+  assert.equal(await details.evaluate(({open}) => open), false);
+  await page.keyboard.press("Escape");
+  await isDone(page);
+
+  await say(page, "Show code forever");
+  await page.getByText("0 1 2 3").last().waitFor();
+  for (const [index, text] of ["first", "0 1 2"].entries()) {
+    const block = answers(page).last().locator(".code").nth(index);
+    await block.getByRole("button", {name: "Copy the code"}).click({delay: WHILE_TOKENS_COME});
+    await page.getByText("Copied.").waitFor({state: "attached"});
+    await page.evaluate(() => announce(""));
+    await page.waitForTimeout(WHILE_TOKENS_COME);
+    assert.equal(await focused(), "Copy the code");
+    await block.locator("code").evaluate(({firstChild}) => getSelection().setBaseAndExtent(firstChild, 0, firstChild, 5));
+    await page.waitForTimeout(WHILE_TOKENS_COME);
+    assert.equal(await page.evaluate(() => String(getSelection())), text);
+  }
+  await page.keyboard.press("Escape");
+  await isDone(page);
   await leave(page);
 });
 

@@ -49,6 +49,25 @@ function iconButton(name, label, onclick) {
   return button;
 }
 
+// Leaves a text that is right alone: to write it again may be to say it again.
+function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+// Makes `old` look like `made`. Nodes of the same kind stay, with the focus and the selection in them.
+function renew(old, made) {
+  if (old instanceof Text && made instanceof Text && made.data.startsWith(old.data)) {
+    old.appendData(made.data.slice(old.length));
+  } else if (old instanceof Element && old.cloneNode().isEqualNode(made.cloneNode())) {
+    const before = [...old.childNodes];
+    const after = [...made.childNodes];
+    after.forEach((node, index) => index < before.length ? renew(before[index], node) : old.append(node));
+    before.slice(after.length).forEach(node => node.remove());
+  } else {
+    old.replaceWith(made);
+  }
+}
+
 async function copyText(text, button) {
   const isDone = await isCopied(text);
   button.focus();

@@ -22,30 +22,50 @@ const INLINE = new RegExp(
   "gs",
 );
 
-function renderMarkdown(text) {
-  return renderBlocks(text.split("\n"), 0);
+// A text that grows. What is drawn of it already stays, with the focus, the selection and the clicks on it.
+class Markdown {
+  constructor(className) {
+    this.element = element("div", {className});
+    this.sources = [];
+  }
+
+  show(text) {
+    const blocks = readBlocks(text.split("\n"), 0);
+    const shown = [...this.element.children];
+    blocks.forEach(({source, draw}, index) => {
+      if (index >= shown.length) this.element.append(draw());
+      else if (source !== this.sources[index]) renew(shown[index], draw());
+    });
+    shown.slice(blocks.length).forEach(each => each.remove());
+    this.sources = blocks.map(({source}) => source);
+  }
 }
 
-function renderBlocks(lines, depth) {
-  const made = document.createDocumentFragment();
+function readBlocks(lines, depth) {
+  const blocks = [];
   let at = 0;
   while (at < lines.length) {
     if (!lines[at].trim()) {
       at += 1;
       continue;
     }
-    const [node, next] = readBlock(lines, at, depth);
-    made.append(node);
+    const [draw, next] = readBlock(lines, at, depth);
+    blocks.push({source: lines.slice(at, next).join("\n"), draw});
     at = next;
   }
-  return made;
+  return blocks;
 }
 
+function drawBlocks(lines, depth) {
+  return readBlocks(lines, depth).map(({draw}) => draw());
+}
+
+// Returns what draws the block that begins at this line, and the line after it.
 function readBlock(lines, at, depth) {
   const line = lines[at];
   if (FENCE.test(line)) return readFence(lines, at);
   if (HEADING.test(line)) return readHeading(lines, at);
-  if (RULE.test(line)) return [element("hr"), at + 1];
+  if (RULE.test(line)) return [() => element("hr"), at + 1];
   if (isTable(lines, at)) return readTable(lines, at);
   if (depth < MAX_DEPTH && QUOTE.test(line)) return readQuote(lines, at, depth);
   if (depth < MAX_DEPTH && ITEM.test(line)) return readList(lines, at, depth);
@@ -56,19 +76,20 @@ function readHeading(lines, at) {
   const [, marks, text = ""] = HEADING.exec(lines[at]);
   const title = text.trimEnd().replace(/(^|\s)#+$/, "");
   // The page has its own first two levels.
-  return [element(`h${Math.min(marks.length + 2, 6)}`, {}, renderInline(title)), at + 1];
+  return [() => element(`h${Math.min(marks.length + 2, 6)}`, {}, renderInline(title)), at + 1];
 }
 
 function readFence(lines, at) {
   const [, mark, language] = FENCE.exec(lines[at]);
   let end = at + 1;
   while (end < lines.length && !(lines[end].trim().startsWith(mark) && !lines[end].trim().replace(/[`~]/g, ""))) end += 1;
-  return [codeBlock(lines.slice(at + 1, end).join("\n"), language), end + 1];
+  return [() => codeBlock(lines.slice(at + 1, end).join("\n"), language), end + 1];
 }
 
 function codeBlock(text, language) {
-  const copy = iconButton("copy", "Copy the code", () => copyText(text, copy));
-  const pre = element("pre", {tabIndex: 0}, element("code", {textContent: text}));
+  const code = element("code", {textContent: text});
+  const copy = iconButton("copy", "Copy the code", () => copyText(code.textContent, copy));
+  const pre = element("pre", {tabIndex: 0}, code);
   pre.setAttribute("role", "region");
   pre.setAttribute("aria-label", language ? `Code in ${language}` : "Code");
   return element("div", {className: "code"},
@@ -79,14 +100,13 @@ function readQuote(lines, at, depth) {
   let end = at;
   while (end < lines.length && QUOTE.test(lines[end])) end += 1;
   const inner = lines.slice(at, end).map(line => line.replace(QUOTE, ""));
-  return [element("blockquote", {}, renderBlocks(inner, depth + 1)), end];
+  return [() => element("blockquote", {}, ...drawBlocks(inner, depth + 1)), end];
 }
 
 function readList(lines, at, depth) {
   const [, indent, mark] = ITEM.exec(lines[at]);
   const isOrdered = /\d/.test(mark);
-  const list = element(isOrdered ? "ol" : "ul");
-  if (isOrdered) list.start = parseInt(mark, 10);
+  const items = [];
   let end = at;
   while (end < lines.length) {
     const item = ITEM.exec(lines[end]);
@@ -99,10 +119,11 @@ function readList(lines, at, depth) {
       }));
       end += 1;
     }
-    list.append(listItem(inner, depth));
+    items.push(inner);
     while (end + 1 < lines.length && !lines[end].trim() && ITEM.test(lines[end + 1])) end += 1;
   }
-  return [list, end];
+  const properties = isOrdered ? {start: parseInt(mark, 10)} : {};
+  return [() => element(isOrdered ? "ol" : "ul", properties, ...items.map(lines => listItem(lines, depth))), end];
 }
 
 function belongsToItem(lines, at, indent) {
@@ -111,7 +132,7 @@ function belongsToItem(lines, at, indent) {
 }
 
 function listItem(lines, depth) {
-  const item = element("li", {}, renderBlocks(lines, depth + 1));
+  const item = element("li", {}, ...drawBlocks(lines, depth + 1));
   const first = item.firstElementChild;
   if (first && first.tagName === "P") first.replaceWith(...first.childNodes);
   return item;
@@ -126,15 +147,15 @@ function readTable(lines, at) {
   const row = (line, name) => element("tr", {}, ...cells(line).map(cell => element(name, {}, renderInline(cell))));
   let end = at + 2;
   while (end < lines.length && lines[end].includes("|")) end += 1;
-  const table = element("table", {}, element("thead", {}, row(lines[at], "th")),
+  const table = () => element("table", {}, element("thead", {}, row(lines[at], "th")),
     element("tbody", {}, ...lines.slice(at + 2, end).map(line => row(line, "td"))));
-  return [element("div", {className: "table", tabIndex: 0, role: "region", ariaLabel: "Table"}, table), end];
+  return [() => element("div", {className: "table", tabIndex: 0, role: "region", ariaLabel: "Table"}, table()), end];
 }
 
 function readParagraph(lines, at) {
   let end = at + 1;
   while (end < lines.length && lines[end].trim() && !beginsBlock(lines, end)) end += 1;
-  return [element("p", {}, renderInline(lines.slice(at, end).join("\n"))), end];
+  return [() => element("p", {}, renderInline(lines.slice(at, end).join("\n"))), end];
 }
 
 function beginsBlock(lines, at) {

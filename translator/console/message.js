@@ -7,7 +7,15 @@ class MessageView {
   constructor(message, actions) {
     this.message = message;
     this.isAnswer = message.role === "assistant";
-    this.body = element("div", {className: "body"});
+    this.reasoning = new Reasoning();
+    this.markdown = new Markdown("markdown");
+    this.waiting = element("p", {className: "waiting", textContent: "Waiting for the first token"});
+    this.error = element("p", {className: "error"});
+    this.stopped = element("p", {className: "stopped", textContent: "Stopped."});
+    this.parts = this.isAnswer
+      ? [this.reasoning.element, this.markdown.element, this.waiting, this.error, this.stopped]
+      : [element("div", {className: "said", textContent: message.content})];
+    this.body = element("div", {className: "body"}, ...this.parts);
     this.facts = element("p", {className: "facts"});
     this.tools = element("div", {className: "tools"}, ...this.buttons(actions));
     this.element = element("article", {className: `message ${message.role}`}, this.body,
@@ -25,32 +33,22 @@ class MessageView {
 
   // Draws the message as it is now; `isRunning` while more of it comes.
   update(isRunning) {
-    const {content, reasoning, error, stopped} = this.message;
+    const {content, reasoning = "", error = "", stopped = false, facts} = this.message;
     this.element.setAttribute("aria-busy", String(isRunning));
     this.tools.hidden = isRunning;
-    const parts = [];
-    if (reasoning) parts.push(this.thoughts(isRunning && !content));
-    if (!this.isAnswer) parts.push(element("div", {className: "said", textContent: content}));
-    else if (content) parts.push(element("div", {className: "markdown"}, renderMarkdown(content)));
-    else if (isRunning && !reasoning) parts.push(element("p", {className: "waiting", textContent: "Waiting for the first token"}));
-    if (error) parts.push(element("p", {className: "error", role: "alert", textContent: error}));
-    if (stopped && !isRunning) parts.push(element("p", {className: "stopped", textContent: "Stopped."}));
-    this.body.replaceChildren(...parts);
-    this.facts.replaceChildren(...(this.message.facts ? this.factItems() : []));
+    if (!this.isAnswer) return;
+    if (isRunning) this.error.setAttribute("role", "alert"); // that of an old answer is no news
+    this.reasoning.show(reasoning, isRunning && Boolean(reasoning) && !content);
+    this.markdown.show(content);
+    this.markdown.element.hidden = !content;
+    this.waiting.hidden = !isRunning || Boolean(reasoning || content);
+    setText(this.error, error);
+    this.error.hidden = !error;
+    this.stopped.hidden = isRunning || !stopped;
+    this.facts.replaceChildren(...(facts ? this.factItems(facts) : []));
   }
 
-  thoughts(isThinking) {
-    this.details ??= element("details", {open: isThinking}, element("summary"), element("div", {className: "thoughts"}));
-    if (this.wasThinking && !isThinking) this.details.open = false;
-    this.wasThinking = isThinking;
-    const [summary, text] = this.details.children;
-    summary.textContent = isThinking ? "Thinking …" : "Reasoning";
-    text.replaceChildren(renderMarkdown(this.message.reasoning));
-    return this.details;
-  }
-
-  factItems() {
-    const {rate, ttft, numTokens, numPromptTokens, numCachedTokens, finish} = this.message.facts;
+  factItems({rate, ttft, numTokens, numPromptTokens, numCachedTokens, finish}) {
     const items = [
       rate === null ? "" : `${amount(rate)} tok/s`,
       ttft === null ? "" : `first token ${amount(ttft)} ms`,
@@ -65,7 +63,8 @@ class MessageView {
     const area = element("textarea", {value: this.message.content, rows: 3, className: "edit"});
     area.setAttribute("aria-label", "Your message");
     const close = () => {
-      this.update(false);
+      this.body.replaceChildren(...this.parts);
+      this.tools.hidden = false;
       this.element.querySelector(".tools button:last-child").focus();
     };
     const send = () => area.value.trim() && onEdit(area.value.trim());

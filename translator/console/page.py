@@ -21,6 +21,7 @@ SCRIPTS = (
     "sampling.js",
     "sparkline.js",
     "engine.js",
+    "reasoning.js",
     "message.js",
     "generation.js",
     "page.js",
