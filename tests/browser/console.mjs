@@ -206,13 +206,15 @@ test("the engine is shown and moves", async () => {
   await leave(page);
 });
 
+const keyField = page => page.getByLabel("Key", {exact: true});
+
 test("a key is asked for until it is right, kept in this tab and sent", async () => {
   const context = await browser.newContext({viewport: WIDE});
   const page = await context.newPage();
   await page.goto(lockedUrl);
   for (const key of ["wrong", "right"]) {
     await page.getByText("The API key is missing or not valid.").first().waitFor();
-    await page.getByLabel("Key", {exact: true}).fill(key);
+    await keyField(page).fill(key);
     await page.keyboard.press("Enter");
   }
   await page.locator("#status.ready").waitFor();
@@ -220,6 +222,83 @@ test("a key is asked for until it is right, kept in this tab and sent", async ()
   await saidBack(page, "You said: Let me in");
   assert.equal(await page.evaluate(() => JSON.stringify(localStorage).includes("right")), false);
   await page.getByText("start the translator with --stats-target or --admin-target").waitFor();
+  await context.close();
+});
+
+test("a key that no header can carry is refused where it is entered", async () => {
+  const context = await browser.newContext({viewport: WIDE});
+  const page = await context.newPage();
+  page.setDefaultTimeout(15_000);
+  await page.goto(lockedUrl);
+  for (const key of ["••••right", "ri ght"]) {
+    await keyField(page).fill(key);
+    await page.keyboard.press("Enter");
+    assert.equal(await page.locator("#key-dialog").evaluate(({open}) => open), true);
+    assert.equal(await keyField(page).evaluate(field => field.matches(":invalid")), true);
+  }
+  await keyField(page).fill(" right ");
+  await page.keyboard.press("Enter");
+  await page.locator("#status.ready").waitFor();
+  await context.close();
+});
+
+test("a key that comes with a later message lets it through, and the wait for it is not the server's", async () => {
+  const context = await browser.newContext({viewport: WIDE});
+  const page = await context.newPage();
+  page.setDefaultTimeout(15_000);
+  const bodies = [];
+  page.on("request", request => request.method() === "POST" && bodies.push(request.postDataJSON()));
+  const enterKeyLater = async () => {
+    await keyField(page).fill("right");
+    await page.waitForTimeout(2000);
+    await page.keyboard.press("Enter");
+  };
+  const isQuick = async () => {
+    const facts = await answers(page).last().locator(".facts").innerText();
+    assert.ok(Number(/first token ([\d.,]+) ms/.exec(facts)[1].replace(",", "")) < 1500, facts);
+  };
+  await page.goto(lockedUrl);
+  await keyField(page).waitFor();
+  await page.keyboard.press("Escape");
+  await page.getByText("No access").waitFor();
+  await say(page, "Let me in");
+  await keyField(page).waitFor();
+  assert.equal(await page.getByLabel("Message", {exact: true}).inputValue(), "Let me in");
+  await enterKeyLater();
+  await saidBack(page, "You said: Let me in");
+  await isDone(page);
+  await page.locator("#status.ready").waitFor();
+  assert.deepEqual(bodies.map(({model}) => model), ["org/tiny-model"]);
+  await isQuick();
+
+  await page.evaluate(() => server.keepKey("wrong"));
+  await say(page, "Once more");
+  await enterKeyLater();
+  await saidBack(page, "You said: Once more");
+  await isDone(page);
+  await isQuick();
+  await context.close();
+});
+
+test("a browser that keeps nothing still chats", async () => {
+  const context = await browser.newContext({viewport: WIDE});
+  await context.addInitScript(() => {
+    for (const name of ["localStorage", "sessionStorage"]) {
+      Object.defineProperty(window, name, {get() { throw new DOMException("Denied.", "SecurityError"); }});
+    }
+  });
+  const page = await context.newPage();
+  page.setDefaultTimeout(15_000);
+  await page.goto(lockedUrl);
+  await keyField(page).fill("right");
+  await page.keyboard.press("Enter");
+  await page.locator("#status.ready").waitFor();
+  for (const text of ["One", "Two"]) {
+    await say(page, text);
+    await saidBack(page, `You said: ${text}`);
+    await isDone(page);
+  }
+  assert.equal(await page.locator(".message").count(), 4);
   await context.close();
 });
 

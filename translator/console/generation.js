@@ -6,6 +6,7 @@ class Generation {
     this.onUpdate = onUpdate;
     this.controller = new AbortController();
     this.usage = null;
+    this.startedAt = null;
     this.firstAt = null;
     this.lastAt = null;
     this.numAtFirst = 0;
@@ -19,13 +20,11 @@ class Generation {
 
   // Ends when the answer has; a failure is written into the message and returned.
   async run(body) {
-    this.startedAt = performance.now();
-    const options = {stream: true, stream_options: {include_usage: true, continuous_usage_stats: true}};
+    const streamed = {...body, stream: true, stream_options: {include_usage: true, continuous_usage_stats: true}};
+    const options = {body: streamed, signal: this.controller.signal, onSend: () => { this.startedAt = performance.now(); }};
     let failure = null;
     try {
-      for await (const chunk of server.events("v1/chat/completions", {...body, ...options}, this.controller.signal)) {
-        this.take(chunk);
-      }
+      for await (const chunk of server.events("v1/chat/completions", options)) this.take(chunk);
     } catch (error) {
       if (error.name !== "AbortError") {
         failure = error;

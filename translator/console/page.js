@@ -13,6 +13,7 @@ const sampling = new Sampling(byId("sampling"));
 const engineView = new EngineView(byId("engine"), doubtReadiness);
 let models = [];
 let generation = null;
+let looking = null;
 let readinessTimer = null;
 let isReady = false;
 
@@ -34,7 +35,13 @@ function currentModel() {
   return models.find(model => model.id === byId("model").value);
 }
 
-async function watchReadiness() {
+// One look at a time: who asks meanwhile waits for the same.
+function watchReadiness() {
+  looking ??= look().finally(() => { looking = null; });
+  return looking;
+}
+
+async function look() {
   clearTimeout(readinessTimer);
   isReady = false;
   let reason = await server.notReadyReason();
@@ -56,7 +63,7 @@ async function watchReadiness() {
   }
   isReady = true;
   setStatus("ready", "Ready");
-  byId("reference").hidden = server.hasKey; // a link cannot show it
+  byId("reference").hidden = Boolean(server.key); // a link cannot show it
   showNotice("");
   showModels();
   engineView.start();
@@ -82,6 +89,12 @@ function modelChanged() {
   else if (!model.has_chat_template) showNotice(`${model.id} has no chat template, so it cannot chat: see /v1/completions.`);
   else showNotice("");
   if (!conversations.current.messages.length) showConversation();
+}
+
+// Whether something can be answered now. Where the server was not ready, for want of a key say, it is looked for first.
+async function canAnswer() {
+  if (!isReady) await watchReadiness();
+  return isReady && currentModel().can_generate;
 }
 
 // Messages
@@ -129,15 +142,15 @@ function requestBody() {
   return {model: byId("model").value, messages, ...sampling.members()};
 }
 
-function send(text) {
-  if (generation || !text || byId("send").disabled) return;
+async function send(text) {
+  if (!(await canAnswer()) || generation) return;
   conversations.current.messages.push({role: "user", content: text});
   answer();
 }
 
 // Forgets what was said from this message on, and says it anew.
-function goOnFrom(index, text) {
-  if (generation) return;
+async function goOnFrom(index, text) {
+  if (!(await canAnswer()) || generation) return;
   conversations.current.messages.length = index;
   if (text) send(text);
   else answer();
@@ -243,13 +256,13 @@ function fitPrompt() {
   prompt.style.height = `${Math.min(prompt.scrollHeight, 220)}px`;
 }
 
-function submitPrompt() {
+async function submitPrompt() {
   const prompt = byId("prompt");
+  if (generation || !prompt.value.trim() || !(await canAnswer())) return;
   const text = prompt.value.trim();
-  if (!text || generation || byId("send").disabled) return;
   prompt.value = "";
   fitPrompt();
-  send(text);
+  if (text) send(text);
 }
 
 function keyPressed(event) {

@@ -14,21 +14,36 @@ class ServerError extends Error {
   }
 }
 
+function keptKey() {
+  try {
+    return sessionStorage.getItem(KEY_NAME) || "";
+  } catch {
+    return ""; // this browser keeps nothing
+  }
+}
+
 const server = {
   asking: null,
+  key: keptKey(),
 
-  get hasKey() {
-    return Boolean(sessionStorage.getItem(KEY_NAME));
+  keepKey(key) {
+    this.key = key;
+    try {
+      sessionStorage.setItem(KEY_NAME, key);
+    } catch {
+      // It lasts until the page is left.
+    }
   },
 
   // Answers with the response, or throws a ServerError. A quiet call never asks for the key.
-  async call(path, {body, signal, quiet = false} = {}) {
+  // Calls `onSend` each time that it sends the request: again once a key was entered.
+  async call(path, {body, signal, quiet = false, onSend = () => {}} = {}) {
     for (;;) {
       const headers = {};
-      const key = sessionStorage.getItem(KEY_NAME);
-      if (key) headers.authorization = `Bearer ${key}`;
+      if (this.key) headers.authorization = `Bearer ${this.key}`;
       if (body) headers["content-type"] = "application/json";
       const options = {method: body ? "POST" : "GET", headers, signal, body: body && JSON.stringify(body)};
+      onSend();
       const response = await this.fetched(path, options);
       if (response.ok) return response;
       const message = await messageOf(response);
@@ -70,7 +85,7 @@ const server = {
       dialog.returnValue = "";
       dialog.onclose = () => {
         this.asking = null;
-        if (dialog.returnValue === "save") sessionStorage.setItem(KEY_NAME, byId("key").value.trim());
+        if (dialog.returnValue === "save") this.keepKey(byId("key").value.trim());
         byId("key").value = "";
         resolve(dialog.returnValue === "save");
       };
@@ -80,8 +95,8 @@ const server = {
   },
 
   // Yields the data of each event of a stream, until its mark of the end.
-  async *events(path, body, signal) {
-    const response = await this.call(path, {body, signal});
+  async *events(path, options) {
+    const response = await this.call(path, options);
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";
     for (;;) {
