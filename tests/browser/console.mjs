@@ -131,7 +131,7 @@ test("what is drawn of an answer can be used while more of it comes", async () =
   await page.waitForTimeout(WHILE_TOKENS_COME);
   assert.equal(await focused(), "Thinking …");
   assert.equal(await details.evaluate(({open}) => open), false);
-  await page.keyboard.press("Escape");
+  await page.getByRole("button", {name: "New chat"}).click();
   await isDone(page);
 
   await say(page, "Show code forever");
@@ -171,6 +171,90 @@ test("answers are made again, and questions edited", async () => {
   await isDone(page);
   await page.getByRole("button", {name: "Set Temperature back to the default"}).click();
   assert.equal(await page.getByLabel("Temperature", {exact: true}).getAttribute("placeholder"), "0.2");
+  await leave(page);
+});
+
+const BUSY = {status: 429, json: {error: {message: "The server is busy.", type: "rate_limit_error", param: null, code: null}}};
+const CHAT = "**/v1/chat/completions";
+const said = page => page.locator(".message .body").allInnerTexts();
+
+test("what was said stays where asking anew is refused or stopped", async () => {
+  const page = await visit();
+  for (const text of ["First", "Second"]) {
+    await say(page, text);
+    await saidBack(page, `You said: ${text}`);
+    await isDone(page);
+  }
+  const before = await said(page);
+  await page.route(CHAT, route => route.fulfill(BUSY));
+  await page.getByRole("button", {name: "Answer again"}).first().click();
+  await page.locator("#notice", {hasText: "The server is busy."}).waitFor();
+  await isDone(page);
+  assert.deepEqual(await said(page), before);
+
+  await page.getByRole("button", {name: "Edit and send again"}).first().click();
+  await page.getByLabel("Your message").fill("Other");
+  await page.keyboard.press("Enter");
+  await page.locator("#notice", {hasText: "The server is busy."}).waitFor();
+  assert.equal(await page.getByLabel("Your message").inputValue(), "Other");
+  await page.getByRole("button", {name: "Cancel"}).click();
+  assert.deepEqual(await said(page), before);
+
+  await page.unroute(CHAT);
+  await page.route(CHAT, () => {});
+  await page.getByRole("button", {name: "Answer again"}).first().click();
+  await page.getByText("Waiting for the first token").waitFor();
+  assert.equal(await page.locator("#notice").isHidden(), true);
+  assert.equal(await page.getByRole("button", {name: "Edit and send again"}).isDisabled(), true);
+  await page.reload();
+  assert.deepEqual(await said(page), before);
+  await page.locator("#status.ready").waitFor();
+  await page.getByRole("button", {name: "Answer again"}).first().click();
+  await page.getByText("Waiting for the first token").waitFor();
+  await page.keyboard.press("Escape");
+  await isDone(page);
+  assert.deepEqual(await said(page), before);
+  assert.equal(await page.getByRole("button", {name: "Edit and send again"}).first().isDisabled(), false);
+  await page.context().close();
+});
+
+test("questions without an answer are sent as one with the next", async () => {
+  const page = await visit();
+  await page.route(CHAT, route => route.fulfill(BUSY), {times: 1});
+  await say(page, "First");
+  await answers(page).getByText("The server is busy.").waitFor();
+  await isDone(page);
+  const asked = page.waitForRequest(CHAT);
+  await say(page, "Second");
+  assert.deepEqual((await asked).postDataJSON().messages, [{role: "user", content: "First\n\nSecond"}]);
+  await isDone(page);
+  await page.context().close();
+});
+
+test("tabs with the same conversation lose nothing of it", async () => {
+  const page = await visit();
+  const exchange = async (tab, text) => {
+    await say(tab, text);
+    await saidBack(tab, `You said: ${text}`);
+    await isDone(tab);
+  };
+  await exchange(page, "One");
+  const other = await page.context().newPage();
+  await other.goto(url);
+  await other.locator("#status.ready").waitFor();
+  await exchange(other, "Two");
+  await saidBack(page, "You said: Two");
+  await page.getByRole("button", {name: "Edit and send again"}).last().click();
+  await page.getByLabel("Your message").fill("Half a thou");
+  await exchange(other, "Three");
+  await page.waitForFunction(() => conversations.current.messages.length === 6);
+  assert.equal(await page.getByLabel("Your message").inputValue(), "Half a thou");
+  await exchange(page, "Four");
+  await saidBack(other, "You said: Four");
+  for (const tab of [page, other]) {
+    await tab.reload();
+    assert.deepEqual(await tab.locator(".said").allInnerTexts(), ["One", "Two", "Three", "Four"]);
+  }
   await leave(page);
 });
 

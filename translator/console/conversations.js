@@ -33,15 +33,27 @@ class Conversations {
     return {id: crypto.randomUUID ? crypto.randomUUID() : String(Date.now()), title: "", messages: []};
   }
 
-  open(conversation) {
-    this.current = conversation;
+  // Takes over what another tab made of the current one. Returns whether it is different now.
+  renew() {
+    const kept = this.find(this.current.id);
+    if (!kept || JSON.stringify(kept) === JSON.stringify(this.current)) return false;
+    this.current = kept;
+    return true;
+  }
+
+  find(id) {
+    return this.all.find(each => each.id === id);
+  }
+
+  open(id) {
+    this.current = this.find(id) || this.current;
   }
 
   add() {
     this.current = this.blank();
   }
 
-  remove({id}) {
+  remove(id) {
     this.reload();
     this.all = this.all.filter(each => each.id !== id);
     if (this.current.id === id) this.current = this.all[0] || this.blank();
@@ -64,12 +76,11 @@ class Conversations {
   }
 
   draw(list, onOpen, onRemove) {
-    list.replaceChildren(...this.all.map(conversation => {
-      const open = element("button", {type: "button", className: "conversation", textContent: conversation.title,
-        title: conversation.title, onclick: () => onOpen(conversation)});
-      if (conversation.id === this.current.id) open.setAttribute("aria-current", "true");
-      return element("li", {}, open,
-        iconButton("remove", `Delete “${conversation.title}”`, () => onRemove(conversation)));
+    list.replaceChildren(...this.all.map(({id, title}) => {
+      const open = element("button", {type: "button", className: "conversation", textContent: title, title,
+        onclick: () => onOpen(id)});
+      if (id === this.current.id) open.setAttribute("aria-current", "true");
+      return element("li", {}, open, iconButton("remove", `Delete “${title}”`, () => onRemove(id)));
     }));
     byId("no-conversations").hidden = this.all.length > 0;
   }

@@ -1,8 +1,10 @@
 // One answer while it comes, and what it took.
 
 class Generation {
-  constructor(message, onUpdate) {
+  // Calls `onBegin` once, as the first of the answer comes, and `onUpdate` as it is to be drawn.
+  constructor(message, onBegin, onUpdate) {
     this.message = message;
+    this.onBegin = onBegin;
     this.onUpdate = onUpdate;
     this.controller = new AbortController();
     this.usage = null;
@@ -53,6 +55,7 @@ class Generation {
     if (this.firstAt !== null) return;
     this.firstAt = this.lastAt;
     this.numAtFirst = this.usage ? this.usage.completion_tokens : 1;
+    this.onBegin();
   }
 
   // At most once a frame, however fast the tokens come.

@@ -17,7 +17,12 @@ class MessageView {
       : [element("div", {className: "said", textContent: message.content})];
     this.body = element("div", {className: "body"}, ...this.parts);
     this.facts = element("p", {className: "facts"});
-    this.tools = element("div", {className: "tools"}, ...this.buttons(actions));
+    this.onEdit = actions.onEdit;
+    this.change = this.isAnswer
+      ? iconButton("retry", "Answer again", actions.onRetry)
+      : iconButton("edit", "Edit and send again", () => this.edit(message.content));
+    const copy = iconButton("copy", "Copy the message", () => copyText(message.content, copy));
+    this.tools = element("div", {className: "tools"}, copy, this.change);
     this.element = element("article", {className: `message ${message.role}`}, this.body,
       element("footer", {}, this.tools, this.facts));
     this.element.setAttribute("aria-label", this.isAnswer ? `Answer of ${message.model}` : "You");
@@ -25,10 +30,13 @@ class MessageView {
     this.update(false);
   }
 
-  buttons({onEdit, onRetry}) {
-    const copy = iconButton("copy", "Copy the message", () => copyText(this.message.content, copy));
-    if (this.isAnswer) return [copy, iconButton("retry", "Answer again", onRetry)];
-    return [copy, iconButton("edit", "Edit and send again", () => this.edit(onEdit))];
+  // While an answer comes, nothing is asked anew.
+  lock(isLocked) {
+    this.change.disabled = isLocked;
+  }
+
+  get isEdited() {
+    return Boolean(this.body.querySelector(".edit"));
   }
 
   // Draws the message as it is now; `isRunning` while more of it comes.
@@ -59,15 +67,15 @@ class MessageView {
     return items.filter(Boolean).map(text => element("span", {textContent: text}));
   }
 
-  edit(onEdit) {
-    const area = element("textarea", {value: this.message.content, rows: 3, className: "edit"});
+  edit(text) {
+    const area = element("textarea", {value: text, rows: 3, className: "edit"});
     area.setAttribute("aria-label", "Your message");
     const close = () => {
       this.body.replaceChildren(...this.parts);
       this.tools.hidden = false;
-      this.element.querySelector(".tools button:last-child").focus();
+      this.change.focus();
     };
-    const send = () => area.value.trim() && onEdit(area.value.trim());
+    const send = () => area.value.trim() && this.onEdit(area.value.trim());
     area.onkeydown = event => {
       if (event.key === "Escape") {
         event.stopPropagation();

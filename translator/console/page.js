@@ -12,6 +12,7 @@ const conversations = new Conversations();
 const sampling = new Sampling(byId("sampling"));
 const engineView = new EngineView(byId("engine"), doubtReadiness);
 let models = [];
+let views = [];
 let generation = null;
 let looking = null;
 let readinessTimer = null;
@@ -100,12 +101,14 @@ async function canAnswer() {
 // Messages
 
 function showConversation() {
-  const {messages} = conversations.current;
-  const views = messages.map((message, index) => viewOf(message, index));
+  showMessages(conversations.current.messages);
+}
+
+function showMessages(messages) {
+  views = messages.map((message, index) => viewOf(message, index));
   byId("log").replaceChildren(...(views.length ? views.map(view => view.element) : [welcome()]));
   showConversations();
   scrollDown(true);
-  return views;
 }
 
 function showConversations() {
@@ -134,36 +137,49 @@ function scrollDown(always = false) {
   if (always || log.scrollHeight - log.scrollTop - log.clientHeight < 120) log.scrollTop = log.scrollHeight;
 }
 
-function requestBody() {
-  const said = conversations.current.messages.filter(({role, content}) => role === "user" || content);
-  const messages = said.map(({role, content}) => ({role, content}));
+// Questions that were never answered are one with the next: chat templates want the roles to take turns.
+function requestBody(said) {
+  const messages = [];
+  for (const {role, content} of said.filter(each => each.content)) {
+    if (messages.at(-1)?.role === role) messages.at(-1).content += `\n\n${content}`;
+    else messages.push({role, content});
+  }
   const system = byId("system").value.trim();
   if (system) messages.unshift({role: "system", content: system});
   return {model: byId("model").value, messages, ...sampling.members()};
 }
 
-async function send(text) {
-  if (!(await canAnswer()) || generation) return;
-  conversations.current.messages.push({role: "user", content: text});
-  answer();
+function send(text) {
+  goOnFrom(conversations.current.messages.length, text);
 }
 
-// Forgets what was said from this message on, and says it anew.
+// Says `text` in place of the messages from this one on; without a text, asks anew what stands before it.
 async function goOnFrom(index, text) {
   if (!(await canAnswer()) || generation) return;
-  conversations.current.messages.length = index;
-  if (text) send(text);
-  else answer();
+  const conversation = conversations.current;
+  const said = conversation.messages.slice(0, index);
+  if (text) said.push({role: "user", content: text});
+  const isKept = await answer(said);
+  if (text && !isKept && conversations.current === conversation) views[index].edit(text);
 }
 
-async function answer() {
+// What is said already and not in `said` is forgotten once the answer begins. Returns whether it did.
+async function answer(said) {
   const conversation = conversations.current;
-  const body = requestBody();
+  const body = requestBody(said);
   const message = {role: "assistant", content: "", model: body.model};
-  conversation.messages.push(message);
-  conversations.save(conversation);
-  const view = showConversation().at(-1);
-  const running = new Generation(message, () => {
+  const isKept = () => conversation.messages.at(-1) === message;
+  const keep = () => {
+    if (isKept()) return;
+    conversation.messages = [...said, message];
+    conversations.save(conversation);
+    showConversations();
+  };
+  showNotice("");
+  if (!conversation.messages.slice(said.length).some(({content}) => content)) keep();
+  showMessages([...said, message]);
+  const view = views.at(-1);
+  const running = new Generation(message, keep, () => {
     view.update(generation === running);
     scrollDown();
   });
@@ -174,11 +190,18 @@ async function answer() {
   const failure = await running.run(body);
   generation = null;
   showRunning(false);
-  view.update(false);
-  scrollDown();
-  conversations.update(conversation);
+  if (!failure && !message.stopped) keep();
+  if (isKept()) {
+    view.update(false);
+    scrollDown();
+    conversations.update(conversation);
+  } else {
+    if (conversations.current === conversation) showConversation();
+    if (failure) showNotice(failure.message, "warning");
+  }
   announce(failure ? "" : message.stopped ? "Stopped." : `Answer: ${message.content}`);
   if (failure?.isServers) doubtReadiness();
+  return isKept();
 }
 
 function showRunning(isRunning) {
@@ -187,6 +210,7 @@ function showRunning(isRunning) {
   button.title = isRunning ? "Stop (Esc)" : "Send (Enter)";
   button.setAttribute("aria-label", isRunning ? "Stop" : "Send");
   button.classList.toggle("stops", isRunning);
+  for (const view of views) view.lock(isRunning);
 }
 
 function stop() {
@@ -195,22 +219,24 @@ function stop() {
 
 // Conversations
 
-function openConversation(conversation) {
-  if (conversation.id === conversations.current.id) {
+function openConversation(id) {
+  if (id === conversations.current.id) {
     closeDrawer();
     return;
   }
   stop();
-  conversations.open(conversation);
+  conversations.open(id);
   closeDrawer();
   showConversation();
 }
 
-function removeConversation(conversation) {
-  if (!confirm(`Delete “${conversation.title}”?`)) return;
-  if (conversation.id === conversations.current.id) stop();
-  conversations.remove(conversation);
-  showConversation();
+function removeConversation(id) {
+  if (!confirm(`Delete “${conversations.find(id).title}”?`)) return;
+  const isCurrent = id === conversations.current.id;
+  if (isCurrent) stop();
+  conversations.remove(id);
+  if (isCurrent) showConversation();
+  else showConversations();
 }
 
 function newConversation() {
@@ -219,6 +245,15 @@ function newConversation() {
   closeDrawer();
   showConversation();
   byId("prompt").focus();
+}
+
+// Another tab has written. While an answer comes, this tab's conversation is its own.
+function storageChanged({key}) {
+  if (key && key !== CONVERSATIONS) return;
+  conversations.reload();
+  const isRenewed = !generation && conversations.renew();
+  if (isRenewed && !views.some(view => view.isEdited)) showConversation();
+  else showConversations();
 }
 
 // Looks
@@ -309,10 +344,7 @@ function main() {
     else submitPrompt();
   };
   document.onkeydown = keyPressed;
-  window.onstorage = () => {
-    conversations.reload();
-    showConversations();
-  };
+  window.onstorage = storageChanged;
   showConversation();
   watchReadiness();
   byId("prompt").focus();
