@@ -458,6 +458,90 @@ test("an answer is copied without TLS, too, and it is told where that cannot be"
   await context.close();
 });
 
+test("focus goes on where the reader goes on", async () => {
+  const page = await visit();
+  page.on("dialog", dialog => dialog.accept());
+  const focused = () => page.evaluate(() => document.activeElement.id || document.activeElement.textContent);
+  const press = async (button, key = "Enter") => {
+    await button.focus();
+    await page.keyboard.press(key);
+  };
+  const isSent = async () => {
+    await isDone(page);
+    assert.equal(await focused(), "prompt");
+  };
+  await press(page.locator(".idea").nth(1));
+  await answers(page).getByText("You said").waitFor();
+  await isSent();
+  await press(page.getByRole("button", {name: "Answer again"}));
+  await isSent();
+  await press(page.getByRole("button", {name: "Edit and send again"}));
+  await page.getByLabel("Your message").fill("One");
+  await page.keyboard.press("Enter");
+  await saidBack(page, "You said: One");
+  await isSent();
+  for (const text of ["Two", "Three"]) {
+    await page.keyboard.press("Control+Shift+O");
+    await say(page, text);
+    await saidBack(page, `You said: ${text}`);
+    await isDone(page);
+  }
+  await press(page.getByRole("button", {name: "One", exact: true}));
+  assert.equal(await focused(), "One");
+  for (const [gone, next] of [["Two", "One"], ["One", "Three"], ["Three", "new"]]) {
+    await press(page.getByRole("button", {name: `Delete “${gone}”`}));
+    assert.equal(await focused(), next);
+  }
+  await leave(page);
+});
+
+// Counts from now on how often something is written into an element.
+function watchWrites(page, selector) {
+  return page.evaluate(selector => {
+    window.numWrites = 0;
+    new MutationObserver(() => { window.numWrites += 1; })
+      .observe(document.querySelector(selector), {childList: true, subtree: true, characterData: true});
+  }, selector);
+}
+
+test("a doubt that proves wrong changes nothing", async () => {
+  const page = await visit();
+  await page.route("**/console/stats", route => route.fulfill({status: 503, json: LOADING}));
+  await watchWrites(page, "main");
+  const field = page.getByLabel("Presence penalty", {exact: true});
+  await field.focus();
+  await page.keyboard.press("-");
+  for (let looks = 0; looks < 2; looks += 1) await page.waitForResponse("**/console/models");
+  await page.keyboard.press("1");
+  assert.equal(await field.inputValue(), "-1");
+  assert.equal(await page.evaluate(() => window.numWrites), 0);
+  await page.context().close();
+});
+
+test("what is wrong is said once", async () => {
+  const page = await visit();
+  await page.route("**/health/ready", route => route.fulfill({status: 503, json: LOADING}));
+  await page.evaluate(() => doubtReadiness());
+  await page.getByText("The model is loading. Trying again").waitFor();
+  await watchWrites(page, "main");
+  for (let looks = 0; looks < 2; looks += 1) await page.waitForResponse("**/health/ready");
+  await page.waitForTimeout(100);
+  assert.equal(await page.evaluate(() => window.numWrites), 0);
+  await page.unroute("**/health/ready");
+  await page.locator("#status.ready").waitFor();
+
+  await page.route(CHAT, route => route.fulfill(BUSY));
+  const errors = () => page.locator(".error:visible").evaluateAll(all => all.map(each => each.role));
+  await say(page, "First");
+  await page.locator(".error:visible").waitFor();
+  assert.deepEqual(await errors(), ["alert"]);
+  await isDone(page);
+  await say(page, "Second");
+  await page.locator(".error:visible").nth(1).waitFor();
+  assert.deepEqual(await errors(), [null, "alert"]);
+  await page.context().close();
+});
+
 test("the theme follows the system until it is chosen", async () => {
   const page = await visit({colorScheme: "dark"});
   const ground = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);

@@ -22,12 +22,12 @@ function showNotice(text, kind = "") {
   const notice = byId("notice");
   notice.hidden = !text;
   notice.className = kind;
-  notice.textContent = text;
+  setText(notice, text);
 }
 
 function setStatus(kind, text) {
   byId("status").className = kind;
-  byId("status-text").textContent = text;
+  setText(byId("status-text"), text);
 }
 
 // Models and readiness
@@ -44,37 +44,44 @@ function watchReadiness() {
 
 async function look() {
   clearTimeout(readinessTimer);
-  isReady = false;
+  let found = [];
   let reason = await server.notReadyReason();
   try {
-    if (!reason) models = (await server.json("console/models")).models;
+    if (!reason) found = (await server.json("console/models")).models;
   } catch (error) {
     if (!error.isServers) {
-      setStatus("waiting", "No access");
-      showNotice(error.message, "warning");
+      notReady("No access", error.message);
       return;
     }
     reason = error.message;
   }
   if (reason) {
-    setStatus("waiting", "Not ready");
-    showNotice(`${reason} Trying again …`, "warning");
+    notReady("Not ready", `${reason} Trying again …`);
     readinessTimer = setTimeout(watchReadiness, READINESS_MS);
     return;
   }
+  byId("reference").hidden = Boolean(server.key); // a link cannot show it
+  const isNew = JSON.stringify(found) !== JSON.stringify(models);
+  if (isReady && !isNew) return;
   isReady = true;
   setStatus("ready", "Ready");
-  byId("reference").hidden = Boolean(server.key); // a link cannot show it
-  showNotice("");
-  showModels();
   engineView.start();
+  if (isNew) showModels(found);
+  else explainModel();
+}
+
+function notReady(text, notice) {
+  isReady = false;
+  setStatus("waiting", text);
+  showNotice(notice, "warning");
 }
 
 function doubtReadiness() {
   if (isReady) watchReadiness();
 }
 
-function showModels() {
+function showModels(found) {
+  models = found;
   const select = byId("model");
   const chosen = select.value || stored("pagewire.model", "");
   select.replaceChildren(...models.map(({id}) => element("option", {value: id, textContent: id})));
@@ -86,10 +93,16 @@ function modelChanged() {
   const model = currentModel();
   sampling.setDefaults(model);
   byId("send").disabled = !model.can_generate;
+  explainModel();
+  if (!conversations.current.messages.length) showConversation();
+}
+
+// Says why the chosen model cannot chat, if it cannot.
+function explainModel() {
+  const model = currentModel();
   if (!model.can_generate) showNotice(`${model.id} turns texts into vectors and does not chat: see /v1/embeddings.`);
   else if (!model.has_chat_template) showNotice(`${model.id} has no chat template, so it cannot chat: see /v1/completions.`);
   else showNotice("");
-  if (!conversations.current.messages.length) showConversation();
 }
 
 // Whether something can be answered now. Where the server was not ready, for want of a key say, it is looked for first.
@@ -175,7 +188,7 @@ async function answer(said) {
     conversations.save(conversation);
     showConversations();
   };
-  showNotice("");
+  explainModel();
   if (!conversation.messages.slice(said.length).some(({content}) => content)) keep();
   showMessages([...said, message]);
   const view = views.at(-1);
@@ -187,6 +200,7 @@ async function answer(said) {
   view.update(true);
   showRunning(true);
   scrollDown(true);
+  byId("prompt").focus();
   const failure = await running.run(body);
   generation = null;
   showRunning(false);
@@ -228,15 +242,19 @@ function openConversation(id) {
   conversations.open(id);
   closeDrawer();
   showConversation();
+  byId("conversations").querySelector("[aria-current]")?.focus();
 }
 
 function removeConversation(id) {
   if (!confirm(`Delete “${conversations.find(id).title}”?`)) return;
   const isCurrent = id === conversations.current.id;
+  const index = conversations.all.findIndex(each => each.id === id);
   if (isCurrent) stop();
   conversations.remove(id);
   if (isCurrent) showConversation();
   else showConversations();
+  const left = [...byId("conversations").querySelectorAll(".conversation")];
+  (left[index] || left.at(-1) || byId("new")).focus();
 }
 
 function newConversation() {

@@ -57,23 +57,25 @@ class Sampling {
       made.append(row.slider);
     }
     made.append(element("p", {id: `${id}-hint`, className: "hint", textContent: hint}));
-    input.oninput = () => this.set(row, input.value, false);
+    input.oninput = () => this.set(row, input.value);
     row.element = made;
     return row;
   }
 
-  set(row, text, writes = true) {
+  set(row, text) {
     const value = Number(text);
     if (text === "" || !Number.isFinite(value)) delete this.values[row.control.name];
     else this.values[row.control.name] = value;
     store("pagewire.sampling", this.values);
-    this.show(row, writes);
+    this.show(row);
   }
 
-  show(row, writes = true) {
+  // A field in use is its user's to write: a lone minus, say, is no value yet.
+  show(row) {
     const value = this.values[row.control.name];
-    if (writes) row.input.value = value ?? "";
-    if (row.slider) row.slider.value = value ?? row.standard;
+    const inUse = document.activeElement;
+    if (row.input !== inUse) row.input.value = value ?? "";
+    if (row.slider && row.slider !== inUse) row.slider.value = value ?? row.standard;
     row.reset.hidden = value === undefined;
     row.input.setAttribute("aria-invalid", String(!row.input.checkValidity()));
   }
