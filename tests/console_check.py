@@ -74,7 +74,9 @@ async def _script(spec: inference_pb2.GenerationSpec, context: Any) -> AsyncIter
             yield delta("", reasoning_text=f"{number} ")
             await asyncio.sleep(0.01)
     if "code" in asked:
-        yield delta("```text\nfirst\n```\n```text\n")
+        yield delta("```text\nfirst\n```\n```")
+        await asyncio.sleep(0.1)
+        yield delta("text\n")
     if "forever" in asked:
         for number in range(10_000):
             yield delta(f"{number} ")

@@ -120,7 +120,7 @@ test("an answer is stopped by key and by button, and the next one works", async 
 const WHILE_TOKENS_COME = 300;
 
 test("what is drawn of an answer can be used while more of it comes", async () => {
-  const page = await visit();
+  const page = await visit({permissions: ["clipboard-read", "clipboard-write"]});
   const focused = () => page.evaluate(() => document.activeElement.title || document.activeElement.textContent);
   await say(page, "Please ponder");
   const details = answers(page).locator("details");
@@ -140,6 +140,7 @@ test("what is drawn of an answer can be used while more of it comes", async () =
     const block = answers(page).last().locator(".code").nth(index);
     await block.getByRole("button", {name: "Copy the code"}).click({delay: WHILE_TOKENS_COME});
     await page.getByText("Copied.").waitFor({state: "attached"});
+    assert.ok((await page.evaluate(() => navigator.clipboard.readText())).startsWith(text));
     await page.evaluate(() => announce(""));
     await page.waitForTimeout(WHILE_TOKENS_COME);
     assert.equal(await focused(), "Copy the code");
@@ -174,6 +175,7 @@ test("answers are made again, and questions edited", async () => {
   await leave(page);
 });
 
+const LOADING = {status: "not ready", error: {message: "The model is loading.", type: "server_error", param: null, code: "not_ready"}};
 const BUSY = {status: 429, json: {error: {message: "The server is busy.", type: "rate_limit_error", param: null, code: null}}};
 const CHAT = "**/v1/chat/completions";
 const said = page => page.locator(".message .body").allInnerTexts();
@@ -215,6 +217,29 @@ test("what was said stays where asking anew is refused or stopped", async () => 
   await isDone(page);
   assert.deepEqual(await said(page), before);
   assert.equal(await page.getByRole("button", {name: "Edit and send again"}).first().isDisabled(), false);
+  await page.context().close();
+});
+
+test("a question waits for the server in its own conversation alone", async () => {
+  const page = await visit();
+  await say(page, "First");
+  await saidBack(page, "You said: First");
+  await isDone(page);
+  await page.getByRole("button", {name: "New chat"}).click();
+  await page.route("**/health/ready", route => route.fulfill({status: 503, json: LOADING}));
+  await page.evaluate(() => doubtReadiness());
+  await page.getByText("The model is loading. Trying again").waitFor();
+  await page.unroute("**/health/ready");
+  await page.route("**/health/ready", async route => {
+    await new Promise(resolve => { setTimeout(resolve, 500); });
+    await route.continue();
+  });
+  const looked = page.waitForResponse("**/console/models");
+  await page.locator(".idea").first().click();
+  await page.getByRole("button", {name: "First", exact: true}).click();
+  await looked;
+  await page.locator("#status.ready").waitFor();
+  assert.deepEqual(await page.locator(".said").allInnerTexts(), ["First"]);
   await page.context().close();
 });
 
@@ -386,7 +411,6 @@ test("a browser that keeps nothing still chats", async () => {
   await context.close();
 });
 
-const LOADING = {status: "not ready", error: {message: "The model is loading.", type: "server_error", param: null, code: "not_ready"}};
 const LOST = 'data: {"error":{"message":"The engine ended.","type":"server_error","param":null,"code":"request_lost"}}\n\n';
 
 test("a server that loads or is away is told of, and found again", async () => {

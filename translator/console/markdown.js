@@ -87,9 +87,8 @@ function readFence(lines, at) {
 }
 
 function codeBlock(text, language) {
-  const code = element("code", {textContent: text});
-  const copy = iconButton("copy", "Copy the code", () => copyText(code.textContent, copy));
-  const pre = element("pre", {tabIndex: 0}, code);
+  const copy = iconButton("copy", "Copy the code", () => copyText(copy.closest(".code").querySelector("code").textContent, copy));
+  const pre = element("pre", {tabIndex: 0}, element("code", {textContent: text}));
   pre.setAttribute("role", "region");
   pre.setAttribute("aria-label", language ? `Code in ${language}` : "Code");
   return element("div", {className: "code"},

@@ -105,10 +105,12 @@ function explainModel() {
   else showNotice("");
 }
 
-// Whether something can be answered now. Where the server was not ready, for want of a key say, it is looked for first.
+// Whether the current conversation can be answered now. Where the server was not ready, for want of a key say, it is looked
+// for first, and another conversation may be opened meanwhile.
 async function canAnswer() {
+  const {current} = conversations;
   if (!isReady) await watchReadiness();
-  return isReady && currentModel().can_generate;
+  return isReady && conversations.current === current && currentModel().can_generate;
 }
 
 // Messages
