@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cli.descriptors import raise_descriptor_limit
 from cli.flags import Flag, Group, UsageError, read_groups
 from cli.keys import SERVER_KEYS
 from cli.model_flags import DEFAULT_MAX_LORAS, ENGINE, LORA, MODEL
@@ -176,6 +177,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     config = to_config(values)
     set_up_logging(values)
     tell_vllm_flags(arguments)
+    raise_descriptor_limit()
     from server import app
 
     return app.run(config)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from cli.descriptors import raise_descriptor_limit
 from cli.flags import Flag, Group, give_again, read_groups
 from cli.keys import TRANSLATOR_KEYS
 from cli.process import DRAIN_TIMEOUT, LOG_FORMAT, LOG_LEVEL, set_up_logging
@@ -197,6 +198,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     worker = None if place is None else place.worker
     set_up_logging(values, None if worker is None else worker.index)
     tell_vllm_flags(arguments)
+    raise_descriptor_limit()
     count = num_processes(values)
     if place is None and count > 1:
         return _supervise(config, count, arguments)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cli import serve, translate
+from cli.descriptors import raise_descriptor_limit
 from cli.flags import Group, UsageError, give_again, read_groups
 from cli.health import TIMEOUT_S, answers_requests
 from cli.keys import ADMIN_API_KEY_FILE, API_KEY_FILE, UP_KEYS, key_header, key_to_show, variables_of
@@ -83,6 +84,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     secrets, api_key = variables_of(values), key_to_show(values)
     set_up_logging(values)
     tell_vllm_flags(arguments)
+    raise_descriptor_limit()
     # Flags beat the environment, so these are always said; the rest is inherited or said again.
     server = [f"--host={grpc_host}", f"--port={grpc_port}", *give_again(_SERVER_FLAGS, arguments)]
     translator = [

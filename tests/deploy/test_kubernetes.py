@@ -14,6 +14,7 @@ from prometheus_client import generate_latest
 
 from cli import serve as serve_command
 from cli import translate as translate_command
+from cli.descriptors import MAX_DESCRIPTORS
 from cli.keys import API_KEY_FILE
 from pagewire.health import LIVE
 from server.app import ENGINE_GRACE_S
@@ -96,6 +97,11 @@ def test_composes_variables_are_flags() -> None:
     for name, service in COMPOSE["services"].items():
         assert service["environment"].keys() <= {each.variable for each in flags(name)}
         assert service["image"] == CONTAINERS[name]["image"]
+
+
+def test_compose_allows_as_many_descriptors_as_the_commands_want() -> None:
+    for service in COMPOSE["services"].values():
+        assert service["ulimits"]["nofile"] == {"soft": MAX_DESCRIPTORS, "hard": MAX_DESCRIPTORS}
 
 
 def test_the_ports_are_those_that_the_commands_listen_on() -> None:

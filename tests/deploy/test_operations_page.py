@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from cli import serve, translate
+from cli.descriptors import MAX_DESCRIPTORS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
@@ -26,3 +27,8 @@ def test_the_ports_are_the_defaults() -> None:
         for flag in (translate.PORT, *(each for each in serve.SERVING.flags if each.name.endswith("port")))
     ]
     assert ports == defaults
+
+
+def test_the_unit_allows_as_many_descriptors_as_the_commands_want() -> None:
+    assert re.findall(r"^LimitNOFILE=(\d+)$", PAGE, re.MULTILINE) == [str(MAX_DESCRIPTORS)]
+    assert f"{MAX_DESCRIPTORS:,}" in PAGE
