@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-import time
-from typing import TYPE_CHECKING, TypedDict
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
+from cli.conversation import Conversation, Options
 from cli.flags import Flag, Group, read_groups
 from cli.keys import CLIENT_KEY
 from cli.tls import CLIENT_TLS, client_credentials
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
-    from pagewire import Client
+    from pagewire import PagewireError
 
 GROUPS = (
     Group(
@@ -54,47 +55,6 @@ GROUPS = (
 )
 
 
-class _Options(TypedDict, total=False):
-    max_tokens: int
-    temperature: float
-
-
-class Conversation:
-    """The messages so far, and how to ask for the next."""
-
-    def __init__(self, client: Client, system: str | None, options: _Options) -> None:
-        self._client = client
-        self._options = options
-        self._messages: list[Mapping[str, object]] = []
-        if system is not None:
-            self._messages.append({"role": "system", "content": system})
-
-    def say(self, text: str) -> str:
-        """Print the answer as it comes, and return a line of figures about it.
-
-        An answer that is broken off by an error is forgotten, with its question.
-
-        Raises:
-            PagewireError: the call failed.
-        """
-        messages: list[Mapping[str, object]] = [*self._messages, {"role": "user", "content": text}]
-        start = time.monotonic()
-        first = start
-        pieces: list[str] = []
-        with self._client.stream(messages=messages, **self._options) as stream:
-            for piece in stream.texts():
-                if not pieces:
-                    first = time.monotonic()
-                pieces.append(piece)
-                print(piece, end="", flush=True)
-        print(flush=True)
-        self._messages = [*messages, {"role": "assistant", "content": "".join(pieces)}]
-        assert stream.finished is not None
-        num_tokens = stream.finished.usage.num_completion_tokens
-        rate = (num_tokens - 1) / max(time.monotonic() - first, 1e-9)
-        return f"time to first token {first - start:.3f} s, {num_tokens} tokens, {rate:.1f} tokens/s"
-
-
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Answer one message or hold a conversation, and return the exit code.
 
@@ -104,22 +64,25 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     values = read_groups(GROUPS, arguments, environ)
     from pagewire import Client, PagewireError
 
-    options: _Options = {}
+    options: Options = {}
     if isinstance(max_tokens := values.get("max_tokens"), int):
         options["max_tokens"] = max_tokens
     if isinstance(temperature := values.get("temperature"), float):
         options["temperature"] = temperature
     system = values.get("system")
     target, api_key = str(values.get("grpc_target", GRPC_TARGET.default)), values.get("api_key")
-    credentials = client_credentials(values)
+    credentials, stats = client_credentials(values), bool(values.get("stats"))
     with Client(target, api_key=None if api_key is None else str(api_key), credentials=credentials) as client:
         conversation = Conversation(client, None if system is None else str(system), options)
         try:
-            if arguments.message is None:
-                return _converse(conversation, stats=bool(values.get("stats")))
-            _print_stats(conversation.say(arguments.message), stats=bool(values.get("stats")))
+            if arguments.message is not None:
+                _answer(conversation, arguments.message, stats=stats)
+            elif sys.stdin.isatty():
+                _talk(conversation, stats=stats)
+            else:
+                _answer_lines(conversation, stats=stats)
         except PagewireError as error:
-            print(f"pagewire chat: {error.message}", file=sys.stderr)
+            _show_error(error)
             return 1
         except KeyboardInterrupt:
             print(file=sys.stderr)
@@ -127,19 +90,38 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     return 0
 
 
-def _converse(conversation: Conversation, *, stats: bool) -> int:
-    """Read messages until the end of input."""
-    if sys.stdin.isatty():
-        print("Type a message; Ctrl-D ends.", file=sys.stderr)
-    while True:
-        try:
-            text = input("> " if sys.stdin.isatty() else "")
-        except EOFError:
-            return 0
-        if text.strip():
-            _print_stats(conversation.say(text), stats=stats)
+def _talk(conversation: Conversation, *, stats: bool) -> None:
+    """Hold a conversation at a terminal. An answer that fails, or that Ctrl-C stops, ends nothing else."""
+    from pagewire import PagewireError
+
+    with suppress(ImportError):  # where there is one, `input` has keys to edit a line
+        import readline  # noqa: F401
+    print("Type a message; Ctrl-C stops an answer, Ctrl-D ends.", file=sys.stderr)
+    with suppress(EOFError):
+        while True:
+            text = input("> ")
+            if not text.strip():
+                continue
+            try:
+                _answer(conversation, text, stats=stats)
+            except PagewireError as error:
+                _show_error(error)
+            except KeyboardInterrupt:
+                print(file=sys.stderr)
 
 
-def _print_stats(figures: str, *, stats: bool) -> None:
+def _answer_lines(conversation: Conversation, *, stats: bool) -> None:
+    """Take each line of standard input for a message."""
+    for line in sys.stdin:
+        if line.strip():
+            _answer(conversation, line.rstrip("\n"), stats=stats)
+
+
+def _answer(conversation: Conversation, text: str, *, stats: bool) -> None:
+    figures = conversation.say(text)
     if stats:
         print(figures, file=sys.stderr)
+
+
+def _show_error(error: PagewireError) -> None:
+    print(f"pagewire chat: {error.message}", file=sys.stderr)

@@ -15,21 +15,24 @@ from grpc_status import rpc_status
 from pagewire.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    Event = inference_pb2.StreamGenerateResponse
 
 STARTED = inference_pb2.Started(request_id="r", model="m", num_prompt_tokens=3)
 
 
-def delta(text: str, index: int = 0) -> inference_pb2.StreamGenerateResponse:
-    choice = inference_pb2.ChoiceDelta(index=index, text=text, num_tokens=1)
+def delta(text: str, index: int = 0, reasoning_text: str = "") -> inference_pb2.StreamGenerateResponse:
+    choice = inference_pb2.ChoiceDelta(index=index, text=text, reasoning_text=reasoning_text, num_tokens=1)
     return inference_pb2.StreamGenerateResponse(delta=inference_pb2.Delta(choices=[choice]))
 
 
-def finished() -> inference_pb2.StreamGenerateResponse:
+def finished(num_completion_tokens: int = 2) -> inference_pb2.StreamGenerateResponse:
     end = inference_pb2.ChoiceEnd(finish_reason=inference_pb2.FINISH_REASON_STOP)
     return inference_pb2.StreamGenerateResponse(
         finished=inference_pb2.Finished(
-            choices=[end], usage=inference_pb2.Usage(num_prompt_tokens=3, num_completion_tokens=2)
+            choices=[end],
+            usage=inference_pb2.Usage(num_prompt_tokens=3, num_completion_tokens=num_completion_tokens),
         )
     )
 
@@ -47,6 +50,8 @@ class Script:
         self.fail_after_start = False
         self.hold = False
         """Streams wait after their first delta until they are cancelled."""
+        self.answer: Callable[[], Iterable[Event]] | None = None
+        """What streams consist of after their start, in place of a city."""
 
     def enter(self, request: object, context: grpc.ServicerContext) -> None:
         self.num_calls += 1
@@ -130,6 +135,9 @@ class Inference(inference_pb2_grpc.InferenceServiceServicer):
     ) -> Iterator[inference_pb2.StreamGenerateResponse]:
         self._script.enter(request, context)
         yield inference_pb2.StreamGenerateResponse(started=STARTED)
+        if self._script.answer is not None:
+            yield from self._script.answer()
+            return
         yield delta("Pa")
         if self._script.hold:
             self._script.cancelled.wait()

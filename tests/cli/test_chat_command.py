@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import TYPE_CHECKING
 
 import pytest
-from scripted_server import INVALID, ScriptedServer
+from scripted_server import INVALID, ScriptedServer, delta, finished
 
 from cli.__main__ import main
 
@@ -42,6 +43,24 @@ def test_stats(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> No
     assert error.startswith("time to first token ")
     assert "2 tokens" in error
     assert error.endswith("tokens/s\n")
+
+
+def test_stats_of_answers_that_have_no_pace(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["chat", "hi", "--stats", "--grpc-target", server.target]
+    server.script.answer = lambda: [delta("A"), finished(1)]
+    assert main(words, {}) == 0
+    server.script.answer = lambda: [delta("", reasoning_text="Hm"), finished(1)]
+    assert main(words, {}) == 0
+    server.script.answer = lambda: [finished(1)]
+    assert main(words, {}) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "A\n"
+    first, second, third = captured.err.splitlines()
+    assert re.fullmatch(r"time to first token [\d.]+ s, 1 token", first)
+    assert re.fullmatch(r"time to first token [\d.]+ s, 1 token", second)
+    assert third == "1 token"
 
 
 def test_a_conversation_remembers_what_was_said(
