@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -79,7 +80,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
-    """Run a command and return its exit code; 2 for what cannot be used."""
+    """Run a command and return its exit code.
+
+    It is 2 for what cannot be used, and as a shell has it for the signals SIGINT and SIGPIPE, which are
+    exceptions in Python.
+    """
     arguments = make_parser().parse_args(with_dashes(sys.argv[1:] if argv is None else argv))
     module, _ = COMMANDS[arguments.command]
     try:
@@ -87,6 +92,12 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     except UsageError as error:
         print(f"pagewire {arguments.command}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # Whoever read our output has gone. What is left of it would be written at the end, in vain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
 
 
 if __name__ == "__main__":

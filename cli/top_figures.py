@@ -101,7 +101,7 @@ class Watch:
         then_s, earlier = self._previous
         busy, busy_before = response.step_times.device_busy, earlier.step_times.device_busy
         busy_s = (busy.ToNanoseconds() - busy_before.ToNanoseconds()) / 1e9
-        return max(0.0, 1 - busy_s / (now_s - then_s)) if now_s > then_s else None
+        return max(0.0, 1 - busy_s / (now_s - then_s)) if busy_s >= 0 and now_s > then_s else None
 
 
 def frame(figures: Figures, target: str) -> RenderableType:

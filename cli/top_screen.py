@@ -50,8 +50,8 @@ def watch(
     try:
         if as_json:
             _print_json(frames)
-        elif once:
-            Console().print(frame(next(frames), address))
+        elif once or not sys.stdout.isatty():
+            _print_frames(frames, address)
         else:
             _show_live(frames, address)
     except grpc.RpcError as error:
@@ -88,7 +88,15 @@ def _print_json(frames: Iterator[Figures]) -> None:
         print(json.dumps(figures.as_dict()), flush=True)
 
 
+def _print_frames(frames: Iterator[Figures], address: str) -> None:
+    console = Console()
+    for figures in frames:
+        with console.capture() as drawn:
+            console.print(frame(figures, address))
+        print(drawn.get(), flush=True)
+
+
 def _show_live(frames: Iterator[Figures], address: str) -> None:
-    with Live(screen=sys.stdout.isatty(), auto_refresh=False) as live:
+    with Live(screen=True, auto_refresh=False) as live:
         for figures in frames:
             live.update(frame(figures, address), refresh=True)

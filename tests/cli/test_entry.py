@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import socket
 import subprocess
 import sys
 
@@ -51,3 +53,17 @@ def test_the_translator_never_imports_torch() -> None:
 
 def test_version() -> None:
     assert run("-m", "cli", "--version") == "pagewire 0.1.0\n"
+
+
+def test_ctrl_c_ends_a_command_without_a_traceback() -> None:
+    """It waits for an answer that does not come."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(60)
+        target = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        words = [sys.executable, "-m", "cli", "health", "--target", target]
+        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+            connection, _ = listener.accept()
+            with connection:
+                process.send_signal(signal.SIGINT)
+                _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (130, "")

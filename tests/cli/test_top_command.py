@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import msgspec
+import pytest
 from certificates import authority
 from fakes import FakeEngine, serve
 from google.protobuf.duration_pb2 import Duration
@@ -22,7 +27,6 @@ from server.tls import server_credentials
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
     from fakes import FakeServer
 
 KEY = "operator-key"
@@ -67,6 +71,24 @@ async def test_one_frame_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert figures["generated_tokens_per_s"] == 0.0
 
 
+@pytest.mark.parametrize("flags", [[], ["--json"]], ids=["frames", "json"])
+async def test_a_pipe_gets_frame_after_frame_until_nobody_reads(flags: list[str]) -> None:
+    def read_two(words: list[str]) -> tuple[list[str], str, int]:
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            frames = itertools.islice((line for line in process.stdout if "running" in line), 2)
+            shown = list(frames)
+            process.stdout.close()
+            return shown, process.stderr.read(), process.wait(60)
+
+    async with serve(busy_engine()) as server:
+        words = ["top", "--interval=0.01", f"--admin-target={server.admin_target}", *flags]
+        shown, error, code = await asyncio.to_thread(read_two, [sys.executable, "-m", "cli", *words])
+    assert len(shown) == 2
+    assert (error, code) == ("", 128 + signal.SIGPIPE)
+
+
 async def test_an_operators_key_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     async with serve(busy_engine(), admin_keys=KeyRing([parse_key(KEY)])) as server:
         assert await top(server, "--admin-api-key", KEY) == 0
@@ -99,6 +121,8 @@ def test_a_gpu_without_a_step() -> None:
     assert watch.take(response(3), 30.0).device_idle == 0.7
     assert watch.take(response(14), 40.0).device_idle == 0.0  # a step that began before
     assert watch.take(response(14), 50.0).device_idle == 1.0
+    assert watch.take(response(2), 60.0).device_idle is None  # another server
+    assert watch.take(response(7), 70.0).device_idle == 0.5
 
 
 def test_rates_are_of_one_engine() -> None:
