@@ -34,6 +34,7 @@ PACKAGES = (
 NUM_DECODE_STEPS = 32
 NUM_WARM_UP_STEPS = 4
 NUM_PROMPT_TOKENS = 1024
+NVIDIA_SMI_TIMEOUT_S = 20.0
 
 GROUPS = (
     Group(
@@ -97,10 +98,19 @@ def system_findings() -> Iterator[tuple[str, str]]:
     compiler = shutil.which("cc")
     yield "C compiler", compiler or "none: CPU steps of few tokens are slower without one"
     if shutil.which("nvidia-smi"):
-        query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-        answer = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)
-        for line in (answer.stdout or answer.stderr).strip().splitlines():
+        for line in _nvidia_smi():
             yield "GPU", line
+
+
+def _nvidia_smi() -> list[str]:
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(
+            query, capture_output=True, text=True, check=False, timeout=NVIDIA_SMI_TIMEOUT_S
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ["nvidia-smi does not answer"]
+    return (answer.stdout or answer.stderr).strip().splitlines()
 
 
 def machine_findings(machine: Machine) -> Iterator[tuple[str, str]]:

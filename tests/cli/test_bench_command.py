@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from typing import TYPE_CHECKING
 
 import grpc
@@ -14,6 +15,7 @@ from scripted_backend import delta, fails, finished, plays, reason, serving, sta
 from scripted_server import ScriptedServer
 from tls_translator import translating
 
+from cli import doctor
 from cli.__main__ import main
 from cli.doors import DoorError, open_door
 from cli.workload import PlannedRequest
@@ -114,6 +116,26 @@ def test_doctor_without_a_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert "GB/s" in printed
     assert "TFLOP/s in float32" in printed
     assert "--model" in printed
+
+
+@pytest.mark.parametrize(
+    ("program", "timeout_s", "finding"),
+    [
+        ("#!/bin/sh\necho 'Some GPU, 1.2, 80 MiB'\n", 60.0, "Some GPU, 1.2, 80 MiB"),
+        ("#!/bin/sh\nexec sleep 60\n", 0.5, "nvidia-smi does not answer"),
+        ("#!/no/shell\n", 60.0, "nvidia-smi does not answer"),
+    ],
+    ids=["answers", "hangs", "cannot start"],
+)
+def test_doctor_asks_for_gpus_and_goes_on_without_an_answer(
+    program: str, timeout_s: float, finding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "nvidia-smi"
+    file.write_text(program)
+    file.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(doctor, "NVIDIA_SMI_TIMEOUT_S", timeout_s)
+    assert list(doctor.system_findings())[-1] == ("GPU", finding)
 
 
 def test_doctor_with_a_model(capsys: pytest.CaptureFixture[str], smollm2_path: Path) -> None:
