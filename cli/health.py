@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,17 @@ SCHEMES = ("http://", "https://")
 
 def target_or_url(text: str) -> str:
     """Parse a gRPC target or the base URL of a translator."""
-    if text.startswith(SCHEMES):
-        return text.rstrip("/")
     try:
-        return target(text)
+        return _base_url(text) if text.startswith(SCHEMES) else target(text)
     except ValueError as error:
-        raise ValueError(f"{error}, or http://HOST:PORT") from error
+        raise ValueError("HOST:PORT or unix:PATH, or http://HOST:PORT") from error
+
+
+def _base_url(text: str) -> str:
+    url = urllib.parse.urlsplit(text)
+    if not url.hostname or url.port == 0:  # ValueError where it is no port at all
+        raise ValueError("a host, and a port from 1 to 65535")
+    return text.rstrip("/")
 
 
 TARGET = Flag(

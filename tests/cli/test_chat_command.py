@@ -102,3 +102,13 @@ def test_health_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["health", "--target", "127.0.0.1:1"], {}) == 1
     assert main(["health", "--target", "http://127.0.0.1:1"], {}) == 1
     assert "UnavailableError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["health"], ["bench", "serve"]])
+@pytest.mark.parametrize("target", ["http://[::1", "http://", "https://a:99999", "http://a:b", "a"])
+def test_a_target_that_is_none_is_refused(
+    command: list[str], target: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--target", target], {}) == 2
+    expected = f'--target: expected HOST:PORT or unix:PATH, or http://HOST:PORT, got "{target}"'
+    assert capsys.readouterr().err == f"pagewire {command[0]}: {expected}\n"
