@@ -19,7 +19,14 @@ import pytest
 from processes import pagewire_up, wait_until
 from proxy_processes import Proxy, recipes, running
 
-from pagewire import Client, InvalidRequestError, OverloadedError, RequestCancelledError, UnavailableError
+from pagewire import (
+    AccessDeniedError,
+    Client,
+    InvalidRequestError,
+    OverloadedError,
+    RequestCancelledError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,6 +34,8 @@ if TYPE_CHECKING:
     from processes import House
 
 KEY = "secret-of-the-check"
+WRONG_KEY = "key-of-nobody"
+QUERY = "query-of-somebody"
 HEADERS = {"authorization": f"Bearer {KEY}"}
 TIMEOUT_S = 300.0
 LIMIT = 8
@@ -43,6 +52,7 @@ class Doors:
 
     def __init__(self, proxy: Proxy, stack: contextlib.ExitStack) -> None:
         self.name = proxy.name
+        self.proxy = proxy
         self.http = stack.enter_context(
             httpx.Client(base_url=proxy.base_url, headers=HEADERS, timeout=TIMEOUT_S, trust_env=False)
         )
@@ -131,7 +141,43 @@ def limits(doors: Doors, house: House) -> None:
     house.wait_until_idle()
 
 
-SCENES: tuple[Callable[[Doors, House], None], ...] = (unary, streams_and_cancels, errors, sizes, limits)
+def addresses(doors: Doors, house: House) -> None:
+    """The proxy's log tells by a request's id, and by its refusal, where it came from; and no secrets."""
+    assert doors.grpc.generate("Once", max_tokens=1, request_id="mine-9").usage.num_completion_tokens == 1
+    stranger = Client(doors.proxy.grpc_target, api_key=WRONG_KEY, timeout=TIMEOUT_S)
+    with stranger, pytest.raises(AccessDeniedError):
+        stranger.generate("Once", request_id="mine-10")
+    answer = doors.http.get(
+        f"/v1/models?{QUERY}", headers={"authorization": f"Bearer {WRONG_KEY}", "x-request-id": "mine-11"}
+    )
+    assert answer.status_code == 401
+
+    def origins() -> dict[str, tuple[str, str, str]]:
+        lines = [line for line in doors.proxy.log.read_text().splitlines() if line.startswith("{")]
+        return {
+            entry[field]: (entry["client"], str(entry["status"]), str(entry.get("grpc_status", "")))
+            for entry in map(json.loads, lines)
+            for field in entry.keys() & {"request_id", "sent_request_id"}
+        }
+
+    ids = {"mine-9", "mine-10", "mine-11"}
+    wait_until(lambda: ids <= origins().keys(), "the log has the calls", TIMEOUT_S)
+    found = origins()
+    assert found["mine-9"][:2] == ("127.0.0.1", "200")
+    assert found["mine-10"] == ("127.0.0.1", "200", "16")
+    assert found["mine-11"][:2] == ("127.0.0.1", "401")
+    shown = doors.proxy.log.read_text()
+    assert not [secret for secret in (KEY, WRONG_KEY, QUERY) if secret in shown]
+
+
+SCENES: tuple[Callable[[Doors, House], None], ...] = (
+    unary,
+    streams_and_cancels,
+    errors,
+    sizes,
+    limits,
+    addresses,
+)
 
 
 def drain(all_doors: list[Doors], house: House) -> None:

@@ -29,6 +29,8 @@ class Proxy:
     name: str
     base_url: str
     grpc_target: str
+    log: Path
+    """Its access log, and what else it prints."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def running(recipe: Recipe, house: House, folder: Path) -> Iterator[Proxy]:
     try:
         for port in (http_port, grpc_port):
             wait_until(partial(_listens, port, process, log), f"{recipe.name} listens")
-        yield Proxy(recipe.name, f"http://127.0.0.1:{http_port}", f"127.0.0.1:{grpc_port}")
+        yield Proxy(recipe.name, f"http://127.0.0.1:{http_port}", f"127.0.0.1:{grpc_port}", log)
     finally:
         process.terminate()
         process.wait(STOP_TIMEOUT_S)
