@@ -54,6 +54,7 @@ async def channel(fake_house: FakeHouse) -> AsyncIterator[grpc.aio.Channel]:
 async def client(fake_house: FakeHouse) -> AsyncIterator[httpx.AsyncClient]:
     limits = httpx.Limits()
     async with httpx.AsyncClient(base_url=fake_house.base_url, timeout=TIMEOUT_S, limits=limits) as client:
+        await client.get("/health/live")  # the client's own first call takes it tens of milliseconds
         yield client
 
 
