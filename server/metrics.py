@@ -126,8 +126,7 @@ class Metrics:
         """Count how a call to a server of this model ended."""
         if end.reason:
             self._failed.labels(end.method, end.code, end.reason).inc()
-            if end.is_work:
-                self._observe_failed(end.reason, (model, ENGINE))
+            self._observe_failed(end, (model, ENGINE))
         elif end.record.finish_reasons:
             self._observe_finished(end.record, end.seconds, (model, ENGINE))
 
@@ -146,10 +145,11 @@ class Metrics:
         """Count a call that the gate of a listener kept out."""
         self._unauthenticated.labels(listener, reason).inc()
 
-    def _observe_failed(self, reason: str, model: tuple[str, str]) -> None:
+    def _observe_failed(self, end: CallEnd, model: tuple[str, str]) -> None:
+        reason = end.reason
         if reason in _REJECTIONS:
             self._rejected.labels(*model, _REJECTIONS[reason]).inc()
-        elif reason in _ABORT_CAUSES:
+        elif reason in _ABORT_CAUSES and end.is_work:
             self._aborted.labels(*model, _ABORT_CAUSES[reason]).inc()
         elif reason == "NUMERICAL_ERROR":
             self._corrupted.labels(*model).inc()

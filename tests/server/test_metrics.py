@@ -28,7 +28,9 @@ from gate.keys import parse_key
 from pagewire.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 from server.engine_failure import FailureReason
 from server.listeners import PortError
+from server.metrics import Metrics
 from server.metrics_port import MetricsPort
+from server.request_record import CallEnd, RequestRecord
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -162,6 +164,16 @@ async def test_who_stops_watching_has_aborted_nothing() -> None:
         failure = {"method": "Watch", "code": "CANCELLED", "reason": "CALLER_GONE"}
         await watched.until(1, "pagewire:request_failures_total", **failure)
         assert watched.scrape().value("pagewire:aborts_total", cause="caller_gone", **MODEL) == 0
+
+
+def test_a_question_that_is_refused_is_a_rejection() -> None:
+    metrics = Metrics()
+    metrics.begin_at_zero("fake-model")
+    record = RequestRecord()
+    end = CallEnd("Tokenize", "r-1", "", "RESOURCE_EXHAUSTED", "QUEUE_FULL", 0.1, record, None)
+    metrics.observe(end, "fake-model")
+    scrape = Scrape(generate_latest(metrics.registry).decode())
+    assert scrape.value("vllm:admission_rejections_total", reason="queue_full", **MODEL) == 1
 
 
 async def test_a_stop_and_an_embedding_are_counted() -> None:
