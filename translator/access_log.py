@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from translator.request_facts import PROBES, NotedSend, method_of, route_of
+from translator.request_facts import PROBES, NotedSend, broken_by, method_of, route_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -61,17 +61,17 @@ class AccessLogMiddleware:
             await self._app(scope, receive, send)
             return
         began_s = time.monotonic()
-        noted = NotedSend(scope, send)
+        noted = NotedSend(send)
         record = AccessRecord()
         token = _current.set(record)
         try:
             await self._app(scope, receive, noted)
         finally:
             _current.reset(token)
-            _log(scope, noted, time.monotonic() - began_s, record)
+            _log(scope, noted.status, time.monotonic() - began_s, record)
 
 
-def _log(scope: Scope, noted: NotedSend, seconds: float, record: AccessRecord) -> None:
+def _log(scope: Scope, status: int, seconds: float, record: AccessRecord) -> None:
     route = route_of(scope)
     level = logging.DEBUG if route in PROBES else logging.INFO
     if not logger.isEnabledFor(level):
@@ -84,8 +84,8 @@ def _log(scope: Scope, noted: NotedSend, seconds: float, record: AccessRecord) -
         "tenant": _tenant(state.get("owner", "")),
         "method": method_of(scope),
         "route": route,
-        "status": noted.status,
-        "broken_by": noted.broken_by,
+        "status": status,
+        "broken_by": broken_by(scope),
         "model": record.model or None,
         "prompt_tokens": record.num_prompt_tokens,
         "cached_tokens": record.num_cached_tokens,

@@ -30,7 +30,7 @@ class MetricsMiddleware:
             await self._app(scope, receive, send)
             return
         began_s = time.monotonic()
-        noted, method, metrics = NotedSend(scope, send), method_of(scope), self._metrics
+        noted, method, metrics = NotedSend(send), method_of(scope), self._metrics
         with metrics.http_in_progress.labels(method).track_inprogress():
             try:
                 await self._app(scope, receive, noted)

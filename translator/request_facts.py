@@ -41,11 +41,16 @@ def note_broken(scope: Scope, status: int) -> None:
     scope.setdefault("state", {})["broken_by"] = status
 
 
+def broken_by(scope: Scope) -> int | None:
+    """Return the status that a response would have had that broke off after its headers; 499: client gone."""
+    status: int | None = scope.get("state", {}).get("broken_by")
+    return status
+
+
 class NotedSend:
     """Sends a response, and notes its status; 499 until there is one."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
-        self._scope = scope
+    def __init__(self, send: Send) -> None:
         self._send = send
         self.status = CLIENT_GONE
 
@@ -54,9 +59,3 @@ class NotedSend:
         if message["type"] == "http.response.start":
             self.status = message["status"]
         await self._send(message)
-
-    @property
-    def broken_by(self) -> int | None:
-        """What broke it off after its headers, as the status that it would have had; 499: the client went."""
-        noted: int | None = self._scope.get("state", {}).get("broken_by")
-        return noted

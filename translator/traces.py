@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from translator.request_facts import PROBES, NotedSend, route_of
+from translator.request_facts import PROBES, NotedSend, broken_by, route_of
 from watch.trace_context import trace_context_of
 
 if TYPE_CHECKING:
@@ -39,12 +39,12 @@ class TraceMiddleware:
         if self._spans is None or scope["path"] in PROBES:
             await self._serve(parent, scope, receive, send)
             return
-        noted = NotedSend(scope, send)
+        noted = NotedSend(send)
         span, context = self._spans.start(scope["method"], parent)
         try:
             await self._serve(context, scope, receive, noted)
         finally:
-            self._spans.end(span, scope["method"], route_of(scope), noted.status, noted.broken_by)
+            self._spans.end(span, scope["method"], route_of(scope), noted.status, broken_by(scope))
 
     async def _serve(self, trace: TraceContext | None, scope: Scope, receive: Receive, send: Send) -> None:
         token = _current.set(trace)

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import io
 import re
-from typing import TYPE_CHECKING
 
 import pytest
 from scripted_server import INVALID, ScriptedServer, delta, finished
 
 from cli.__main__ import main
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@pytest.fixture
-def server() -> Iterator[ScriptedServer]:
-    server = ScriptedServer()
-    yield server
-    server.stop()
 
 
 def test_one_message(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:

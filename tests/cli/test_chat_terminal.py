@@ -18,13 +18,6 @@ if TYPE_CHECKING:
 HELD_S = 0.25
 
 
-@pytest.fixture
-def server() -> Iterator[ScriptedServer]:
-    server = ScriptedServer()
-    yield server
-    server.stop()
-
-
 def chat(server: ScriptedServer, *words: str) -> Terminal:
     return Terminal(["chat", "--grpc-target", server.target, *words])
 

@@ -16,17 +16,9 @@ from cli.load import Service, send_load
 from cli.workload import Workload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 TIMEOUT_S = 60.0
-
-
-@pytest.fixture
-def server() -> Iterator[ScriptedServer]:
-    server = ScriptedServer()
-    yield server
-    server.stop()
 
 
 def workload(num_requests: int, concurrency: int) -> Workload:
